@@ -1,0 +1,39 @@
+# The verbs of the house. `make demo` and `make test` need only Python >= 3.11; they make .venv themselves.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test unit check bench lock clean
+
+$(STAMP): pyproject.toml requirements.lock
+	@test -n "$(PYTHON)" || { echo "kbackupd needs Python 3.11 or newer on PATH (or make PYTHON=/path/to/python)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)  ## real Kafka and S3: produce, back up, kill -9, validate, destroy, restore, compare (KEEP=1 leaves it running)
+	$(BIN)/python -m kbackupd.testbed.demo $(if $(KEEP),--keep)
+
+test: $(STAMP)  ## the whole suite, real Kafka and S3 included
+	$(BIN)/python -m pytest -m "not soak"
+
+unit: $(STAMP)  ## only what needs no server: seconds
+	$(BIN)/python -m pytest tests/unit -q
+
+check: $(STAMP)  ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy kbackupd tests bench
+	$(BIN)/lint-imports
+
+bench: $(STAMP)  ## throughput, CPU per GiB and peak RSS as a share of what the machine can do
+	$(BIN)/python -m bench.throughput
+
+lock: $(STAMP)  ## refresh the hash-locked requirements
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra build --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q -o requirements.lock
+
+clean:
+	rm -rf $(VENV) .testbed

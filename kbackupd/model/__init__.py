@@ -1,0 +1,1 @@
+"""Values only, standard library only: what the rest of kbackupd talks about."""
