@@ -258,7 +258,7 @@ class TopicMapping:
 class RestoreOptions:
     topics: TopicSelection = field(default_factory=TopicSelection)
     topic_mapping: tuple[TopicMapping, ...] = ()
-    """When given, only these topics are restored (and of these, only those `topics` selects)."""
+    """Renames. Where the file gives it without `topics.include`, its sources become `topics.include`."""
     retention_after: RetentionAfter = RetentionAfter.AUTO
     rate_limit_bytes_per_second: int | None = None
     """None: unlimited."""
@@ -268,9 +268,7 @@ class RestoreOptions:
         """Name under which `topic` is restored; None: it is not."""
         if not self.topics.selects(topic):
             return None
-        if not self.topic_mapping:
-            return topic
-        return next((mapping.target for mapping in self.topic_mapping if mapping.source == topic), None)
+        return next((mapping.target for mapping in self.topic_mapping if mapping.source == topic), topic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
