@@ -165,6 +165,8 @@ class PartitionCheckpoint:
     first_offset: int
     next_offset: int
     branch: int
+    next_branch: int
+    """The number the next truncation gives its branch: above every number any segment has used for this partition."""
     state: str
     leader_epoch: int
     """Of the last batch captured, -1 if none: the broker is asked where that epoch ends before the first fetch."""
