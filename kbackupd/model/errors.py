@@ -14,7 +14,7 @@ everything inside handles or raises these.
     ├── DeniedError                    4     no      a server said no: credentials, permissions, unsupported version
     │   ├── StoreDeniedError           4     no
     │   └── KafkaDeniedError           4     no
-    ├── ObjectMissingError             4     no      a successful "no such object" (invariant I5: only this means absent)
+    ├── ObjectMissingError             4     no      a successful "no such object" (I5: only this means absent)
     ├── ObjectExistsError              5     no      create-only: another object is already there
     ├── RefusedError                   5     no      going on would harm something
     │   └── ForeignArchiveError        5     no      the archive belongs to another cluster

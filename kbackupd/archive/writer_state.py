@@ -1,0 +1,300 @@
+"""What a writer's segments add up to: one pure reducer for the running daemon, for recovery and for rebuilding.
+
+Owns the rule how far each partition is covered. Segments are applied in the order (writer epoch, seq); a partition's
+position moves over contiguous runs and gaps only, so that a segment lost before a later one landed holds the position
+back and its offsets are captured again (invariants I4, I6, I8). A checkpoint is a picture of this state.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from kbackupd.model.events import Gap, PartitionSeen, Paused, TopicDeleted, TopicExcluded, TopicSeen, Truncated
+from kbackupd.model.positions import PartitionId, TopicId
+from kbackupd.model.segment import (
+    Checkpoint,
+    EarlierEpoch,
+    Footer,
+    Identity,
+    ObjectRef,
+    OpenTransaction,
+    PartitionCheckpoint,
+    Run,
+    RunFlag,
+    TopicCheckpoint,
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class PartitionState:
+    """Below `next_offset` of `branch` all is stored or a known gap."""
+
+    id: PartitionId
+    first_offset: int
+    next_offset: int
+    branch: int = 0
+    next_branch: int = 1
+    state: str = "starting"
+    leader_epochs: list[tuple[int, int]] = field(default_factory=list)
+    open_transactions: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Producer id → (producer epoch, first offset)."""
+
+    @property
+    def leader_epoch(self) -> int:
+        return self.leader_epochs[-1][0] if self.leader_epochs else -1
+
+
+@dataclass(slots=True, kw_only=True)
+class TopicState:
+    id: TopicId
+    name: str
+    partitions: int
+    internal: bool
+    configs: dict[str, str]
+    closed: bool = False
+
+
+def add_epochs(table: list[tuple[int, int]], epochs: Iterable[tuple[int, int]]) -> None:
+    """Append the (epoch, start offset) pairs that are newer than the table's last."""
+    for epoch, start in epochs:
+        if not table or epoch > table[-1][0]:
+            table.append((epoch, start))
+
+
+def cut_epochs(table: list[tuple[int, int]], offset: int) -> None:
+    """Forget the epochs that began at or after `offset`, as a truncation to it does."""
+    while table and table[-1][1] >= offset:
+        table.pop()
+
+
+def merge_sequence(ranges: list[tuple[int, int]], seq: int) -> None:
+    """Add `seq` to ascending half-open ranges, in place."""
+    if ranges and ranges[-1][1] == seq:
+        ranges[-1] = (ranges[-1][0], seq + 1)
+    elif not ranges or ranges[-1][1] < seq:
+        ranges.append((seq, seq + 1))
+
+
+class WriterState:
+    """All that one writer has made durable, as far as its segments were applied."""
+
+    def __init__(self, writer: str) -> None:
+        self.writer = writer
+        self.partitions: dict[PartitionId, PartitionState] = {}
+        self.topics: dict[TopicId, TopicState] = {}
+        self.pauses: dict[str, None] = {}
+        self.coverage: dict[int, list[tuple[int, int]]] = {}
+        self.declared_next_epoch = 1
+        self.chain_head: ObjectRef | None = None
+        self.chain_head_epoch = 0
+        self.events = 0
+        self.last_sealed_ms = 0
+
+    def covers(self, epoch: int, seq: int) -> bool:
+        return any(first <= seq < next_seq for first, next_seq in self.coverage.get(epoch, ()))
+
+    def apply(self, footer: Footer, ref: ObjectRef) -> None:
+        """Account for one durable segment; the caller keeps the order (writer epoch, seq)."""
+        self._apply_topics(footer)
+        steps: dict[PartitionId, list[Run | Gap | Truncated]] = defaultdict(list)
+        for run in footer.runs:
+            if not run.flags & RunFlag.CORRUPT:
+                steps[run.id].append(run)
+        for event in footer.events:
+            if isinstance(event, Gap | Truncated):
+                steps[event.id].append(event)
+        for id, items in steps.items():
+            partition = self.partitions.get(id)
+            if partition is not None:
+                _advance(partition, items)
+        self._settle_transactions(footer)
+        merge_sequence(self.coverage.setdefault(footer.writer_epoch, []), footer.seq)
+        for earlier in footer.earlier:
+            self.declared_next_epoch = max(self.declared_next_epoch, earlier.writer_epoch + 1)
+        self.chain_head, self.chain_head_epoch = ref, footer.writer_epoch
+        self.events += len(footer.events)
+        self.last_sealed_ms = max(self.last_sealed_ms, footer.sealed_ms)
+
+    def _apply_topics(self, footer: Footer) -> None:
+        for event in footer.events:
+            match event:
+                case TopicSeen():
+                    self.topics[event.topic_id] = TopicState(
+                        id=event.topic_id,
+                        name=event.name,
+                        partitions=event.partitions,
+                        internal=event.internal,
+                        configs=event.configs,
+                    )
+                    if event.previous is not None and event.previous in self.topics:
+                        self.topics[event.previous].closed = True
+                case TopicDeleted() | TopicExcluded():
+                    if event.topic_id in self.topics:
+                        self.topics[event.topic_id].closed = True
+                case PartitionSeen() if event.id not in self.partitions:
+                    self.partitions[event.id] = PartitionState(
+                        id=event.id, first_offset=event.first_offset, next_offset=event.first_offset
+                    )
+                case Paused(paused=True):
+                    self.pauses[event.topics] = None
+                case Paused():
+                    self.pauses.pop(event.topics, None)
+                case _:
+                    pass
+
+    def _settle_transactions(self, footer: Footer) -> None:
+        """The footer's word on what is open replaces ours for every partition it holds runs of."""
+        touched = {run.id for run in footer.runs if not run.flags & RunFlag.CORRUPT}
+        for id in touched:
+            if id in self.partitions:
+                self.partitions[id].open_transactions.clear()
+        for open_ in footer.open_transactions:
+            if open_.id in self.partitions:
+                self.partitions[open_.id].open_transactions[open_.producer_id] = (
+                    open_.producer_epoch,
+                    open_.first_offset,
+                )
+
+    def checkpoint(
+        self,
+        *,
+        identity: Identity,
+        key: str,
+        writer_epoch: int,
+        number: int,
+        sealed_ms: int,
+        segments: tuple[tuple[str, str, int], ...],
+        states: dict[PartitionId, str],
+    ) -> Checkpoint:
+        """A picture of this state; `states` are the live conditions of partitions, for people."""
+        return Checkpoint(
+            identity=identity,
+            key=key,
+            writer=self.writer,
+            writer_epoch=writer_epoch,
+            number=number,
+            sealed_ms=sealed_ms,
+            chain_head=self.chain_head,
+            coverage={epoch: tuple(ranges) for epoch, ranges in self.coverage.items()},
+            declared_next_epoch=self.declared_next_epoch,
+            segments=segments,
+            events=self.events,
+            topics=tuple(
+                TopicCheckpoint(
+                    id=topic.id,
+                    name=topic.name,
+                    partitions=topic.partitions,
+                    internal=topic.internal,
+                    configs=topic.configs,
+                    closed=topic.closed,
+                )
+                for topic in self.topics.values()
+            ),
+            partitions=tuple(
+                PartitionCheckpoint(
+                    id=partition.id,
+                    first_offset=partition.first_offset,
+                    next_offset=partition.next_offset,
+                    branch=partition.branch,
+                    next_branch=partition.next_branch,
+                    state=states.get(partition.id, partition.state),
+                    leader_epoch=partition.leader_epoch,
+                    leader_epochs=tuple(partition.leader_epochs),
+                    open_transactions=tuple(
+                        (producer_id, epoch, first)
+                        for producer_id, (epoch, first) in partition.open_transactions.items()
+                    ),
+                )
+                for partition in self.partitions.values()
+            ),
+            pauses=tuple(self.pauses),
+        )
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> WriterState:
+        state = cls(checkpoint.writer)
+        state.coverage = {epoch: list(ranges) for epoch, ranges in checkpoint.coverage.items()}
+        state.declared_next_epoch = checkpoint.declared_next_epoch
+        state.chain_head = checkpoint.chain_head
+        state.events = checkpoint.events
+        state.last_sealed_ms = checkpoint.sealed_ms
+        state.pauses = dict.fromkeys(checkpoint.pauses)
+        for topic in checkpoint.topics:
+            state.topics[topic.id] = TopicState(
+                id=topic.id,
+                name=topic.name,
+                partitions=topic.partitions,
+                internal=topic.internal,
+                configs=topic.configs,
+                closed=topic.closed,
+            )
+        for row in checkpoint.partitions:
+            state.partitions[row.id] = PartitionState(
+                id=row.id,
+                first_offset=row.first_offset,
+                next_offset=row.next_offset,
+                branch=row.branch,
+                next_branch=row.next_branch,
+                state=row.state,
+                leader_epochs=list(row.leader_epochs),
+                open_transactions={producer_id: (epoch, first) for producer_id, epoch, first in row.open_transactions},
+            )
+        return state
+
+    def earlier_epochs(self, this_epoch: int, last: dict[int, ObjectRef]) -> tuple[EarlierEpoch, ...]:
+        """What the first footers of `this_epoch` must say of the epochs nobody has described yet.
+
+        Args:
+            last: newest durable segment per epoch, as far as recovery saw one.
+        """
+        return tuple(
+            EarlierEpoch(writer_epoch=epoch, durable=tuple(self.coverage.get(epoch, ())), last=last.get(epoch))
+            for epoch in range(self.declared_next_epoch, this_epoch)
+        )
+
+
+def _advance(partition: PartitionState, items: list[Run | Gap | Truncated]) -> None:
+    """Move `partition` over what is contiguous in `items`, branch after branch."""
+    by_branch: dict[int, list[Run | Gap | Truncated]] = defaultdict(list)
+    for item in items:
+        by_branch[item.branch].append(item)
+        partition.next_branch = max(partition.next_branch, item.branch + 1)
+    for branch in sorted(by_branch):
+        if branch < partition.branch:
+            continue
+        if branch > partition.branch:
+            cut = next((item for item in by_branch[branch] if isinstance(item, Truncated)), None)
+            # A truncation beyond what is contiguous was seen by a life whose earlier segment is lost: stay on the old
+            # branch, whose leader epoch makes the broker report the divergence again.
+            if cut is None or cut.parent != partition.branch or cut.offset > partition.next_offset:
+                return
+            partition.branch = branch
+            partition.next_offset = cut.offset
+            cut_epochs(partition.leader_epochs, cut.offset)
+            _drop_transactions_from(partition, cut.offset)
+        for item in sorted((i for i in by_branch[branch] if not isinstance(i, Truncated)), key=_first_offset):
+            if _first_offset(item) > partition.next_offset:
+                return
+            partition.next_offset = max(partition.next_offset, item.next_offset)
+            if isinstance(item, Run):
+                add_epochs(partition.leader_epochs, item.leader_epochs)
+
+
+def _first_offset(item: Run | Gap) -> int:
+    return item.covers.first_offset if isinstance(item, Run) else item.first_offset
+
+
+def _drop_transactions_from(partition: PartitionState, offset: int) -> None:
+    for producer_id, (_, first) in list(partition.open_transactions.items()):
+        if first >= offset:
+            del partition.open_transactions[producer_id]
+
+
+def open_rows(partition: PartitionState) -> tuple[OpenTransaction, ...]:
+    """The partition's open transactions as a footer or checkpoint names them."""
+    return tuple(
+        OpenTransaction(id=partition.id, producer_id=producer_id, producer_epoch=epoch, first_offset=first)
+        for producer_id, (epoch, first) in partition.open_transactions.items()
+    )
