@@ -208,6 +208,7 @@ class PartitionAnswer:
 
     `records` are the broker's own batches, b"" if none (Kafka's null and empty mean the same here); the last batch
     may be cut off. Offsets are −1 where an `error_code` left them unknown. `preferred_read_replica` −1: stay here.
+    `asked_offset` is the offset this answers: `want` may have named another one since.
     """
 
     id: PartitionId
@@ -218,15 +219,18 @@ class PartitionAnswer:
     diverging: DivergingEpoch | None
     preferred_read_replica: int
     records: bytes
+    asked_offset: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchAnswer:
     """One answer of a fetch session.
 
-    `full` False: an incremental answer; the partitions it leaves out have no new data and unchanged offsets, unless
-    it was throttled. `size_bytes` is the size of the whole response. `sent_*` is before the request was written,
-    `answered_*` after the response was read whole: monotonic seconds and epoch milliseconds of the injected clock.
+    `full` False: an incremental answer; the partitions it leaves out have no new data, no error and unchanged high
+    watermark and log start offset (the last stable offset may have moved). A throttled answer (`throttle_ms` > 0) may
+    leave out anything, and then proves nothing about what it leaves out. `size_bytes`: the whole response.
+    `sent_*` is before the request was written, `answered_*` after the response was read whole: monotonic seconds and
+    epoch milliseconds of the injected clock.
     """
 
     throttle_ms: int
