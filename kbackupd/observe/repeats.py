@@ -35,7 +35,7 @@ class RepeatLimiter:
         self._seen: OrderedDict[Hashable, _Seen] = OrderedDict()
 
     def admit(self, key: Hashable) -> int | None:
-        """How many occurrences to report now (this one and those kept back since the last report), or None: stay quiet."""
+        """How many occurrences to report now, those kept back since the last report included, or None: stay quiet."""
         now = self._clock.monotonic()
         seen = self._seen.get(key)
         if seen is not None and now - seen.reported_at < self._interval_seconds:

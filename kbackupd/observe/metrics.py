@@ -1,0 +1,220 @@
+"""Every metric of the daemon, in one file.
+
+Counters and histograms are moved by those who do the work, through the methods of `Metrics`; gauges that describe the
+present are computed when scraped (`live.py`), so they cannot go stale. Every label has a bound: a value outside its
+list is counted as `other`, topics beyond the limit as `(other)`.
+
+`docs/metrics.md` is generated from here (`reference.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from kbackupd.model.clock import Clock
+from kbackupd.model.errors import (
+    ArchiveInvalidError,
+    FencedError,
+    KafkaDeniedError,
+    KafkaUnavailableError,
+    KbackupError,
+    RefusedError,
+    StoreDeniedError,
+    StoreUnavailableError,
+)
+from kbackupd.model.events import GapCause
+from kbackupd.model.status import MemoryStatus, PartitionSample
+from kbackupd.observe.live import CheckpointAge, DroppedLines, MemoryGauges, PartitionGauges
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+"""Of what `Metrics.render` returns."""
+
+Stream = Literal["user", "system"]
+Session = Literal["following", "catching-up"]
+
+OTHER = "other"
+STORE_OPERATIONS = frozenset({"put", "get", "head", "list", "delete"})
+STORE_CAUSES = frozenset(
+    {"timeout", "connection", "throttled", "server_error", "denied", "torn", "conflict", "disk_full", "io"}
+)
+_ERROR_KINDS: tuple[tuple[type[BaseException], str], ...] = (
+    (KafkaUnavailableError, "kafka_unavailable"),
+    (KafkaDeniedError, "kafka_denied"),
+    (StoreUnavailableError, "store_unavailable"),
+    (StoreDeniedError, "store_denied"),
+    (ArchiveInvalidError, "archive_invalid"),
+    (FencedError, "fenced"),
+    (RefusedError, "refused"),
+    (KbackupError, OTHER),
+    (TimeoutError, "timeout"),
+    (BaseException, "unexpected"),
+)
+ERROR_KINDS = frozenset(kind for _, kind in _ERROR_KINDS)
+
+_UPLOAD_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+def error_kind(error: BaseException) -> str:
+    """The bounded label an error is counted under."""
+    return next(kind for cls, kind in _ERROR_KINDS if isinstance(error, cls))
+
+
+class Metrics:
+    """One daemon's metrics, in a registry of their own: two daemons in one process do not meet.
+
+    Everything is safe to call from any thread, never raises because of a label's value, and never blocks.
+    """
+
+    def __init__(self, clock: Clock, *, version: str, backup_id: str = "", writer: str = "") -> None:
+        self._clock = clock
+        self._checkpoint_at = clock.monotonic()
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(namespace="kbackupd", registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"kbackupd_{name}", text, labels, registry=registry)
+
+        self._captured_bytes = counter(
+            "captured_bytes", "Bytes of record batches captured, as the broker stores them.", "stream"
+        )
+        self._captured_batches = counter("captured_batches", "Record batches captured.", "stream")
+        self._captured_records = counter(
+            "captured_records",
+            "Records captured, by the headers of their batches; transaction markers count.",
+            "stream",
+        )
+        self._fetch_requests = counter("fetch_requests", "Fetch requests answered by a broker.", "session")
+        self._segments = counter("segments", "Segments made durable.")
+        self._segment_bytes = counter("segment_stored_bytes", "Bytes of segments made durable, as stored.")
+        self._uploads_in_flight = Gauge(
+            "kbackupd_uploads_in_flight", "Segments sealed and being uploaded now.", registry=registry
+        )
+        self._upload_duration = Histogram(
+            "kbackupd_upload_duration_seconds",
+            "How long it took to make a segment durable, retries included.",
+            buckets=_UPLOAD_BUCKETS,
+            registry=registry,
+        )
+        self._store_retries = counter(
+            "store_retries", "Store operations tried again after a failure.", "operation", "cause"
+        )
+        self._store_failures = counter(
+            "store_failures", "Store operations given up: retries spent, or the store said no.", "operation", "cause"
+        )
+        self._checkpoints = counter("checkpoints", "Checkpoints stored.")
+        self._gaps = counter("gaps", "Gaps recorded: offsets the archive does not have, by cause.", "cause")
+        self._gap_offsets = counter("gap_offsets", "Offsets inside recorded gaps, by cause.", "cause")
+        self._corrupt_batches = counter("corrupt_batches", "Batches whose CRC-32C failed at the source; kept, flagged.")
+        self._errors = counter("errors", "Errors met, by kind; repeats that are not logged count too.", "kind")
+        build = Gauge(
+            "kbackupd_build_info",
+            "Always 1; its labels say what runs.",
+            ("version", "python", "backup_id", "writer"),
+            registry=registry,
+        )
+        build.labels(version, platform.python_version(), backup_id, writer).set(1)
+        self._preset()
+        registry.register(CheckpointAge(self.checkpoint_age_seconds))
+
+    def _preset(self) -> None:
+        """Give every label value a zero: `rate()` and alerts miss the first increase of a series that was not there."""
+        for stream in ("user", "system"):
+            for family in (self._captured_bytes, self._captured_batches, self._captured_records):
+                family.labels(stream)
+        for session in ("following", "catching-up"):
+            self._fetch_requests.labels(session)
+        for cause in GapCause:
+            self._gaps.labels(cause.value)
+            self._gap_offsets.labels(cause.value)
+        for kind in ERROR_KINDS:
+            self._errors.labels(kind)
+
+    def captured(self, stream: Stream, *, size_bytes: int, batches: int, records: int) -> None:
+        """A partition's answer was taken into the buffer."""
+        self._captured_bytes.labels(stream).inc(size_bytes)
+        self._captured_batches.labels(stream).inc(batches)
+        self._captured_records.labels(stream).inc(records)
+
+    def fetch_answered(self, session: Session) -> None:
+        self._fetch_requests.labels(session).inc()
+
+    @contextlib.contextmanager
+    def upload(self) -> Iterator[None]:
+        """Around making one segment durable; only one that succeeds is measured."""
+        started = self._clock.monotonic()
+        self._uploads_in_flight.inc()
+        try:
+            yield
+            self._upload_duration.observe(self._clock.monotonic() - started)
+        finally:
+            self._uploads_in_flight.dec()
+
+    def segment_stored(self, stored_bytes: int) -> None:
+        self._segments.inc()
+        self._segment_bytes.inc(stored_bytes)
+
+    def store_retried(self, operation: str, cause: str) -> None:
+        self._store_retries.labels(_bounded(operation, STORE_OPERATIONS), _bounded(cause, STORE_CAUSES)).inc()
+
+    def store_failed(self, operation: str, cause: str) -> None:
+        self._store_failures.labels(_bounded(operation, STORE_OPERATIONS), _bounded(cause, STORE_CAUSES)).inc()
+
+    def checkpoint_stored(self) -> None:
+        self._checkpoints.inc()
+        self._checkpoint_at = self._clock.monotonic()
+
+    def checkpoint_current(self) -> None:
+        """A checkpoint was due and nothing had moved: the newest one still says everything."""
+        self._checkpoint_at = self._clock.monotonic()
+
+    def checkpoint_age_seconds(self) -> float:
+        return self._clock.monotonic() - self._checkpoint_at
+
+    def gap_recorded(self, cause: GapCause, *, offsets: int) -> None:
+        self._gaps.labels(cause.value).inc()
+        self._gap_offsets.labels(cause.value).inc(offsets)
+
+    def corrupt_batch_found(self, count: int = 1) -> None:
+        self._corrupt_batches.inc(count)
+
+    def error_met(self, error: BaseException) -> None:
+        self._errors.labels(error_kind(error)).inc()
+
+    def watch_partitions(
+        self,
+        samples: Callable[[], Iterable[PartitionSample]],
+        *,
+        rpo_targets: Mapping[str, float],
+        per_partition: bool = False,
+        topic_limit: int = 2000,
+    ) -> None:
+        """From now on every scrape asks `samples` where the partitions stand, in one pass.
+
+        Args:
+            rpo_targets: tier name → seconds.
+            per_partition: series per partition too; thousands of them on a large cluster.
+            topic_limit: topics with series of their own; those first seen later share the topic `(other)`.
+        """
+        self.registry.register(
+            PartitionGauges(samples, rpo_targets=rpo_targets, per_partition=per_partition, topic_limit=topic_limit)
+        )
+
+    def watch_memory(self, memory: Callable[[], MemoryStatus]) -> None:
+        self.registry.register(MemoryGauges(memory))
+
+    def watch_dropped_lines(self, dropped: Callable[[], int]) -> None:
+        self.registry.register(DroppedLines(dropped))
+
+    def render(self) -> bytes:
+        """The text exposition of this moment, of type `CONTENT_TYPE`."""
+        return generate_latest(self.registry)
+
+
+def _bounded(value: str, known: frozenset[str]) -> str:
+    return value if value in known else OTHER
