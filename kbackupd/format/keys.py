@@ -1,0 +1,118 @@
+"""Keys of the archive's objects, made and taken apart: the table in `docs/format.md`, nothing else.
+
+Zero-padded so that lexicographic order is numeric order. A key is parsed only if making it again gives the same
+string, so no two keys name one thing.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+BACKUP_KEY = "backup.json"
+RESTORE_GUIDE_KEY = "RESTORE.md"
+WRITERS_PREFIX = "writers/"
+SEGMENTS_PREFIX = "segments/"
+CHECKPOINTS_PREFIX = "checkpoints/"
+
+MAX_WRITER_EPOCH = 10**10 - 1
+MAX_SEQ = 10**16 - 1
+MAX_SEALED_MS = 10**13 - 1
+"""In the year 2286."""
+
+WRITER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+_CLAIM = re.compile(r"writers/([^/]+)/([0-9]{10})\.json", re.ASCII)
+_SEGMENT = re.compile(r"segments/([^/]+)/([0-9]{10})/([0-9]{16})-([0-9]{13})\.kbs", re.ASCII)
+_CHECKPOINT = re.compile(r"checkpoints/([^/]+)/([0-9]{10})/([0-9]{16})\.kbc", re.ASCII)
+
+
+class ClaimKey(NamedTuple):
+    writer: str
+    writer_epoch: int
+
+
+class SegmentKey(NamedTuple):
+    """Its natural order is the archive's order; `sealed_ms` is information."""
+
+    writer: str
+    writer_epoch: int
+    seq: int
+    sealed_ms: int
+
+
+class CheckpointKey(NamedTuple):
+    writer: str
+    writer_epoch: int
+    number: int
+
+
+def _writer(name: str) -> str:
+    if not WRITER_NAME.fullmatch(name):
+        raise ValueError(f"not a writer name: {name!r} (letters, digits, '.', '_', '-'; at most 63)")
+    return name
+
+
+def _digits(value: int, most: int, what: str) -> str:
+    if not 0 <= value <= most:
+        raise ValueError(f"{what} {value} does not fit a key")
+    return str(value).zfill(len(str(most)))
+
+
+def claims_prefix(writer: str) -> str:
+    return f"{WRITERS_PREFIX}{_writer(writer)}/"
+
+
+def claim_key(writer: str, writer_epoch: int) -> str:
+    return f"{claims_prefix(writer)}{_digits(writer_epoch, MAX_WRITER_EPOCH, 'writer epoch')}.json"
+
+
+def writer_segments_prefix(writer: str) -> str:
+    """All segments of all epochs of a writer."""
+    return f"{SEGMENTS_PREFIX}{_writer(writer)}/"
+
+
+def segments_prefix(writer: str, writer_epoch: int) -> str:
+    return f"{writer_segments_prefix(writer)}{_digits(writer_epoch, MAX_WRITER_EPOCH, 'writer epoch')}/"
+
+
+def segment_seq_prefix(writer: str, writer_epoch: int, seq: int) -> str:
+    """Begins every key of `seq`, sorts before them and after all lower sequences: a listing may start after it."""
+    return f"{segments_prefix(writer, writer_epoch)}{_digits(seq, MAX_SEQ, 'sequence')}-"
+
+
+def segment_key(writer: str, writer_epoch: int, seq: int, sealed_ms: int) -> str:
+    return f"{segment_seq_prefix(writer, writer_epoch, seq)}{_digits(sealed_ms, MAX_SEALED_MS, 'time')}.kbs"
+
+
+def writer_checkpoints_prefix(writer: str) -> str:
+    """All checkpoints of all epochs of a writer."""
+    return f"{CHECKPOINTS_PREFIX}{_writer(writer)}/"
+
+
+def checkpoints_prefix(writer: str, writer_epoch: int) -> str:
+    return f"{writer_checkpoints_prefix(writer)}{_digits(writer_epoch, MAX_WRITER_EPOCH, 'writer epoch')}/"
+
+
+def checkpoint_key(writer: str, writer_epoch: int, number: int) -> str:
+    return f"{checkpoints_prefix(writer, writer_epoch)}{_digits(number, MAX_SEQ, 'number')}.kbc"
+
+
+def parse_claim_key(key: str) -> ClaimKey | None:
+    match = _CLAIM.fullmatch(key)
+    if match is None or not WRITER_NAME.fullmatch(match[1]):
+        return None
+    return ClaimKey(match[1], int(match[2]))
+
+
+def parse_segment_key(key: str) -> SegmentKey | None:
+    match = _SEGMENT.fullmatch(key)
+    if match is None or not WRITER_NAME.fullmatch(match[1]):
+        return None
+    return SegmentKey(match[1], int(match[2]), int(match[3]), int(match[4]))
+
+
+def parse_checkpoint_key(key: str) -> CheckpointKey | None:
+    match = _CHECKPOINT.fullmatch(key)
+    if match is None or not WRITER_NAME.fullmatch(match[1]):
+        return None
+    return CheckpointKey(match[1], int(match[2]), int(match[3]))
