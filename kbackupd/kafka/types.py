@@ -281,3 +281,11 @@ class TopicConfigs:
     error_code: int
     values: Mapping[str, str]
     error_message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeletedRecords:
+    """`log_start_offset` is the partition's first offset now, −1 where an `error_code` says why not."""
+
+    error_code: int
+    log_start_offset: int
