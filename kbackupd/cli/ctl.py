@@ -1,0 +1,91 @@
+"""`kbackupd ctl`: ask a running daemon, over its control socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from kbackupd.cli.ctl_text import print_flush, print_pause, print_status
+from kbackupd.cli.output import OutputFormat, print_json, stdout_console
+from kbackupd.model.errors import UsageError
+from kbackupd.server.client import ControlClient
+
+DEFAULT_SOCKET = Path("/run/kbackupd/control.sock")
+
+Report = TypeVar("Report")
+
+SocketOption = Annotated[Path, typer.Option("--socket", metavar="PATH", help="The daemon's control socket.")]
+TopicOption = Annotated[
+    str, typer.Option("--topic", metavar="GLOB", help="Topics it is about, as a glob over their names.")
+]
+FormatOption = Annotated[OutputFormat, typer.Option("--format", help="For people or for programs.")]
+
+app = typer.Typer(
+    help="Steer a running daemon: status, flush, pause, resume.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@app.callback()
+def group(context: typer.Context, socket: SocketOption = DEFAULT_SOCKET) -> None:
+    """Steer a running daemon: status, flush, pause, resume."""
+    context.obj = socket
+
+
+@app.command()
+def status(context: typer.Context, topic: TopicOption = "*", format: FormatOption = OutputFormat.TEXT) -> None:
+    """How well the backup is doing: exposure against target per tier and topic, and what needs attention."""
+    report = _ask(context, ControlClient.status)
+    if topic != "*":
+        report = replace(report, topics=tuple(t for t in report.topics if fnmatchcase(t.name, topic)))
+        if not report.topics:
+            raise UsageError(f"no topic matches {topic!r}", hint="kbackupd ctl status lists all of them")
+    if format is OutputFormat.JSON:
+        print_json(report)
+    else:
+        print_status(stdout_console(), report)
+
+
+@app.command()
+def flush(context: typer.Context, topic: TopicOption = "*", format: FormatOption = OutputFormat.TEXT) -> None:
+    """Make everything captured so far durable; returns when it is, and says up to which offsets."""
+    report = _ask(context, lambda client: client.flush(topic))
+    if format is OutputFormat.JSON:
+        print_json(report)
+    else:
+        print_flush(stdout_console(), report)
+
+
+@app.command()
+def pause(context: typer.Context, topic: TopicOption = "*", format: FormatOption = OutputFormat.TEXT) -> None:
+    """Stop fetching topics until they are resumed; survives a restart of the daemon."""
+    report = _ask(context, lambda client: client.pause(topic))
+    if format is OutputFormat.JSON:
+        print_json(report)
+    else:
+        print_pause(stdout_console(), report)
+
+
+@app.command()
+def resume(context: typer.Context, topic: TopicOption = "*", format: FormatOption = OutputFormat.TEXT) -> None:
+    """Go on fetching paused topics, from where they stopped."""
+    report = _ask(context, lambda client: client.resume(topic))
+    if format is OutputFormat.JSON:
+        print_json(report)
+    else:
+        print_pause(stdout_console(), report)
+
+
+def _ask(context: typer.Context, question: Callable[[ControlClient], Awaitable[Report]]) -> Report:
+    socket = context.obj
+
+    async def asked() -> Report:
+        async with ControlClient(socket) as client:
+            return await question(client)
+
+    return asyncio.run(asked())

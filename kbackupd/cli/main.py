@@ -1,0 +1,122 @@
+"""`kbackupd`: the root command. Parses, dispatches, and turns every failure into a message, a hint and an exit code.
+
+Exit codes, everywhere: 0 ok · 1 a fault of kbackupd itself · 2 usage or configuration · 3 archive invalid ·
+4 unreachable or denied · 5 refused, it would harm · 6 incomplete, or complete with declared gaps · 7 fenced ·
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from kbackupd import __version__
+from kbackupd.cli import ctl
+from kbackupd.model.errors import KbackupError
+from kbackupd.observe.logging import configure_logging, mask_text
+
+GROUPS: Final[dict[str, typer.Typer]] = {
+    "ctl": ctl.app,
+}
+"""Verbs with verbs of their own."""
+
+VERBS: Final[dict[str, Callable[..., None]]] = {}
+"""In the order of the help text."""
+
+app = typer.Typer(
+    name="kbackupd",
+    help="Continuous, verifiable backup of Apache Kafka, and its restore.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _name, _group in GROUPS.items():
+    app.add_typer(_group, name=_name)
+for _name, _verb in VERBS.items():
+    app.command(_name)(_verb)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"kbackupd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+    with_traceback: Annotated[
+        bool, typer.Option("--traceback", help="Print the Python traceback of whatever fails.")
+    ] = False,
+) -> None:
+    """Continuous, verifiable backup of Apache Kafka, and its restore."""
+    _Failure.with_traceback = with_traceback
+
+
+class _Failure:
+    """What the root options say about failures; read after the command's context is gone."""
+
+    with_traceback = False
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point: never returns, always exits with a code of the list above."""
+    _Failure.with_traceback = False
+    # What a verb logs goes to stderr, so that its output can be piped; `run` sets up its own logging over this.
+    writer = configure_logging(format="console", level="warning", fd=2)
+    try:
+        app(args=arguments)
+    except KeyboardInterrupt:
+        code = 130
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except BaseException as error:  # noqa: BLE001  the last frame: whatever it is becomes a message and an exit code
+        code = explain(error)
+    writer.close()
+    sys.exit(code)
+
+
+def explain(error: BaseException) -> int:
+    """Tell stderr what happened and what to do; the exit code."""
+    cause = principal(error)
+    if _Failure.with_traceback:
+        traceback.print_exception(error)
+    if isinstance(cause, KbackupError):
+        _say(cause.message, cause.hint)
+        return cause.exit_code
+    if isinstance(cause, KeyboardInterrupt):
+        return 130
+    where = traceback.extract_tb(cause.__traceback__)[-1:]
+    at = f" at {Path(where[0].filename).name}:{where[0].lineno}" if where else ""
+    _say(
+        f"unexpected {type(cause).__name__}{at}: {cause}",
+        "this is a fault of kbackupd: kbackupd --traceback … shows where it happened; please report it with that",
+    )
+    return 1
+
+
+def principal(error: BaseException) -> BaseException:
+    """The error that says most: a task group wraps what failed, and a fault of ours hides behind nothing else."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = [principal(inner) for inner in error.exceptions]
+    return next((leaf for leaf in leaves if not isinstance(leaf, KbackupError)), leaves[0])
+
+
+def _say(message: str, hint: str) -> None:
+    print(f"error: {mask_text(message)}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
