@@ -1,0 +1,169 @@
+"""From checked sections to the plain values of `model.settings`, which everybody else uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from kbackupd.model.errors import ConfigurationError
+from kbackupd.model.settings import (
+    BackupSettings,
+    ControlSettings,
+    DaemonSettings,
+    FilesystemSettings,
+    ObservabilitySettings,
+    RestoreOptions,
+    RestoreSettings,
+    RestoreSource,
+    RestoreTarget,
+    S3Settings,
+    SaslSettings,
+    Secret,
+    SecuritySettings,
+    SourceSettings,
+    StorageSettings,
+    TierSettings,
+    TopicMapping,
+    TopicSelection,
+)
+from kbackupd.settings.contradictions import topic_selection
+from kbackupd.settings.daemon_sections import DaemonFile, StorageSection
+from kbackupd.settings.fields import parse_location, split_host_port
+from kbackupd.settings.refusal import Refusal
+from kbackupd.settings.restore_sections import RestoreFile
+from kbackupd.settings.sections import S3Access, SecuritySection
+
+
+def storage_from_path(path: str, environ: Mapping[str, str]) -> StorageSettings:
+    """What `--path` means: `s3://bucket/prefix` or `file:///directory`.
+
+    An S3 endpoint comes from `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`; such a server is addressed path-style.
+    Region and credentials are left to the AWS chain.
+
+    Raises:
+        ConfigurationError: `path` is neither.
+    """
+    try:
+        return _storage_at(path, S3Access(), environ)
+    except Refusal as refusal:
+        raise ConfigurationError(refusal.message, hint=refusal.hint, where=path) from refusal
+
+
+def daemon_settings(file: DaemonFile) -> DaemonSettings:
+    backup = file.backup
+    host, port = split_host_port(file.observability.listen)
+    return DaemonSettings(
+        backup_id=file.backup_id,
+        writer=file.writer,
+        source=SourceSettings(
+            bootstrap_servers=file.source.bootstrap_servers,
+            topics=TopicSelection(include=file.source.topics.include, exclude=file.source.topics.exclude),
+            internal_topics=file.source.internal_topics,
+            security=_security(file.source.security),
+            client_rack=file.source.client_rack,
+            rate_limit_bytes_per_second=file.source.rate_limit,
+        ),
+        storage=_storage(file.storage),
+        backup=BackupSettings(
+            flush_interval_seconds=backup.flush_interval,
+            segment_max_bytes=backup.segment_max_bytes,
+            checkpoint_interval_seconds=backup.checkpoint_interval,
+            compression_codec=backup.compression.codec,
+            compression_level=backup.compression.level,
+            memory_limit_bytes=backup.memory_limit,
+            start=backup.start,
+            discovery_interval_seconds=backup.discovery_interval,
+            shutdown_timeout_seconds=backup.shutdown_timeout,
+        ),
+        tiers=tuple(
+            TierSettings(name=tier.name, topics=tier.topics, rpo_seconds=tier.rpo, rto_seconds=tier.rto)
+            for tier in file.tiers
+        ),
+        observability=ObservabilitySettings(
+            host=host,
+            port=port,
+            per_partition_metrics=file.observability.per_partition_metrics,
+            log_format=file.observability.log_format,
+            log_level=file.observability.log_level,
+        ),
+        control=ControlSettings(socket=file.control.socket),
+    )
+
+
+def restore_settings(file: RestoreFile, environ: Mapping[str, str]) -> RestoreSettings:
+    source, target, options = file.restore.source, file.restore.target, file.restore.options
+    return RestoreSettings(
+        source=RestoreSource(
+            path=source.path,
+            backup_id=source.backup_id,
+            storage=_storage_at(source.path, source.s3 or S3Access(), environ),
+        ),
+        target=RestoreTarget(bootstrap_servers=target.bootstrap_servers, security=_security(target.security)),
+        options=RestoreOptions(
+            topics=topic_selection(options),
+            topic_mapping=tuple(TopicMapping(source=m.source, target=m.target) for m in options.topic_mapping),
+            retention_after=options.retention_after,
+            rate_limit_bytes_per_second=options.rate_limit,
+            verify=options.verify,
+        ),
+    )
+
+
+def _storage_at(path: str, access: S3Access, environ: Mapping[str, str]) -> StorageSettings:
+    location = parse_location(path)
+    if isinstance(location, Path):
+        return StorageSettings(backend=FilesystemSettings(path=location))
+    inherited = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or ""
+    endpoint = access.endpoint or inherited
+    elsewhere = (
+        not access.endpoint and bool(endpoint) and not (urlsplit(endpoint).hostname or "").endswith("amazonaws.com")
+    )
+    bucket, prefix = location
+    return StorageSettings(
+        backend=_s3(access, bucket, prefix, endpoint=endpoint, path_style=access.force_path_style or elsewhere)
+    )
+
+
+def _storage(section: StorageSection) -> StorageSettings:
+    if section.type == "filesystem":
+        assert section.filesystem is not None, "contradictions refuse a type without its section"
+        return StorageSettings(backend=FilesystemSettings(path=section.filesystem.path))
+    s3 = section.s3
+    assert s3 is not None, "contradictions refuse a type without its section"
+    return StorageSettings(backend=_s3(s3, s3.bucket, s3.prefix, endpoint=s3.endpoint, path_style=s3.force_path_style))
+
+
+def _s3(access: S3Access, bucket: str, prefix: str, *, endpoint: str, path_style: bool) -> S3Settings:
+    return S3Settings(
+        bucket=bucket,
+        prefix=prefix,
+        region=access.region,
+        endpoint=endpoint,
+        force_path_style=path_style,
+        profile=access.profile,
+        access_key_id=_secret(access.access_key_id),
+        secret_access_key=_secret(access.secret_access_key),
+        session_token=_secret(access.session_token),
+    )
+
+
+def _security(section: SecuritySection) -> SecuritySettings:
+    sasl = section.sasl
+    return SecuritySettings(
+        protocol=section.protocol,
+        sasl=None
+        if sasl is None
+        else SaslSettings(
+            mechanism=sasl.mechanism, username=sasl.username, password=Secret(sasl.password.get_secret_value())
+        ),
+        ca_file=section.ca_file,
+        cert_file=section.cert_file,
+        key_file=section.key_file,
+    )
+
+
+def _secret(value: SecretStr | None) -> Secret | None:
+    return None if value is None else Secret(value.get_secret_value())
