@@ -26,6 +26,9 @@ Buffer = bytes | bytearray | memoryview
 MAX_KEY_BYTES = 1024
 """The longest key S3 takes, prefix included (https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html)."""
 
+DELETE_BATCH_KEYS = 1000
+"""The most one S3 DeleteObjects request takes; more go in batches, one after the other."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectInfo:
@@ -74,10 +77,12 @@ class ObjectStore(Protocol):
         """Objects whose key starts with `prefix` (any string, `""` for all), in the order of their UTF-8 bytes.
 
         Pages through listings of any length in bounded memory. An object put or deleted meanwhile may or may not be
-        seen; all others are seen exactly once.
+        seen; all others are seen exactly once. The keys of one directory are in order on every server; across
+        directories rest on completeness only, for SeaweedFS sorts `a/x` before `a-b` where S3 does the reverse.
 
         Args:
-            start_after: a full key; only keys greater than it are listed. It need not exist.
+            start_after: an object's key, there or not; only keys greater than it are listed. Never a directory's
+                name: SeaweedFS would leave out what is in it.
             limit: at most so many objects; None for all.
         """
 
