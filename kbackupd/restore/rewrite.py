@@ -1,0 +1,327 @@
+"""Stored batches of one partition → batches a broker takes from an idempotent producer. Pure; no I/O, no clock.
+
+Owns the choice between the fast path (only the header changes) and the slow path (records are rebuilt one by one, each
+keeping its key, value and headers as one untouched slice), the sequence numbers, and the exact count of everything that
+is kept, dropped or cannot be kept. Batches come in offset order; every offset is produced at most once (invariant I8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from kbackupd.format.batch import MalformedBatchError
+from kbackupd.format.codecs import PayloadError, UnknownCodecError, decompress_payload
+from kbackupd.format.header import HEADER_BYTES, BatchHeader
+from kbackupd.format.records import MalformedRecordError, RawRecord, build_batch, iter_records, rewrite_for_produce
+from kbackupd.model.positions import OffsetRange
+from kbackupd.restore.legacy import iter_legacy
+from kbackupd.restore.offset_map import OffsetMap
+from kbackupd.restore.visibility import Outcomes, Visibility
+
+SEQUENCE_MODULUS = 1 << 31
+_LISTED = 100
+"""Ranges listed one by one in a report; more are only counted (hazard 35)."""
+
+Buffer = bytes | bytearray | memoryview
+
+
+class SourceBatch(Protocol):
+    """A batch as the archive hands it out."""
+
+    @property
+    def header(self) -> BatchHeader: ...
+
+    @property
+    def data(self) -> bytes | memoryview: ...
+
+
+class ProducerIdentity(NamedTuple):
+    producer_id: int
+    producer_epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProduceBatch:
+    """One batch ready to be sent, checksum included."""
+
+    data: bytes | bytearray
+    records: int
+    base_sequence: int
+    source_first_offset: int
+    """Of its first record."""
+    max_timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """Records that could not be restored, and why."""
+
+    offsets: OffsetRange
+    records: int
+    reason: str
+
+
+class TransactionKey(NamedTuple):
+    producer_id: int
+    producer_epoch: int
+    visibility: Visibility
+
+
+@dataclass(slots=True, kw_only=True)
+class TransactionTally:
+    """What was done with the batches of a producer whose outcome is not plainly known."""
+
+    first_offset: int
+    next_offset: int
+    records: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """Exact counts of what became of one partition's records. Every record read is in exactly one of them."""
+
+    restored: int = 0
+    aborted: int = 0
+    undecided: int = 0
+    outside: int = 0
+    """Outside the planned offsets (a batch that begins before the range), or read twice."""
+    missing: int = 0
+    control_batches: int = 0
+    empty_batches: int = 0
+    unknown_outcome: int = 0
+    """Of the restored ones."""
+    restamped: int = 0
+    """Of the restored ones: LogAppendTime became CreateTime, the timestamp itself is the same."""
+    converted: int = 0
+    """Of the restored ones: from magic 0 or 1."""
+    fast_batches: int = 0
+    slow_batches: int = 0
+    missing_parts: list[Missing] = field(default_factory=list)
+    """The first ones; `missing` counts all."""
+    transactions: dict[TransactionKey, TransactionTally] = field(default_factory=dict)
+    """Undecided ones and those of unknown outcome."""
+    oldest_max_timestamp_ms: int | None = None
+    """Smallest of the produced batches' largest timestamps: what time-based retention would meet first. Batches without
+    timestamps do not count: for a segment without any, the broker takes the file's own time."""
+
+    def add_missing(self, offsets: OffsetRange, records: int, reason: str) -> None:
+        self.missing += records
+        if len(self.missing_parts) < _LISTED:
+            self.missing_parts.append(Missing(offsets=offsets, records=records, reason=reason))
+
+    def note(self, visibility: Visibility, header: BatchHeader, records: int) -> None:
+        """List `records` of a transaction that is undecided or of unknown outcome."""
+        key = TransactionKey(header.producer_id, header.producer_epoch, visibility)
+        row = self.transactions.get(key)
+        if row is None:
+            if len(self.transactions) >= _LISTED:
+                return
+            row = self.transactions[key] = TransactionTally(
+                first_offset=header.base_offset, next_offset=header.next_offset
+            )
+        row.records += records
+        row.next_offset = header.next_offset
+
+
+class Record(NamedTuple):
+    """A record with its offset and timestamp made absolute."""
+
+    offset: int
+    timestamp_ms: int
+    attributes: int
+    body: bytes
+
+
+class PartitionRewriter:
+    """Turns one partition's stored batches into batches to produce, in order.
+
+    Args:
+        offsets: those to restore.
+        producer: whose sequence they continue.
+        max_batch_bytes: the target's `max.message.bytes`; a larger batch is rebuilt as several.
+        next_sequence: of the first batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        offsets: OffsetRange,
+        outcomes: Outcomes,
+        producer: ProducerIdentity,
+        max_batch_bytes: int,
+        next_sequence: int = 0,
+    ) -> None:
+        self.tally = Tally()
+        self.offset_map = OffsetMap()
+        self._position = offsets.first_offset
+        self._next_offset = offsets.next_offset
+        self._outcomes = outcomes
+        self._producer = producer
+        self._max_batch_bytes = max_batch_bytes
+        self._next_sequence = next_sequence
+
+    def rewrite(self, batch: SourceBatch) -> list[ProduceBatch]:
+        """What to produce for `batch`: usually one batch; none if nothing is visible, several if too big."""
+        header = batch.header
+        if header.is_control:
+            self.tally.control_batches += 1
+            return []
+        if header.record_count == 0:
+            self.tally.empty_batches += 1
+            return []
+        visibility = self._visibility(header)
+        produced: list[ProduceBatch] = []
+        if visibility.kept:
+            produced = [self._fast(batch)] if self._fits_fast_path(header) else self._slow(batch)
+        else:
+            self._drop(header, visibility)
+        restored = sum(each.records for each in produced)
+        if visibility is Visibility.UNKNOWN and restored:
+            self.tally.unknown_outcome += restored
+            self.tally.note(visibility, header, restored)
+        self._position = max(self._position, header.next_offset)
+        return produced
+
+    def needs_slow_path(self, batch: SourceBatch) -> bool:
+        """Whether `rewrite` of this batch decompresses and walks records, which is worth a thread."""
+        header = batch.header
+        return not (header.is_control or header.record_count == 0 or self._fits_fast_path(header))
+
+    def _visibility(self, header: BatchHeader) -> Visibility:
+        if not header.is_transactional:
+            return Visibility.COMMITTED
+        return self._outcomes.of_batch(header.producer_id, header.base_offset)
+
+    def _drop(self, header: BatchHeader, visibility: Visibility) -> None:
+        if visibility is Visibility.ABORTED:
+            self.tally.aborted += header.record_count
+        else:
+            self.tally.undecided += header.record_count
+            self.tally.note(visibility, header, header.record_count)
+
+    def _fits_fast_path(self, header: BatchHeader) -> bool:
+        return (
+            not header.is_legacy
+            and not header.has_holes
+            and not header.is_log_append_time
+            and not header.has_delete_horizon
+            and header.size_bytes <= self._max_batch_bytes
+            and header.base_offset >= self._position
+            and header.next_offset <= self._next_offset
+        )
+
+    def _fast(self, batch: SourceBatch) -> ProduceBatch:
+        header = batch.header
+        sequence = self._take_sequence(header.record_count)
+        data = rewrite_for_produce(
+            batch.data,
+            producer_id=self._producer.producer_id,
+            producer_epoch=self._producer.producer_epoch,
+            base_sequence=sequence,
+        )
+        self.tally.fast_batches += 1
+        self.offset_map.append(header.base_offset, header.record_count)
+        return self._produced(data, header.record_count, sequence, header.base_offset, header.max_timestamp)
+
+    def _slow(self, batch: SourceBatch) -> list[ProduceBatch]:
+        header, tally = batch.header, self.tally
+        try:
+            records = list(records_of(header, batch.data))
+        except (UnknownCodecError, PayloadError, MalformedRecordError, MalformedBatchError) as problem:
+            tally.add_missing(
+                OffsetRange(header.base_offset, header.next_offset), header.record_count, _unreadable(header, problem)
+            )
+            return []
+        kept = [record for record in records if self._position <= record.offset < self._next_offset]
+        tally.outside += len(records) - len(kept)
+        tally.slow_batches += 1
+        if header.is_log_append_time:
+            tally.restamped += len(kept)
+        if header.is_legacy:
+            tally.converted += len(kept)
+        return list(self._build(header, kept))
+
+    def _build(self, header: BatchHeader, records: list[Record]) -> Iterator[ProduceBatch]:
+        """Batches of `records`, halved until each fits the target."""
+        if not records:
+            return
+        sequence = self._next_sequence
+        base_timestamp_ms = records[0].timestamp_ms
+        data = build_batch(
+            (
+                RawRecord(record.attributes, record.timestamp_ms - base_timestamp_ms, number, record.body)
+                for number, record in enumerate(records)
+            ),
+            codec=header.codec,
+            base_timestamp_ms=base_timestamp_ms,
+            producer_id=self._producer.producer_id,
+            producer_epoch=self._producer.producer_epoch,
+            base_sequence=sequence,
+        )
+        if len(data) > self._max_batch_bytes:
+            if len(records) == 1:
+                offset = records[0].offset
+                self.tally.add_missing(
+                    OffsetRange(offset, offset + 1),
+                    1,
+                    f"a record of {len(data)} bytes exceeds the target's max.message.bytes, {self._max_batch_bytes}",
+                )
+                return
+            middle = len(records) // 2
+            yield from self._build(header, records[:middle])
+            yield from self._build(header, records[middle:])
+            return
+        self._take_sequence(len(records))
+        for record in records:
+            self.offset_map.append(record.offset)
+        newest_ms = max(record.timestamp_ms for record in records)
+        yield self._produced(data, len(records), sequence, records[0].offset, newest_ms)
+
+    def _take_sequence(self, records: int) -> int:
+        sequence = self._next_sequence
+        self._next_sequence = (sequence + records) % SEQUENCE_MODULUS
+        return sequence
+
+    def _produced(
+        self, data: bytes | bytearray, records: int, sequence: int, source_first_offset: int, max_timestamp_ms: int
+    ) -> ProduceBatch:
+        tally = self.tally
+        tally.restored += records
+        oldest_ms = tally.oldest_max_timestamp_ms
+        if max_timestamp_ms >= 0 and (oldest_ms is None or max_timestamp_ms < oldest_ms):
+            tally.oldest_max_timestamp_ms = max_timestamp_ms
+        return ProduceBatch(
+            data=data,
+            records=records,
+            base_sequence=sequence,
+            source_first_offset=source_first_offset,
+            max_timestamp_ms=max_timestamp_ms,
+        )
+
+
+def records_of(header: BatchHeader, data: Buffer) -> Iterator[Record]:
+    """Every record of a stored batch of any magic, as a consumer sees its offset and timestamp.
+
+    With LogAppendTime all records carry the batch's largest timestamp. With a delete horizon the base timestamp field
+    holds that horizon, and the deltas are relative to it (KIP-534), so the sum is right either way.
+
+    Raises:
+        UnknownCodecError, PayloadError, MalformedRecordError, MalformedBatchError.
+    """
+    if header.is_legacy:
+        for legacy in iter_legacy(header, bytes(data)):
+            yield Record(legacy.offset, legacy.timestamp_ms, 0, legacy.body)
+        return
+    payload = decompress_payload(header.codec, memoryview(data)[HEADER_BYTES:])
+    for raw in iter_records(payload, header.record_count):
+        stamp = header.max_timestamp if header.is_log_append_time else header.base_timestamp + raw.timestamp_delta
+        yield Record(header.base_offset + raw.offset_delta, stamp, raw.attributes, raw.body)
+
+
+def _unreadable(header: BatchHeader, problem: Exception) -> str:
+    if isinstance(problem, UnknownCodecError):
+        why = "holes" if header.has_holes else "size, range or timestamp type"
+        return f"{problem}, and the batch cannot be produced as it is ({why})"
+    return f"the batch cannot be produced as it is, and its records do not decode: {problem}"
