@@ -48,7 +48,7 @@ class TransactionScan:
 def marker_type(header: BatchHeader, batch: memoryview) -> bool | None:
     """True for a commit marker, False for an abort marker, None for any other batch (also other control records).
 
-    The key of a control record is version (i16) and type (i16: 0 abort, 1 commit), KIP-98; the batch is never compressed.
+    The key of a control record is version (i16) and type (i16: 0 abort, 1 commit), KIP-98; it is never compressed.
     """
     if not header.is_control or header.codec or header.record_count != 1 or header.is_legacy:
         return None

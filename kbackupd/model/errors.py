@@ -17,7 +17,8 @@ everything inside handles or raises these.
     ├── ObjectMissingError             4     no      a successful "no such object" (I5: only this means absent)
     ├── ObjectExistsError              5     no      create-only: another object is already there
     ├── RefusedError                   5     no      going on would harm something
-    │   └── ForeignArchiveError        5     no      the archive belongs to another cluster
+    │   ├── ForeignArchiveError        5     no      the archive belongs to another cluster
+    │   └── UnsupportedFormatError     5     no      sound bytes of a format this version does not know
     ├── IncompleteError                6     no      the work ended, but not all of it is done
     └── FencedError                    7     no      another daemon with the same writer name took over
 """
@@ -132,6 +133,15 @@ class RefusedError(KbackupError):
 
 class ForeignArchiveError(RefusedError):
     pass
+
+
+class UnsupportedFormatError(RefusedError):
+    """The object `key` is undamaged, but its format, or a feature it demands, is not known to this version."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}", hint="read it with the version of kbackupd that wrote it, or a newer one")
+        self.key = key
+        self.reason = reason
 
 
 class IncompleteError(KbackupError):

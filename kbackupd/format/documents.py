@@ -1,0 +1,149 @@
+"""`backup.json` and writer claims: one line of JSON whose every byte is covered ("Documents" in docs/format.md)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Struct
+
+from kbackupd.format.columns import Count, Digest, check_identity, decode_json
+from kbackupd.format.container import FORMAT, check_demands
+from kbackupd.format.keys import BACKUP_KEY, ClaimKey, claim_key, parse_claim_key
+from kbackupd.model.archive import ArchiveDocument, StartPolicy, WriterClaim
+from kbackupd.model.errors import CorruptObjectError
+from kbackupd.model.segment import Identity
+
+_HEAD = b'{"sha256":"'
+_MIDDLE = b'","document":'
+_END = b"}\n"
+_DOCUMENT_AT = len(_HEAD) + 64 + len(_MIDDLE)
+
+
+class _Archive(Struct):
+    key: str
+    format: int
+    incompatible: list[str]
+    compatible: list[str]
+    backup_id: str
+    archive_id: str
+    cluster_id: str
+    created_ms: Count
+    start: StartPolicy
+    texts: dict[str, Digest]
+
+
+class _Claim(Struct):
+    key: str
+    backup_id: str
+    archive_id: str
+    cluster_id: str
+    writer: str
+    writer_epoch: Count
+    claimed_ms: Count
+    software: str
+
+
+def encode_document(document: Mapping[str, object] | Struct) -> bytes:
+    """The object's bytes: digest and document on one line."""
+    inner = msgspec.json.encode(document)
+    return _HEAD + hashlib.sha256(inner).hexdigest().encode() + _MIDDLE + inner + _END
+
+
+def decode_document(key: str, data: bytes) -> dict[str, object]:
+    """The document, its shape and digest checked; its members are the caller's to judge.
+
+    Raises:
+        CorruptObjectError: a byte is not as written.
+    """
+    return decode_json(key, "document", _open(key, data), dict[str, object])
+
+
+def _open(key: str, data: bytes) -> bytes:
+    inner = data[_DOCUMENT_AT : -len(_END)]
+    if not data.startswith(_HEAD) or data[75:_DOCUMENT_AT] != _MIDDLE or not data.endswith(_END):
+        raise CorruptObjectError(key, "document: not one line of the shape that was written; cut off or damaged")
+    if data[len(_HEAD) : 75] != hashlib.sha256(inner).hexdigest().encode():
+        raise CorruptObjectError(key, "document: digest does not fit")
+    return inner
+
+
+def encode_archive(document: ArchiveDocument) -> bytes:
+    """`backup.json`."""
+    return encode_document(
+        _Archive(
+            key=BACKUP_KEY,
+            format=FORMAT,
+            incompatible=[],
+            compatible=list(document.compatible),
+            backup_id=document.identity.backup_id,
+            archive_id=document.identity.archive_id,
+            cluster_id=document.identity.cluster_id,
+            created_ms=document.created_ms,
+            start=document.start,
+            texts=document.texts,
+        )
+    )
+
+
+def decode_archive(data: bytes, *, key: str = BACKUP_KEY) -> ArchiveDocument:
+    """The identity of an archive.
+
+    Raises:
+        CorruptObjectError: damaged, or another object under this name.
+        UnsupportedFormatError: sound, but of a newer format.
+    """
+    inner = _open(key, data)
+    check_demands(key, "document", inner)
+    row = decode_json(key, "document", inner, _Archive)
+    _check_key(key, row.key)
+    return ArchiveDocument(
+        identity=Identity(backup_id=row.backup_id, archive_id=row.archive_id, cluster_id=row.cluster_id),
+        created_ms=row.created_ms,
+        start=row.start,
+        texts=row.texts,
+        compatible=tuple(row.compatible),
+    )
+
+
+def encode_claim(claim: WriterClaim) -> tuple[str, bytes]:
+    """The claim's key and bytes."""
+    key = claim_key(claim.writer, claim.writer_epoch)
+    row = _Claim(
+        key=key,
+        backup_id=claim.identity.backup_id,
+        archive_id=claim.identity.archive_id,
+        cluster_id=claim.identity.cluster_id,
+        writer=claim.writer,
+        writer_epoch=claim.writer_epoch,
+        claimed_ms=claim.claimed_ms,
+        software=claim.software,
+    )
+    return key, encode_document(row)
+
+
+def decode_claim(key: str, data: bytes, expect: Identity | None = None) -> WriterClaim:
+    """The claim of a writer epoch.
+
+    Raises:
+        CorruptObjectError: damaged, another object under this name, or of another archive than `expect`.
+    """
+    row = decode_json(key, "document", _open(key, data), _Claim)
+    _check_key(key, row.key)
+    if parse_claim_key(key) != ClaimKey(row.writer, row.writer_epoch):
+        raise CorruptObjectError(key, "document: writer or writer_epoch contradict the key")
+    identity = Identity(backup_id=row.backup_id, archive_id=row.archive_id, cluster_id=row.cluster_id)
+    check_identity(key, identity, expect)
+    return WriterClaim(
+        identity=identity,
+        writer=row.writer,
+        writer_epoch=row.writer_epoch,
+        claimed_ms=row.claimed_ms,
+        software=row.software,
+    )
+
+
+def _check_key(key: str, written: str) -> None:
+    if written != key:
+        raise CorruptObjectError(key, f"document: was written as {written!r}")

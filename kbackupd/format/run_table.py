@@ -1,0 +1,180 @@
+"""A footer's table of runs: `Run`s <-> columns ("Columns of `runs`" in docs/format.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+
+from msgspec import Struct
+
+from kbackupd.format.columns import (
+    Bit,
+    Count,
+    Int32,
+    Int64,
+    TopicIndex,
+    Uint32,
+    Violation,
+    check_columns,
+    check_indices,
+    group_pairs,
+    partition_ids,
+)
+from kbackupd.format.container import MAGIC_BYTES
+from kbackupd.model.positions import TopicId
+from kbackupd.model.segment import CODEC_NONE, CODEC_ZSTD, Run, RunFlag
+
+CODECS = (CODEC_NONE, CODEC_ZSTD)
+_FLAGS = tuple(RunFlag(bits) for bits in range(64))
+
+
+class RunColumns(Struct):
+    topic: list[Count]
+    partition: list[Count]
+    system: list[Bit]
+    asked_offset: list[Count]
+    first_offset: list[Count]
+    next_offset: list[Count]
+    branch: list[Count]
+    replica: list[Int32]
+    captured_ms: list[Int64]
+    batches: list[Count]
+    records: list[Count]
+    flags: list[Count]
+    base_timestamp: list[Int64]
+    max_timestamp: list[Int64]
+    largest_batch: list[Count]
+    position: list[Count]
+    stored_length: list[Count]
+    raw_length: list[Count]
+    codec: list[Count]
+    crc32c: list[Uint32]
+
+
+_RUN_ATTRIBUTES = (
+    "system",
+    "asked_offset",
+    "first_offset",
+    "next_offset",
+    "branch",
+    "replica",
+    "captured_ms",
+    "batches",
+    "records",
+    "flags",
+    "base_timestamp_ms",
+    "max_timestamp_ms",
+    "largest_batch_bytes",
+    "position",
+    "stored_bytes",
+    "raw_bytes",
+    "codec",
+    "crc32c",
+)
+
+
+class LeaderEpochColumns(Struct):
+    run: list[Count]
+    epoch: list[Int32]
+    start_offset: list[Count]
+
+
+def encode_runs(runs: Sequence[Run], topics: TopicIndex) -> RunColumns:
+    columns = {name: list(map(attrgetter(name), runs)) for name in _RUN_ATTRIBUTES}
+    columns["system"] = list(map(int, columns["system"]))
+    columns["flags"] = list(map(int, columns["flags"]))
+    columns["codec"] = list(map(CODECS.index, columns["codec"]))
+    return RunColumns(*topics.columns(run.id for run in runs), *columns.values())
+
+
+def encode_leader_epochs(runs: Sequence[Run]) -> LeaderEpochColumns:
+    rows = [(row, epoch, start) for row, run in enumerate(runs) for epoch, start in run.leader_epochs]
+    return LeaderEpochColumns(
+        [row for row, _, _ in rows], [epoch for _, epoch, _ in rows], [start for _, _, start in rows]
+    )
+
+
+def decode_runs(
+    table: RunColumns, leader_epochs: LeaderEpochColumns, ids: Sequence[TopicId], body_bytes: int
+) -> tuple[Run, ...]:
+    count = check_columns("runs", table)
+    check_columns("leader_epochs", leader_epochs)
+    check_indices("runs: flags", table.flags, len(_FLAGS))
+    check_indices("runs: codec", table.codec, len(CODECS))
+    epochs = group_pairs("leader_epochs", leader_epochs.run, leader_epochs.epoch, leader_epochs.start_offset, count)
+    _check_layout(table, body_bytes)
+    keys = partition_ids("runs: topic", table.topic, table.partition, ids)
+    columns = zip(*(getattr(table, name) for name in table.__struct_fields__[2:]), strict=True)
+    return tuple(
+        Run(
+            id=partition_id,
+            system=system == 1,
+            asked_offset=asked,
+            first_offset=first,
+            next_offset=following,
+            branch=branch,
+            replica=replica,
+            captured_ms=captured_ms,
+            batches=batches,
+            records=records,
+            flags=_FLAGS[flags],
+            base_timestamp_ms=base_ms,
+            max_timestamp_ms=max_ms,
+            largest_batch_bytes=largest,
+            position=position,
+            stored_bytes=stored,
+            raw_bytes=raw,
+            codec=CODECS[codec],
+            crc32c=crc,
+            leader_epochs=epochs.get(row, ()),
+        )
+        for row, (
+            partition_id,
+            (
+                system,
+                asked,
+                first,
+                following,
+                branch,
+                replica,
+                captured_ms,
+                batches,
+                records,
+                flags,
+                base_ms,
+                max_ms,
+                largest,
+                position,
+                stored,
+                raw,
+                codec,
+                crc,
+            ),
+        ) in enumerate(zip(keys, columns, strict=True))
+    )
+
+
+def _check_layout(table: RunColumns, body_bytes: int) -> None:
+    """Runs lie one after the other behind the magic and fill the body; their offsets do not run backwards."""
+    reached = MAGIC_BYTES
+    for row, (position, stored, raw, codec, asked, first, following) in enumerate(
+        zip(
+            table.position,
+            table.stored_length,
+            table.raw_length,
+            table.codec,
+            table.asked_offset,
+            table.first_offset,
+            table.next_offset,
+            strict=True,
+        )
+    ):
+        if position != reached:
+            raise Violation(f"runs: row {row} begins at byte {position}, the one before ends at {reached}")
+        if codec == 0 and stored != raw:
+            raise Violation(f"runs: row {row} is stored as it is, yet its lengths differ")
+        if following < asked or following < first:
+            raise Violation(f"runs: row {row} ends at offset {following}, before it begins")
+        reached += stored
+    if reached != body_bytes:
+        raise Violation(f"runs: end at byte {reached}, the body at {body_bytes}")

@@ -1,0 +1,211 @@
+"""A segment: sealed from run drafts, opened by its end, verified as a whole ("Containers" in docs/format.md).
+
+CPU only. `seal` runs in a worker thread: zstd, SHA-256 and CRC-32C release the interpreter lock but for tiny pieces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import zstandard
+from crc32c import crc32c
+
+from kbackupd.format.container import (
+    MAGIC,
+    MAGIC_BYTES,
+    SEGMENT,
+    TAIL_READ_BYTES,
+    NeedMore,
+    check_magic,
+    encode_tail,
+    parse_tail,
+)
+from kbackupd.format.footer import decode_footer, encode_footer
+from kbackupd.format.keys import segment_key
+from kbackupd.format.run import RunDraft, describe_run, run_bytes, run_findings, store_run
+from kbackupd.model.errors import CorruptObjectError
+from kbackupd.model.events import LedgerEvent
+from kbackupd.model.path import SealedSegment
+from kbackupd.model.positions import TopicId
+from kbackupd.model.segment import (
+    EarlierEpoch,
+    Footer,
+    Identity,
+    ObjectRef,
+    OpenTransaction,
+    Run,
+    Sample,
+    TransactionOutcome,
+)
+
+__all__ = [
+    "TAIL_READ_BYTES",
+    "NeedMore",
+    "RunDraft",
+    "SegmentDraft",
+    "open_footer",
+    "run_bytes",
+    "run_findings",
+    "seal",
+    "verify_whole",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentDraft:
+    """All that a segment will say; without runs it becomes a footer-only segment."""
+
+    identity: Identity
+    writer: str
+    writer_epoch: int
+    seq: int
+    previous: ObjectRef | None
+    sealed_ms: int
+    sealed_monotonic_ms: int
+    topics: dict[TopicId, str]
+    """At least every topic id that runs, transactions, samples and events mention."""
+    in_flight: tuple[int, ...] = ()
+    earlier: tuple[EarlierEpoch, ...] = ()
+    runs: Sequence[RunDraft] = ()
+    outcomes: tuple[TransactionOutcome, ...] = ()
+    open_transactions: tuple[OpenTransaction, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    events: tuple[LedgerEvent, ...] = field(default=())
+
+
+def seal(draft: SegmentDraft, *, codec: Literal["zstd", "none"], level: int = 3) -> SealedSegment:
+    """The draft as an object's bytes; parts are the fetched chunks themselves where nothing was gained by zstd.
+
+    Args:
+        level: of zstd.
+
+    Raises:
+        ValueError: a writer name, number or time that no key can hold, or a topic id that `topics` lacks.
+    """
+    key = segment_key(draft.writer, draft.writer_epoch, draft.seq, draft.sealed_ms)
+    # The checksum would be a second one over the same bytes; the size lets a reader allocate once.
+    compressor = (
+        zstandard.ZstdCompressor(level=level, write_checksum=False, write_content_size=True)
+        if codec == "zstd"
+        else None
+    )
+    parts: list[bytes | memoryview] = [MAGIC[SEGMENT]]
+    body = hashlib.sha256(MAGIC[SEGMENT])
+    position = MAGIC_BYTES
+    runs: list[Run] = []
+    for run in draft.runs:
+        form = store_run(run, compressor)
+        checksum = 0
+        for part in form.parts:
+            checksum = crc32c(part, checksum)
+            body.update(part)
+        parts += form.parts
+        runs.append(_sealed_run(run, position, form.stored_bytes, form.codec, checksum))
+        position += form.stored_bytes
+    footer = _footer(draft, key, tuple(runs), position, body.hexdigest())
+    tail, digest = encode_tail(
+        kind=SEGMENT, key=key, identity=draft.identity, footer_json=encode_footer(footer), body_bytes=position
+    )
+    parts.append(tail)
+    return SealedSegment(ref=ObjectRef(key, digest), footer=footer, parts=parts, size_bytes=position + len(tail))
+
+
+def _sealed_run(draft: RunDraft, position: int, stored_bytes: int, codec: str, checksum: int) -> Run:
+    return Run(
+        id=draft.id,
+        system=draft.system,
+        asked_offset=draft.asked_offset,
+        first_offset=draft.first_offset,
+        next_offset=draft.next_offset,
+        branch=draft.branch,
+        replica=draft.replica,
+        captured_ms=draft.captured_ms,
+        batches=draft.batches,
+        records=draft.records,
+        flags=draft.flags,
+        base_timestamp_ms=draft.base_timestamp_ms,
+        max_timestamp_ms=draft.max_timestamp_ms,
+        largest_batch_bytes=draft.largest_batch_bytes,
+        position=position,
+        stored_bytes=stored_bytes,
+        raw_bytes=draft.raw_bytes,
+        codec=codec,
+        crc32c=checksum,
+        leader_epochs=draft.leader_epochs,
+    )
+
+
+def _footer(draft: SegmentDraft, key: str, runs: tuple[Run, ...], body_bytes: int, body_sha256: str) -> Footer:
+    return Footer(
+        identity=draft.identity,
+        key=key,
+        writer=draft.writer,
+        writer_epoch=draft.writer_epoch,
+        seq=draft.seq,
+        previous=draft.previous,
+        in_flight=draft.in_flight,
+        earlier=draft.earlier,
+        sealed_ms=draft.sealed_ms,
+        sealed_monotonic_ms=draft.sealed_monotonic_ms,
+        body_bytes=body_bytes,
+        body_sha256=body_sha256,
+        topics=draft.topics,
+        runs=runs,
+        outcomes=draft.outcomes,
+        open_transactions=draft.open_transactions,
+        samples=draft.samples,
+        events=draft.events,
+    )
+
+
+def open_footer(
+    key: str, tail_bytes: bytes | memoryview, total_size: int, expect: Identity | None = None
+) -> tuple[Footer, ObjectRef] | NeedMore:
+    """A segment's footer from the object's last bytes; everything but the runs' bytes is checked.
+
+    Args:
+        tail_bytes: the last `TAIL_READ_BYTES`, or as many as a `NeedMore` asked for.
+        total_size: of the whole object.
+        expect: the archive it must belong to; None takes any.
+
+    Raises:
+        CorruptObjectError: anything is not as written; the reason names the place.
+        UnsupportedFormatError: sound, but of a newer format.
+    """
+    tail = parse_tail(key, tail_bytes, total_size, kind=SEGMENT, expect=expect)
+    if isinstance(tail, NeedMore):
+        return tail
+    return decode_footer(key, tail), ObjectRef(key, tail.digest)
+
+
+def verify_whole(key: str, data: bytes | memoryview, expect: Identity | None = None) -> Footer:
+    """Check a whole segment, every byte and every batch; codecs unknown to this version are no damage.
+
+    Raises:
+        CorruptObjectError: the first thing that is not as written, the damaged run named if it is one.
+        UnsupportedFormatError: sound, but of a newer format.
+    """
+    tail = parse_tail(key, data, len(data), kind=SEGMENT, expect=expect)
+    if isinstance(tail, NeedMore):
+        raise CorruptObjectError(key, "object: its end is not all there")
+    footer = decode_footer(key, tail)
+    body = memoryview(data)[: tail.body_bytes]
+    check_magic(key, body, SEGMENT)
+    # The runs first: a damaged byte is then told by partition and offsets, not only "somewhere in the body".
+    for run in footer.runs:
+        raw = run_bytes(run, body[run.position : run.position + run.stored_bytes], key=key)
+        for finding in run_findings(run, raw):
+            if finding.damage:
+                offsets = f"[{finding.first_offset}, {finding.next_offset})"
+                raise CorruptObjectError(key, f"{describe_run(run)}: {finding.reason}, offsets {offsets}")
+    check_body(key, body, footer)
+    return footer
+
+
+def check_body(key: str, body: bytes | memoryview, footer: Footer) -> None:
+    """Raises CorruptObjectError unless `body` (magic and runs) has the digest that the footer holds."""
+    if hashlib.sha256(body).hexdigest() != footer.body_sha256:
+        raise CorruptObjectError(key, "body: digest of magic and runs does not fit")
