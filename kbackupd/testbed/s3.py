@@ -1,0 +1,236 @@
+"""A real S3 server on this machine: seaweedfs in one process (master, volume, filer and S3 gateway), from pip.
+
+Owns its directory (`identities.json`, `s3.log`, `data/`). It can be stopped, killed, frozen and started again on the
+same data and port. Methods block (a start takes 2-8 s); each has a twin with the prefix `a`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from kbackupd.testbed.ports import free_ports
+from kbackupd.testbed.process import Deadline, GuardedProcess, ServerFailedError
+from kbackupd.testbed.signed import SignedClient
+
+START_DEADLINE_SECONDS = 120.0
+# Left alone it takes half a minute to leave, waiting for streams between its own parts. By then all it acknowledged has
+# long been handed to the kernel, so a SIGKILL after a moment loses nothing.
+STOP_DEADLINE_SECONDS = 2.0
+_PROBE_BUCKET = "testbed-probe"
+_PORT_FLAGS = (
+    "s3.port",
+    "s3.port.grpc",
+    "master.port",
+    "master.port.grpc",
+    "volume.port",
+    "volume.port.grpc",
+    "filer.port",
+    "filer.port.grpc",
+)
+_SOCKETS = (
+    ("filer", "filer.port"),
+    ("s3", "s3.port"),
+    ("filer-grpc", "filer.port.grpc"),
+    ("master-grpc", "master.port.grpc"),
+    ("s3-grpc", "s3.port.grpc"),
+    ("volume-grpc", "volume.port.grpc"),
+)
+
+
+class S3Server:
+    """One S3 endpoint on 127.0.0.1 with one key pair that may do everything.
+
+    Args:
+        directory: where it lives; None: a temporary directory, removed by `close`.
+    """
+
+    region = "us-east-1"
+
+    def __init__(self, *, directory: Path | None = None) -> None:
+        self.directory = directory or Path(tempfile.mkdtemp(prefix="kbackupd-s3-"))
+        self.data = self.directory / "data"
+        self.log = self.directory / "s3.log"
+        self.access_key = "kbackupd-testbed"
+        self.secret_key = "kbackupd-testbed-secret"
+        self._ports = dict(zip(_PORT_FLAGS, free_ports(len(_PORT_FLAGS)), strict=True))
+        self._process: GuardedProcess | None = None
+
+    @property
+    def port(self) -> int:
+        return self._ports["s3.port"]
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.alive
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self._process.alive else None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The standard variables by which AWS clients, kbackupd included, find this server."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_REGION": self.region,
+        }
+
+    def start(self, *, deadline_seconds: float = START_DEADLINE_SECONDS) -> None:
+        """Return when an object could really be written and read back.
+
+        Raises:
+            ServerFailedError: it died or was not ready in time; it is not left running.
+        """
+        if self.running:
+            raise RuntimeError("the S3 server runs already")
+        deadline = Deadline(deadline_seconds)
+        self.data.mkdir(parents=True, exist_ok=True)
+        identities = self.directory / "identities.json"
+        identities.write_text(json.dumps(self._identities()))
+        self._process = GuardedProcess(
+            "S3 server", self._command(identities), log=self.log, cwd=self.directory, env=os.environ
+        )
+        while not self._answers():
+            if not self._process.alive or deadline.passed:
+                what = "was not ready in time" if self._process.alive else "died while starting"
+                error = self._process.failure(what)
+                self._process.kill()
+                raise error
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        client = self.client(timeout_seconds=5.0)
+        try:
+            if client.request("PUT", f"/{_PROBE_BUCKET}")[0] not in (200, 409):
+                return False
+            stamp = str(time.time_ns()).encode()
+            if client.request("PUT", f"/{_PROBE_BUCKET}/probe", body=stamp)[0] != 200:
+                return False
+            return client.request("GET", f"/{_PROBE_BUCKET}/probe") == (200, stamp)
+        except OSError:
+            return False
+
+    def client(self, *, timeout_seconds: float = 30.0) -> SignedClient:
+        """A plain signed HTTP client, independent of kbackupd's own store; for set-up and for tampering in tests."""
+        return SignedClient(
+            host="127.0.0.1",
+            port=self.port,
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+            region=self.region,
+            timeout_seconds=timeout_seconds,
+        )
+
+    def create_bucket(self, name: str, *, object_lock: bool = False) -> str:
+        """Create a bucket (with Object Lock if asked); an existing one is an error. Returns its name."""
+        headers = {"x-amz-bucket-object-lock-enabled": "true"} if object_lock else {}
+        status, body = self.client().request("PUT", f"/{name}", headers=headers)
+        if status != 200:
+            raise ServerFailedError(f"cannot create bucket {name}: HTTP {status} {body.decode(errors='replace')}")
+        return name
+
+    def stop(self) -> None:
+        """SIGTERM, SIGKILL two seconds later; data and ports are kept."""
+        if self._process is not None:
+            self.thaw()
+            self._process.stop(deadline_seconds=STOP_DEADLINE_SECONDS)
+            self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL; data and ports are kept."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+    def freeze(self) -> None:
+        """SIGSTOP: requests are accepted by the kernel and never answered."""
+        if self._process is not None:
+            self._process.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        if self._process is not None:
+            self._process.signal(signal.SIGCONT)
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """Kill it and remove its directory; nothing of it is left."""
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        for name, flag in _SOCKETS:
+            Path(f"/tmp/seaweedfs-{name}-{self._ports[flag]}.sock").unlink(missing_ok=True)
+
+    async def astart(self) -> None:
+        await asyncio.to_thread(self.start)
+
+    async def astop(self) -> None:
+        await asyncio.to_thread(self.stop)
+
+    async def akill(self) -> None:
+        await asyncio.to_thread(self.kill)
+
+    async def arestart(self) -> None:
+        await asyncio.to_thread(self.restart)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _identities(self) -> dict[str, object]:
+        return {
+            "identities": [
+                {
+                    "name": "testbed",
+                    "credentials": [{"accessKey": self.access_key, "secretKey": self.secret_key}],
+                    "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+                }
+            ]
+        }
+
+    def _command(self, identities: Path) -> list[str]:
+        return [
+            str(Path(sysconfig.get_path("scripts")) / "weed"),
+            "server",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            f"-dir={self.data}",
+            "-master.telemetry=false",
+            # By default a restart waits up to 20 s for an election among one, and a stop 10 s for nobody.
+            "-master.electionTimeout=500ms",
+            "-master.heartbeatInterval=100ms",
+            "-volume.preStopSeconds=0",
+            # Small volumes, as many as the disk has room for, none pre-allocated: a bucket's first object costs
+            # kilobytes, and a test that fills one volume gets the next.
+            "-master.volumeSizeLimitMB=256",
+            "-volume.max=0",
+            "-s3",
+            f"-s3.config={identities}",
+            # Two services nobody here speaks to; left alone they listen on fixed ports and a second server dies.
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            *(f"-{flag}={port}" for flag, port in self._ports.items()),
+        ]

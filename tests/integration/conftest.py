@@ -1,0 +1,57 @@
+"""The real servers, once per session. A server that cannot start fails the tests that need it; nothing is skipped."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from kbackupd.testbed.kafka import KafkaServer
+from kbackupd.testbed.s3 import S3Server
+
+_serial = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[KafkaServer]:
+    """One broker for the whole session; who kills or stops it starts it again before returning."""
+    with KafkaServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """One S3 server for the whole session; who kills or stops it starts it again before returning."""
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_bucket(s3_server: S3Server) -> str:
+    """One bucket for the whole session; tests keep apart by `s3_prefix`."""
+    return s3_server.create_bucket("kbackupd-tests")
+
+
+@pytest.fixture
+def s3_prefix(request: pytest.FixtureRequest) -> str:
+    """A key prefix of this test alone, without slashes at either end."""
+    return f"{_slug(request)}-{_unique()}"
+
+
+@pytest.fixture
+def unique_topic(request: pytest.FixtureRequest) -> Callable[[], str]:
+    """Makes a topic name, new at every call; the topic itself is the test's to create."""
+    slug = _slug(request)
+    return lambda: f"{slug}-{_unique()}"
+
+
+def _unique() -> str:
+    return f"{os.getpid()}-{next(_serial)}"
+
+
+def _slug(request: pytest.FixtureRequest) -> str:
+    """The test's name in characters that topics and keys both take, short enough to leave room for more."""
+    name = str(request.node.name).removeprefix("test_").lower()
+    return "".join(c if c.isalnum() and c.isascii() else "-" for c in name)[:60].strip("-")
