@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.errors import error_for_code
 from kbackupd.kafka.metadata import cluster_metadata
+from kbackupd.kafka.offsets import list_offsets
 from kbackupd.kafka.types import (
+    LATEST_TIMESTAMP,
     ClusterMetadata,
     DeletedRecords,
     KafkaErrorCode,
@@ -95,7 +97,7 @@ async def create_topic(
     configs: Mapping[str, str] | None = None,
     timeout_seconds: float = _TIMEOUT_SECONDS,
 ) -> TopicMetadata:
-    """Create a topic and wait until every partition of it has a leader; −1: the brokers' default.
+    """Create a topic and wait until every partition's leader serves it; −1: the brokers' default.
 
     Cancelled or timed out, the topic may exist or not.
 
@@ -121,7 +123,11 @@ async def create_topic(
         if outcome is None:
             answers = await connection.send(_controller(metadata), request(left), timeout_seconds=left)
             outcome = _final(answers.get(name), what)
-        elif (topic := _topic(metadata, name)) is not None and topic.topic_id == outcome.topic_id and _led(topic):
+        elif (
+            (topic := _topic(metadata, name)) is not None
+            and topic.topic_id == outcome.topic_id
+            and await _serving(connection, topic, left)
+        ):
             return topic
     raise _too_late(what, timeout_seconds)
 
@@ -156,7 +162,7 @@ async def delete_topic(
 async def create_partitions(
     connection: KafkaConnection, name: str, count: int, *, timeout_seconds: float = _TIMEOUT_SECONDS
 ) -> TopicMetadata:
-    """Give a topic `count` partitions in all and wait until each has a leader. Raises like `create_topic`."""
+    """Give a topic `count` partitions in all and wait until each leader serves them. Raises like `create_topic`."""
     what = f"raising topic {name} to {count} partitions"
     deadline = connection.clock.monotonic() + timeout_seconds
     outcome: Outcome | None = None
@@ -166,7 +172,11 @@ async def create_partitions(
             request = CreatePartitionsRequest(name=name, count=count, timeout_ms=round(left * 1000))
             answers = await connection.send(_controller(metadata), request, timeout_seconds=left)
             outcome = _final(answers.get(name), what, missing_is_final=True)
-        elif (topic := _topic(metadata, name)) is not None and len(topic.partitions) >= count and _led(topic):
+        elif (
+            (topic := _topic(metadata, name)) is not None
+            and len(topic.partitions) >= count
+            and await _serving(connection, topic, left)
+        ):
             return topic
     raise _too_late(what, timeout_seconds)
 
@@ -276,5 +286,19 @@ def _topic(metadata: ClusterMetadata, name: str) -> TopicMetadata | None:
     return None if found is None or found.error_code == KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION else found
 
 
-def _led(topic: TopicMetadata) -> bool:
-    return bool(topic.partitions) and all(partition.leader_id >= 0 for partition in topic.partitions)
+async def _serving(connection: KafkaConnection, topic: TopicMetadata, left_seconds: float) -> bool:
+    """Whether each partition's leader serves it.
+
+    Metadata names a leader before that broker has opened the log; a fetch in between is told NOT_LEADER_OR_FOLLOWER.
+    """
+    asked: dict[int, dict[TopicPartition, tuple[int, int]]] = {}
+    for partition in topic.partitions:
+        if partition.leader_id < 0:
+            return False
+        tp = TopicPartition(topic.name, partition.partition)
+        asked.setdefault(partition.leader_id, {})[tp] = (LATEST_TIMESTAMP, partition.leader_epoch)
+    for leader, partitions in asked.items():
+        answers = await list_offsets(connection, leader, partitions, timeout_seconds=left_seconds)
+        if any(answer.error_code != KafkaErrorCode.NONE for answer in answers.values()):
+            return False
+    return bool(asked)

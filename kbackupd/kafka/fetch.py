@@ -35,6 +35,10 @@ class FetchSession:
     """What is wanted of broker `node_id`, and the fetches that get it. One fetch at a time.
 
     `want` and `forget` may be called at any moment; called while a fetch is under way they take effect with the next.
+    A topic deleted under a session is answered with UNKNOWN_TOPIC_OR_PARTITION (3) and one re-created under its name
+    with INCONSISTENT_TOPIC_ID (103), because the broker looks the id up once per session; in a fresh session both are
+    UNKNOWN_TOPIC_ID (100). All three are retriable (a broker may be behind the controller): metadata decides.
+
     A partition that stays wanted after its records came is asked for at the same offset again: move it on (`want`) or
     stop it (`forget`) before the next fetch.
 
