@@ -39,7 +39,7 @@ def _values(judged: Judged, key: Key) -> Iterator[EffectiveValue]:
     if above.optional and at(judged.merged, above.path) is None:
         return
     value = at(judged.merged, key.path)
-    if key.items is not None and isinstance(value, list):
+    if key.items is not None and isinstance(value, list) and value:
         for index, item in enumerate(value):
             for inner in (k for section in section_keys(key.items) for k in section.keys):
                 item_path: KeyPath = (*key.path, index, *inner.path)

@@ -47,6 +47,9 @@ def _unknown(path: KeyPath, shape: Shape) -> tuple[str, str]:
     later = {key.path[-1] for other in SHAPES for key in other.keys if not key.available}
     if shape.name == "restore" and wrong in later:
         return "not available in this version", "remove the key; a later release will obey it"
+    stranger = next((other for other in SHAPES if not above and wrong in _names_in((), other)), None)
+    if stranger is not None:
+        return f"unknown key in a {shape.name} configuration", f"it belongs to a {stranger.name} configuration"
     siblings = _names_in(section, shape)
     elsewhere = [key.path for key in _all_keys(shape) if key.path[-1] == wrong]
     hint = did_you_mean(str(wrong), siblings)

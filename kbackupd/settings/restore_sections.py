@@ -40,7 +40,7 @@ class RestoreTargetSection(Section):
 
 class RestoreTopicsSection(Section):
     include: SomeTopicGlobs | None = None
-    """Topics that are restored; default: all, or those of `topic_mapping` if there is one. A missing name is an error."""
+    """Topics that are restored; default: all, or those that `topic_mapping` names. A missing name is an error."""
     exclude: TopicGlobs = ()
     """Topics that are not, even if included. Internal topics never are."""
 
