@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -11,7 +12,7 @@ from msgspec import Struct
 from kbackupd.format.columns import Count, Digest, check_identity, decode_json
 from kbackupd.format.container import FORMAT, check_demands
 from kbackupd.format.keys import BACKUP_KEY, ClaimKey, claim_key, parse_claim_key
-from kbackupd.model.archive import ArchiveDocument, StartPolicy, WriterClaim
+from kbackupd.model.archive import ArchiveDocument, WriterClaim
 from kbackupd.model.errors import CorruptObjectError
 from kbackupd.model.segment import Identity
 
@@ -30,7 +31,7 @@ class _Archive(Struct):
     archive_id: str
     cluster_id: str
     created_ms: Count
-    start: StartPolicy
+    start: Literal["earliest", "latest"]
     texts: dict[str, Digest]
 
 
@@ -69,7 +70,7 @@ def _open(key: str, data: bytes) -> bytes:
     return inner
 
 
-def encode_archive(document: ArchiveDocument) -> bytes:
+def encode_backup(document: ArchiveDocument) -> bytes:
     """`backup.json`."""
     return encode_document(
         _Archive(
@@ -77,17 +78,17 @@ def encode_archive(document: ArchiveDocument) -> bytes:
             format=FORMAT,
             incompatible=[],
             compatible=list(document.compatible),
-            backup_id=document.identity.backup_id,
-            archive_id=document.identity.archive_id,
-            cluster_id=document.identity.cluster_id,
+            backup_id=document.backup_id,
+            archive_id=document.archive_id,
+            cluster_id=document.cluster_id,
             created_ms=document.created_ms,
-            start=document.start,
+            start=_start(document.start),
             texts=document.texts,
         )
     )
 
 
-def decode_archive(data: bytes, *, key: str = BACKUP_KEY) -> ArchiveDocument:
+def decode_backup(data: bytes, *, key: str = BACKUP_KEY) -> ArchiveDocument:
     """The identity of an archive.
 
     Raises:
@@ -99,7 +100,9 @@ def decode_archive(data: bytes, *, key: str = BACKUP_KEY) -> ArchiveDocument:
     row = decode_json(key, "document", inner, _Archive)
     _check_key(key, row.key)
     return ArchiveDocument(
-        identity=Identity(backup_id=row.backup_id, archive_id=row.archive_id, cluster_id=row.cluster_id),
+        backup_id=row.backup_id,
+        archive_id=row.archive_id,
+        cluster_id=row.cluster_id,
         created_ms=row.created_ms,
         start=row.start,
         texts=row.texts,
@@ -107,20 +110,26 @@ def decode_archive(data: bytes, *, key: str = BACKUP_KEY) -> ArchiveDocument:
     )
 
 
-def encode_claim(claim: WriterClaim) -> tuple[str, bytes]:
-    """The claim's key and bytes."""
-    key = claim_key(claim.writer, claim.writer_epoch)
-    row = _Claim(
-        key=key,
-        backup_id=claim.identity.backup_id,
-        archive_id=claim.identity.archive_id,
-        cluster_id=claim.identity.cluster_id,
-        writer=claim.writer,
-        writer_epoch=claim.writer_epoch,
-        claimed_ms=claim.claimed_ms,
-        software=claim.software,
+def encode_claim(claim: WriterClaim) -> bytes:
+    """The bytes of a claim.
+
+    Raises:
+        ValueError: its key is not that of its writer and epoch.
+    """
+    if claim.key != claim_key(claim.writer, claim.writer_epoch):
+        raise ValueError(f"{claim.key} is not the key of epoch {claim.writer_epoch} of writer {claim.writer}")
+    return encode_document(
+        _Claim(
+            key=claim.key,
+            backup_id=claim.identity.backup_id,
+            archive_id=claim.identity.archive_id,
+            cluster_id=claim.identity.cluster_id,
+            writer=claim.writer,
+            writer_epoch=claim.writer_epoch,
+            claimed_ms=claim.claimed_ms,
+            software=claim.software,
+        )
     )
-    return key, encode_document(row)
 
 
 def decode_claim(key: str, data: bytes, expect: Identity | None = None) -> WriterClaim:
@@ -136,6 +145,7 @@ def decode_claim(key: str, data: bytes, expect: Identity | None = None) -> Write
     identity = Identity(backup_id=row.backup_id, archive_id=row.archive_id, cluster_id=row.cluster_id)
     check_identity(key, identity, expect)
     return WriterClaim(
+        key=key,
         identity=identity,
         writer=row.writer,
         writer_epoch=row.writer_epoch,
@@ -147,3 +157,9 @@ def decode_claim(key: str, data: bytes, expect: Identity | None = None) -> Write
 def _check_key(key: str, written: str) -> None:
     if written != key:
         raise CorruptObjectError(key, f"document: was written as {written!r}")
+
+
+def _start(policy: str) -> Literal["earliest", "latest"]:
+    if policy == "earliest" or policy == "latest":
+        return policy
+    raise ValueError(f"not a start policy: {policy!r}")

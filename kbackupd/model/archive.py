@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from kbackupd.model.segment import Identity
-
-
-class StartPolicy(StrEnum):
-    """Where the coverage of partitions that existed when the archive was created begins."""
-
-    EARLIEST = "earliest"
-    LATEST = "latest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveDocument:
     """`backup.json`: the identity of an archive, written once, before anything else."""
 
-    identity: Identity
+    backup_id: str
+    archive_id: str
+    """A random UUID; a copy of the archive keeps it, wherever it lies."""
+    cluster_id: str
     created_ms: int
-    start: StartPolicy
+    start: str
+    """`earliest` or `latest`: where coverage of the partitions that existed at `created_ms` begins."""
     texts: dict[str, str] = field(default_factory=dict)
     """Key of a plain text beside it → SHA-256 of its bytes, hex."""
     compatible: tuple[str, ...] = ()
     """Features a reader may ignore."""
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(backup_id=self.backup_id, archive_id=self.archive_id, cluster_id=self.cluster_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriterClaim:
     """`writers/<writer>/<epoch>.json`: from then on this life of the writer writes, earlier ones stop (fencing)."""
 
+    key: str
     identity: Identity
     writer: str
     writer_epoch: int
