@@ -1,0 +1,266 @@
+"""An archive opened for reading: what topics it holds, the history of each partition, and its record batches.
+
+The one door for everybody who reads: restore, describe, dump, validation. Keeps I5 (cannot read is never absent) and I7
+(a partition is a topic id and a number; a name may have had several incarnations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from kbackupd.archive.catalog import Catalog, CatalogSegment, DamagedObject, gather_evidence, load_catalog
+from kbackupd.archive.history import PartitionEvidence, PartitionHistory, build_history
+from kbackupd.archive.reader import READ_AHEAD_BYTES, StoredBatch, read_history
+from kbackupd.format import keys
+from kbackupd.model.archive import ArchiveDocument
+from kbackupd.model.errors import ArchiveInvalidError, CorruptObjectError, ForeignArchiveError, ObjectMissingError
+from kbackupd.model.events import TopicDeleted, TopicExcluded, TopicSeen
+from kbackupd.model.positions import PartitionId, TopicId
+from kbackupd.store.protocol import ObjectStore
+from kbackupd.store.scoped import ScopedStore
+
+__all__ = ["Archive", "ArchivedTopic", "DamagedObject", "PartitionHistory", "StoredBatch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchivedTopic:
+    """One incarnation of a topic, as the archive saw it last."""
+
+    topic_id: TopicId
+    name: str
+    partitions: int
+    internal: bool
+    configs: Mapping[str, str] = field(default_factory=dict)
+    first_seen_ms: int
+    deleted_ms: int | None = None
+    """When the source was found not to have it any more; None as far as anybody knows it still does."""
+    excluded_ms: int | None = None
+    """Since when configuration keeps it out of the backup."""
+    previous: TopicId | None = None
+    """The incarnation of the same name that this one replaced."""
+
+    @property
+    def partition_ids(self) -> tuple[PartitionId, ...]:
+        return tuple(PartitionId(self.topic_id, number) for number in range(self.partitions))
+
+
+class Archive:
+    """An archive as it was when it was opened; what a running daemon adds later is not seen.
+
+    Its footers stay in memory; bodies are read by range when `read` asks for them. Nothing to close: the store belongs
+    to the caller.
+    """
+
+    def __init__(self, store: ObjectStore, catalog: Catalog, document: ArchiveDocument) -> None:
+        """`store` is scoped to the archive; use `open`."""
+        self._store = store
+        self._catalog = catalog
+        self._document = document
+        self._topics = {topic.topic_id: topic for topic in archived_topics(catalog.segments)}
+        self._evidence = gather_evidence(catalog.segments)
+
+    @classmethod
+    async def open(
+        cls, store: ObjectStore, backup_id: str, *, pinned: Mapping[tuple[str, int], int] | None = None
+    ) -> Archive:
+        """Read the identity and every footer of the archive `backup_id` under `store` (the `--path`).
+
+        Damaged objects do not stop it; they are in `damaged`, and what they held shows as holes.
+
+        Args:
+            pinned: what an earlier `pinned` said, to see the archive as it was then.
+
+        Raises:
+            ObjectMissingError: there is no such archive.
+            CorruptObjectError: `backup.json` is damaged.
+            ArchiveInvalidError: there are objects but no `backup.json`.
+            ForeignArchiveError: it is another archive than its place says.
+            KbackupError: the store could not say for certain what is there.
+        """
+        scoped = ScopedStore(store, backup_id)
+        catalog = await load_catalog(scoped, pinned=pinned)
+        return cls(scoped, catalog, known_document(catalog, scoped.location, backup_id))
+
+    @property
+    def document(self) -> ArchiveDocument:
+        return self._document
+
+    @property
+    def location(self) -> str:
+        return self._store.location
+
+    @property
+    def damaged(self) -> Sequence[DamagedObject]:
+        """Claims and segments that are there and cannot be trusted."""
+        return self._catalog.damaged
+
+    @property
+    def segments(self) -> Sequence[CatalogSegment]:
+        """Every readable segment, in the order (writer, writer epoch, sequence)."""
+        return self._catalog.segments
+
+    @property
+    def catalog(self) -> Catalog:
+        return self._catalog
+
+    @property
+    def pinned(self) -> Mapping[tuple[str, int], int]:
+        """(writer, writer epoch) → the sequence after the last one seen: a plan made on this archive rests on these."""
+        following: dict[tuple[str, int], int] = {}
+        for segment in self._catalog.segments:
+            place = segment.place
+            following[place.writer, place.writer_epoch] = place.seq + 1
+        return following
+
+    @property
+    def topics(self) -> Sequence[ArchivedTopic]:
+        """Every incarnation of every topic, in the order they were last seen."""
+        return tuple(self._topics.values())
+
+    def topic(self, topic_id: TopicId) -> ArchivedTopic | None:
+        return self._topics.get(topic_id)
+
+    def newest(self) -> Mapping[str, ArchivedTopic]:
+        """Name → its newest incarnation; a deleted one counts if no newer came."""
+        succeeded = {topic.previous for topic in self._topics.values()}
+        newest: dict[str, ArchivedTopic] = {}
+        for topic in self._topics.values():
+            held = newest.get(topic.name)
+            if held is None or topic.topic_id not in succeeded:
+                newest[topic.name] = topic
+        return newest
+
+    @property
+    def partitions(self) -> Sequence[PartitionId]:
+        """Every partition that any segment mentions or any topic counts, by topic as in `topics`, then by number."""
+        found = {id for topic in self._topics.values() for id in topic.partition_ids} | set(self._evidence)
+        order = {topic_id: number for number, topic_id in enumerate(self._topics)}
+        return sorted(found, key=lambda id: (order.get(id.topic_id, len(order)), id.topic_id, id.partition))
+
+    def evidence(self, id: PartitionId) -> PartitionEvidence:
+        """All that the segments say about the partition; nothing at all for one nobody ever saw."""
+        return self._evidence.get(id) or PartitionEvidence(id=id)
+
+    def history(self, id: PartitionId, branch: int | None = None) -> PartitionHistory:
+        """What is held of the partition on `branch`; None takes the newest.
+
+        Raises:
+            KeyError: it has no such branch.
+        """
+        return build_history(self.evidence(id), branch)
+
+    async def read(
+        self,
+        id: PartitionId,
+        *,
+        first_offset: int | None = None,
+        next_offset: int | None = None,
+        branch: int | None = None,
+        history: PartitionHistory | None = None,
+        read_ahead_bytes: int = READ_AHEAD_BYTES,
+    ) -> AsyncIterator[StoredBatch]:
+        """The partition's batches in offset order, each offset once; gaps and holes are simply not there.
+
+        See `StoredBatch` for the batch that lies across a border. Memory is bounded by `read_ahead_bytes` and one run
+        (as many runs as overlap, where captures of a compacted log are merged). Leaving the loop early or cancelling
+        ends the requests under way.
+
+        Args:
+            history: of this partition and branch, if the caller has built it already.
+
+        Raises:
+            CorruptObjectError: a run's bytes are not what was written; all before it has been delivered.
+            ObjectMissingError: a segment went away after the archive was opened.
+        """
+        held = history or self.history(id, branch)
+        batches = read_history(
+            self._store,
+            held,
+            topic=self.name_of(id),
+            first_offset=first_offset,
+            next_offset=next_offset,
+            read_ahead_bytes=read_ahead_bytes,
+        )
+        try:
+            async for batch in batches:
+                yield batch
+        finally:
+            await batches.aclose()
+
+    def name_of(self, id: PartitionId) -> str:
+        """The topic's name for people; its id where no segment names it."""
+        topic = self._topics.get(id.topic_id)
+        return topic.name if topic else id.topic_id
+
+
+def known_document(catalog: Catalog, location: str, backup_id: str) -> ArchiveDocument:
+    """The archive's identity.
+
+    Raises:
+        ObjectMissingError, ArchiveInvalidError, CorruptObjectError, ForeignArchiveError: as `Archive.open`.
+    """
+    document = catalog.document
+    if document is None:
+        for one in catalog.damaged:
+            if one.key == keys.BACKUP_KEY:
+                raise CorruptObjectError(f"{location}/{one.key}", one.reason, hint=one.hint)
+        if catalog.objects:
+            raise ArchiveInvalidError(
+                f"{location}: {keys.BACKUP_KEY} is missing, but there are {len(catalog.objects)} other objects",
+                hint="put the archive's own backup.json back from a copy; kbackupd validate says what else is wrong",
+            )
+        raise ObjectMissingError(f"{location}/{keys.BACKUP_KEY}")
+    if document.identity.backup_id != backup_id:
+        raise ForeignArchiveError(
+            f"{location} holds the archive {document.identity.backup_id!r}, not {backup_id!r}",
+            hint="an archive must be copied under its own backup id",
+        )
+    return document
+
+
+def archived_topics(segments: Iterable[CatalogSegment]) -> Sequence[ArchivedTopic]:
+    """Every incarnation that segments, in the archive's order, speak of; in the order of their last mention."""
+    topics: dict[TopicId, ArchivedTopic] = {}
+    for segment in segments:
+        for event in segment.footer.events:
+            match event:
+                case TopicSeen():
+                    before = topics.pop(event.topic_id, None)
+                    topics[event.topic_id] = ArchivedTopic(
+                        topic_id=event.topic_id,
+                        name=event.name,
+                        partitions=max(event.partitions, before.partitions if before else 0),
+                        internal=event.internal,
+                        configs=event.configs,
+                        first_seen_ms=before.first_seen_ms if before else event.at_ms,
+                        deleted_ms=before.deleted_ms if before else None,
+                        previous=event.previous or (before.previous if before else None),
+                    )
+                case TopicDeleted() if event.topic_id in topics:
+                    held = topics[event.topic_id]
+                    if held.deleted_ms is None:
+                        topics[event.topic_id] = replace(held, deleted_ms=event.at_ms)
+                case TopicExcluded() if event.topic_id in topics:
+                    topics[event.topic_id] = replace(topics[event.topic_id], excluded_ms=event.at_ms)
+                case _:
+                    pass
+        _add_unnamed(topics, segment)
+    return tuple(topics.values())
+
+
+def _add_unnamed(topics: dict[TopicId, ArchivedTopic], segment: CatalogSegment) -> None:
+    """Topics that have runs but whose `topic` event is in a segment nobody can read: their data must not disappear."""
+    footer = segment.footer
+    for run in footer.runs:
+        held = topics.get(run.id.topic_id)
+        if held is None:
+            topics[run.id.topic_id] = ArchivedTopic(
+                topic_id=run.id.topic_id,
+                name=footer.topics[run.id.topic_id],
+                partitions=run.id.partition + 1,
+                internal=run.system,
+                first_seen_ms=footer.sealed_ms,
+            )
+        elif run.id.partition >= held.partitions:
+            topics[run.id.topic_id] = replace(held, partitions=run.id.partition + 1)

@@ -1,0 +1,257 @@
+"""Everything a listing and the footers say about an archive, read once, with what could not be trusted named.
+
+Keeps I5: what the store cannot say for certain is an error; only bytes that certainly are not what was written are
+put down as damaged. Nothing here opens a segment's body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from kbackupd.archive.history import OnBranches, PartitionEvidence, SegmentPlace, StoredRun
+from kbackupd.format import documents, keys
+from kbackupd.format.container import TAIL_READ_BYTES, NeedMore
+from kbackupd.format.segment import open_footer
+from kbackupd.model.archive import ArchiveDocument, WriterClaim
+from kbackupd.model.errors import CorruptObjectError, ObjectMissingError, UnsupportedFormatError
+from kbackupd.model.events import Gap, PartitionSeen, Truncated
+from kbackupd.model.positions import PartitionId
+from kbackupd.model.segment import Footer, Identity, ObjectRef, OpenTransaction, RunFlag, Sample, TransactionOutcome
+from kbackupd.store.protocol import ObjectInfo, ObjectStore
+
+CONCURRENT_READS = 32
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DamagedObject:
+    """An object that is there and is not what was written under its key, or that only a newer version can read."""
+
+    key: str
+    reason: str
+    hint: str = ""
+    unsupported: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogSegment:
+    place: SegmentPlace
+    ref: ObjectRef
+    footer: Footer
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalog:
+    """An archive as its listing, documents and footers show it; segments in the order (writer, epoch, sequence)."""
+
+    objects: tuple[ObjectInfo, ...]
+    document: ArchiveDocument | None
+    """None: `backup.json` is missing or among `damaged`."""
+    claims: Mapping[keys.ClaimKey, WriterClaim]
+    segments: tuple[CatalogSegment, ...]
+    damaged: tuple[DamagedObject, ...]
+
+
+async def load_catalog(store: ObjectStore, *, pinned: Mapping[tuple[str, int], int] | None = None) -> Catalog:
+    """List the archive and read its documents and every footer, 32 requests at a time.
+
+    Args:
+        store: scoped to the archive.
+        pinned: (writer, writer epoch) → the first sequence to leave out; whole epochs that are not in it are left out.
+
+    Raises:
+        KbackupError: the store could not say for certain what is there.
+    """
+    objects = [info async for info in store.list_from("")]
+    damaged: list[DamagedObject] = []
+    document = await _backup_document(store, objects, damaged)
+    identity = document.identity if document else None
+
+    async def claim(key: str) -> WriterClaim | None:
+        data = await _present(store.get(key))
+        return None if data is None else _judged(damaged, key, lambda: documents.decode_claim(key, data, identity))
+
+    async def footer(info: ObjectInfo) -> CatalogSegment | None:
+        return await read_catalog_segment(store, info, identity, damaged)
+
+    claim_keys = [info.key for info in objects if keys.parse_claim_key(info.key)]
+    claims = await bounded(claim_keys, claim)
+    wanted = [info for info in objects if _wanted(keys.parse_segment_key(info.key), pinned)]
+    segments = [segment for segment in await bounded(wanted, footer) if segment is not None]
+    return Catalog(
+        objects=tuple(objects),
+        document=document,
+        claims={
+            parsed: found
+            for key, found in zip(claim_keys, claims, strict=True)
+            if found is not None and (parsed := keys.parse_claim_key(key)) is not None
+        },
+        segments=tuple(sorted(segments, key=lambda segment: segment.place)),
+        damaged=tuple(sorted(damaged, key=lambda one: one.key)),
+    )
+
+
+async def bounded(items: Iterable[Item], work: Callable[[Item], Awaitable[Result]]) -> list[Result]:
+    """`work` on every item, at most CONCURRENT_READS at a time; results in the items' order.
+
+    The first failure cancels the rest and is raised by itself.
+    """
+    waiting = list(enumerate(items))
+    waiting.reverse()
+    results: dict[int, Result] = {}
+
+    async def take() -> None:
+        while waiting:
+            number, item = waiting.pop()
+            results[number] = await work(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(CONCURRENT_READS, len(waiting))):
+                group.create_task(take())
+    except* Exception as failures:
+        raise failures.exceptions[0] from failures
+    return [results[number] for number in range(len(results))]
+
+
+async def _backup_document(
+    store: ObjectStore, objects: Iterable[ObjectInfo], damaged: list[DamagedObject]
+) -> ArchiveDocument | None:
+    if not any(info.key == keys.BACKUP_KEY for info in objects):
+        return None
+    data = await _present(store.get(keys.BACKUP_KEY))
+    return None if data is None else _judged(damaged, keys.BACKUP_KEY, lambda: documents.decode_backup(data))
+
+
+async def read_catalog_segment(
+    store: ObjectStore, info: ObjectInfo, identity: Identity | None, damaged: list[DamagedObject]
+) -> CatalogSegment | None:
+    """One segment's footer by one or two suffix reads; what is wrong with it goes to `damaged`.
+
+    None also where the object went away between listing and reading: pruning may do that.
+    """
+    at = keys.parse_segment_key(info.key)
+    assert at is not None, info.key
+    length = TAIL_READ_BYTES
+    while True:
+        found = await _present(store.get_suffix(info.key, length))
+        if found is None:
+            return None
+        tail, size = found
+        opened = _judged(damaged, info.key, lambda tail=tail, size=size: open_footer(info.key, tail, size, identity))  # type: ignore[misc]
+        if opened is None:
+            return None
+        if not isinstance(opened, NeedMore):
+            footer, ref = opened
+            place = SegmentPlace(at.writer, at.writer_epoch, at.seq)
+            return CatalogSegment(place=place, ref=ref, footer=footer, size_bytes=size)
+        length = opened.bytes
+
+
+async def _present(reading: Awaitable[Result]) -> Result | None:
+    try:
+        return await reading
+    except ObjectMissingError:
+        return None
+
+
+def _judged(damaged: list[DamagedObject], key: str, decode: Callable[[], Result]) -> Result | None:
+    try:
+        return decode()
+    except CorruptObjectError as error:
+        damaged.append(DamagedObject(key=key, reason=error.reason, hint=error.hint))
+    except UnsupportedFormatError as error:
+        damaged.append(DamagedObject(key=key, reason=error.reason, hint=error.hint, unsupported=True))
+    return None
+
+
+def _wanted(at: keys.SegmentKey | None, pinned: Mapping[tuple[str, int], int] | None) -> bool:
+    return at is not None and (pinned is None or at.seq < pinned.get((at.writer, at.writer_epoch), 0))
+
+
+@dataclass(slots=True)
+class _Gathered:
+    runs: list[StoredRun] = field(default_factory=list)
+    seen: list[PartitionSeen] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    truncations: list[Truncated] = field(default_factory=list)
+    outcomes: list[OnBranches] = field(default_factory=list)
+    open_transactions: list[OnBranches] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+
+def gather_evidence(segments: Iterable[CatalogSegment]) -> dict[PartitionId, PartitionEvidence]:
+    """What the segments, in the archive's order, say about each partition they mention."""
+    gathered: dict[PartitionId, _Gathered] = {}
+
+    def of(id: PartitionId) -> _Gathered:
+        found = gathered.get(id)
+        if found is None:
+            found = gathered[id] = _Gathered()
+        return found
+
+    for segment in segments:
+        footer = segment.footer
+        for run in footer.runs:
+            of(run.id).runs.append(StoredRun(run=run, ref=segment.ref, place=segment.place))
+        for event in footer.events:
+            match event:
+                case PartitionSeen():
+                    of(event.id).seen.append(event)
+                case Gap():
+                    of(event.id).gaps.append(event)
+                case Truncated():
+                    of(event.id).truncations.append(event)
+                case _:
+                    pass
+        for sample in footer.samples:
+            of(sample.id).samples.append(sample)
+        if footer.outcomes or footer.open_transactions:
+            branches = _branches_by_offset(footer)
+            for outcome in footer.outcomes:
+                of(outcome.id).outcomes.append(_outcome_row(outcome, branches.get(outcome.id, ())))
+            for row in footer.open_transactions:
+                of(row.id).open_transactions.append(_open_row(row, branches.get(row.id, ())))
+    return {
+        id: PartitionEvidence(
+            id=id,
+            runs=tuple(found.runs),
+            seen=tuple(found.seen),
+            gaps=tuple(found.gaps),
+            truncations=tuple(found.truncations),
+            outcomes=tuple(found.outcomes),
+            open_transactions=tuple(found.open_transactions),
+            samples=tuple(found.samples),
+        )
+        for id, found in gathered.items()
+    }
+
+
+_RunReach = tuple[int, int, int, bool]
+"""Branch, first offset, next offset, whether it holds control batches."""
+
+
+def _branches_by_offset(footer: Footer) -> dict[PartitionId, list[_RunReach]]:
+    reach: dict[PartitionId, list[_RunReach]] = {}
+    for run in footer.runs:
+        if not run.flags & RunFlag.CORRUPT:
+            first = min(run.first_offset, run.asked_offset)
+            reach.setdefault(run.id, []).append((run.branch, first, run.next_offset, bool(run.flags & RunFlag.CONTROL)))
+    return reach
+
+
+def _outcome_row(row: TransactionOutcome, reach: Iterable[_RunReach]) -> OnBranches:
+    on = frozenset(branch for branch, first, end, control in reach if control and first <= row.offset < end)
+    return OnBranches(branches=on, row=row)
+
+
+def _open_row(row: OpenTransaction, reach: Iterable[_RunReach]) -> OnBranches:
+    """A transaction open at a run's end is of its newest branch or, if begun below the cut, a parent's."""
+    newest = max((branch for branch, *_ in reach), default=0)
+    return OnBranches(branches=frozenset(range(newest + 1)), row=row)

@@ -1,0 +1,366 @@
+"""What the archive holds of one partition, on one branch: stored ranges, gaps and holes, each offset in one place.
+
+Pure. Keeps I6 (every offset between first and next is stored, a gap with a cause, or a hole that somebody must explain;
+a stored range beats any gap) and I8 (overlapping captures are harmless: the earliest counts, the union counts).
+The rules are those of docs/format.md, "Reading a partition".
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kbackupd.model.events import Gap, GapCause, PartitionSeen, Truncated
+from kbackupd.model.positions import OffsetRange, PartitionId
+from kbackupd.model.segment import ObjectRef, OpenTransaction, Run, RunFlag, Sample, TransactionOutcome
+
+ROOT_BRANCH = 0
+
+MAX_OFFSET = (1 << 63) - 1
+
+
+class SegmentPlace(NamedTuple):
+    """A segment's place in the archive's order; comparing two of one writer tells which was sealed first."""
+
+    writer: str
+    writer_epoch: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRun:
+    """A run and the segment that holds it."""
+
+    run: Run
+    ref: ObjectRef
+    place: SegmentPlace
+
+    @property
+    def precedence(self) -> tuple[int, SegmentPlace, int]:
+        """The smallest counts where several runs hold the same batch."""
+        return self.run.captured_ms, self.place, self.run.position
+
+    @property
+    def corrupt(self) -> bool:
+        return bool(self.run.flags & RunFlag.CORRUPT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnBranches:
+    """A footer's row that does not say its branch, and the branches it can belong to by the runs of that footer."""
+
+    branches: frozenset[int]
+    row: TransactionOutcome | OpenTransaction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionEvidence:
+    """All that readable segments say about one partition of one incarnation, in the archive's order."""
+
+    id: PartitionId
+    runs: tuple[StoredRun, ...] = ()
+    seen: tuple[PartitionSeen, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    truncations: tuple[Truncated, ...] = ()
+    outcomes: tuple[OnBranches, ...] = ()
+    open_transactions: tuple[OnBranches, ...] = ()
+    samples: tuple[Sample, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchSpan:
+    """A stretch of the chosen history and the branch that tells it; the root's begins at 0, the newest's is open."""
+
+    branch: int
+    first_offset: int
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """Offsets that are read from one place.
+
+    `sources[0]` is the run that counts. Further ones are there only if it has holes: batches whose base offset it lacks
+    count too, in the order of `sources` (a compaction between two captures); a run without holes ends the list.
+    """
+
+    sources: tuple[StoredRun, ...]
+    first_offset: int
+    next_offset: int
+
+    @property
+    def run(self) -> Run:
+        return self.sources[0].run
+
+    @property
+    def key(self) -> str:
+        return self.sources[0].ref.key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapSpan:
+    """Offsets that no run holds, and why."""
+
+    first_offset: int
+    next_offset: int
+    cause: GapCause
+    at_ms: int
+    branch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionHistory:
+    """One partition's coverage `[first_offset, next_offset)` on `branch`: slices, gaps and holes add up to it."""
+
+    id: PartitionId
+    branch: int
+    branches: tuple[int, ...]
+    """All that any segment mentions, ascending."""
+    orphans: tuple[int, ...]
+    """Branches nobody can place: the segment that said where they begin is not readable."""
+    lineage: tuple[BranchSpan, ...]
+    """Which branch tells which offsets, ascending, without empty ones."""
+    first_offset: int
+    next_offset: int
+    slices: tuple[Slice, ...]
+    gaps: tuple[GapSpan, ...]
+    holes: tuple[OffsetRange, ...]
+    corrupt_runs: tuple[StoredRun, ...]
+    """Kept as the source served them, never delivered as records; their offsets are a gap."""
+    outcomes: tuple[TransactionOutcome, ...]
+    """Transaction markers, by offset."""
+    open_transactions: tuple[OpenTransaction, ...]
+    """Begun and not known to have ended, by first offset; also those whose marker fell into a gap."""
+    samples: tuple[Sample, ...]
+    """In the archive's order."""
+
+    @property
+    def last_sample(self) -> Sample | None:
+        return self.samples[-1] if self.samples else None
+
+    @property
+    def complete(self) -> bool:
+        """No hole; gaps with a cause do not count."""
+        return not self.holes
+
+    @property
+    def merged(self) -> tuple[Slice, ...]:
+        """Slices that are the union of several captures of a compacted log."""
+        return tuple(one for one in self.slices if len(one.sources) > 1)
+
+    @property
+    def next_stored_offset(self) -> int:
+        """Where the last stored batch ends; `first_offset` if nothing is stored."""
+        return self.slices[-1].next_offset if self.slices else self.first_offset
+
+    def contiguous_next_offset(self) -> int:
+        """Everything from `first_offset` to here is stored or a gap."""
+        return self.holes[0].first_offset if self.holes else self.next_offset
+
+
+def build_history(evidence: PartitionEvidence, branch: int | None = None) -> PartitionHistory:
+    """The history of one branch: the newest that can be placed, unless `branch` says which.
+
+    Raises:
+        KeyError: the partition has no such branch.
+    """
+    origins = {event.branch: event for event in evidence.truncations}
+    branches = sorted(
+        {ROOT_BRANCH, *origins}
+        | {stored.run.branch for stored in evidence.runs}
+        | {gap.branch for gap in evidence.gaps}
+        | {event.parent for event in evidence.truncations}
+    )
+    orphans = tuple(number for number in branches if _root_of(number, origins) != ROOT_BRANCH)
+    if branch is None:
+        branch = max(number for number in branches if number not in orphans)
+    elif branch not in branches:
+        raise KeyError(branch)
+    lineage = _lineage(branch, origins)
+    spans = {span.branch: span for span in lineage}
+
+    usable = [stored for stored in evidence.runs if not stored.corrupt]
+    pieces = [
+        (stored, clipped) for stored in usable if (clipped := _clip(stored.run.covers, spans.get(stored.run.branch)))
+    ]
+    slices = _slices(pieces)
+    gap_pieces = [
+        (gap, clipped)
+        for gap in evidence.gaps
+        if (clipped := _clip(OffsetRange(gap.first_offset, gap.next_offset), spans.get(gap.branch)))
+    ]
+    stored_ranges = [(one.first_offset, one.next_offset) for one in slices]
+    gaps = _gap_spans(gap_pieces, stored_ranges)
+
+    covered = _union(stored_ranges + [(gap.first_offset, gap.next_offset) for gap in gaps])
+    cuts = [span.first_offset for span in lineage if span.branch != ROOT_BRANCH]
+    starts = [event.first_offset for event in evidence.seen] + cuts + [first for first, _ in covered]
+    first_offset = min(starts, default=0)
+    next_offset = max([first_offset, *cuts, *(end for _, end in covered)])
+    return PartitionHistory(
+        id=evidence.id,
+        branch=branch,
+        branches=tuple(branches),
+        orphans=orphans,
+        lineage=lineage,
+        first_offset=first_offset,
+        next_offset=next_offset,
+        slices=slices,
+        gaps=gaps,
+        holes=tuple(OffsetRange(first, end) for first, end in _missing(first_offset, next_offset, covered)),
+        corrupt_runs=tuple(
+            stored for stored in evidence.runs if stored.corrupt and _reaches(spans.get(stored.run.branch), stored.run)
+        ),
+        outcomes=_outcomes(evidence.outcomes, spans),
+        open_transactions=_still_open(evidence, spans),
+        samples=evidence.samples,
+    )
+
+
+def _root_of(branch: int, origins: dict[int, Truncated]) -> int:
+    while branch in origins and origins[branch].parent < branch:
+        branch = origins[branch].parent
+    return branch
+
+
+def _lineage(branch: int, origins: dict[int, Truncated]) -> tuple[BranchSpan, ...]:
+    """From the newest branch down: each tells what its child does not, and nothing below its own beginning."""
+    spans: list[BranchSpan] = []
+    end = MAX_OFFSET
+    while True:
+        origin = origins.get(branch)
+        first = origin.offset if origin is not None and origin.parent < branch else 0
+        if first < end:
+            spans.append(BranchSpan(branch=branch, first_offset=first, next_offset=end))
+        end = min(end, first)
+        if origin is None or origin.parent >= branch:
+            return tuple(reversed(spans))
+        branch = origin.parent
+
+
+def _clip(offsets: OffsetRange, span: BranchSpan | None) -> tuple[int, int] | None:
+    if span is None:
+        return None
+    first, end = max(offsets.first_offset, span.first_offset), min(offsets.next_offset, span.next_offset)
+    return (first, end) if first < end else None
+
+
+def _reaches(span: BranchSpan | None, run: Run) -> bool:
+    return span is not None and run.asked_offset < span.next_offset and run.next_offset > span.first_offset
+
+
+def _slices(pieces: Sequence[tuple[StoredRun, tuple[int, int]]]) -> tuple[Slice, ...]:
+    """Sweep over the pieces' borders; between two of them the same runs hold everything."""
+    starting = sorted(pieces, key=lambda piece: (piece[1][0], piece[0].precedence))
+    slices: list[Slice] = []
+    active: list[tuple[StoredRun, int]] = []
+    ends: list[int] = []
+    at, position = 0, 0
+    while position < len(starting) or active:
+        if not active:
+            at = starting[position][1][0]
+        while position < len(starting) and starting[position][1][0] <= at:
+            stored, (_, end) = starting[position]
+            active.append((stored, end))
+            heapq.heappush(ends, end)
+            position += 1
+        border = ends[0]
+        if position < len(starting):
+            border = min(border, starting[position][1][0])
+        sources = _sources(active)
+        if slices and slices[-1].sources == sources and slices[-1].next_offset == at:
+            slices[-1] = Slice(sources=sources, first_offset=slices[-1].first_offset, next_offset=border)
+        else:
+            slices.append(Slice(sources=sources, first_offset=at, next_offset=border))
+        at = border
+        if ends[0] <= at:
+            active = [(stored, end) for stored, end in active if end > at]
+            while ends and ends[0] <= at:
+                heapq.heappop(ends)
+    return tuple(slices)
+
+
+def _sources(active: Sequence[tuple[StoredRun, int]]) -> tuple[StoredRun, ...]:
+    if len(active) == 1:
+        return (active[0][0],)
+    ordered = sorted((stored for stored, _ in active), key=lambda stored: stored.precedence)
+    for count, stored in enumerate(ordered, start=1):
+        if not stored.run.flags & RunFlag.HOLES:
+            return tuple(ordered[:count])
+    return tuple(ordered)
+
+
+def _gap_spans(pieces: Iterable[tuple[Gap, tuple[int, int]]], stored: Iterable[tuple[int, int]]) -> tuple[GapSpan, ...]:
+    """What the gaps leave when stored ranges, and gaps reported before, are taken off."""
+    taken = _union(stored)
+    found: list[GapSpan] = []
+    for gap, (first, end) in pieces:
+        left = _missing(first, end, taken)
+        found += [
+            GapSpan(first_offset=low, next_offset=high, cause=gap.cause, at_ms=gap.at_ms, branch=gap.branch)
+            for low, high in left
+        ]
+        if left:
+            taken = _union([*taken, *left])
+    return tuple(sorted(found, key=lambda span: span.first_offset))
+
+
+def _union(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same offsets as ascending ranges that do not touch."""
+    merged: list[tuple[int, int]] = []
+    for first, end in sorted(ranges):
+        if merged and first <= merged[-1][1]:
+            if end > merged[-1][1]:
+                merged[-1] = (merged[-1][0], end)
+        elif first < end:
+            merged.append((first, end))
+    return merged
+
+
+def _missing(first: int, end: int, covered: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The parts of `[first, end)` outside `covered`, which is ascending and disjoint."""
+    missing: list[tuple[int, int]] = []
+    for low, high in covered:
+        if high <= first:
+            continue
+        if low >= end:
+            break
+        if low > first:
+            missing.append((first, low))
+        first = max(first, high)
+    if first < end:
+        missing.append((first, end))
+    return missing
+
+
+def _within(branches: frozenset[int], offset: int, spans: dict[int, BranchSpan]) -> bool:
+    """Whether a row at `offset` of one of `branches` is part of the chosen history."""
+    return any(span.first_offset <= offset < span.next_offset for b in branches if (span := spans.get(b)) is not None)
+
+
+def _outcomes(rows: Iterable[OnBranches], spans: dict[int, BranchSpan]) -> tuple[TransactionOutcome, ...]:
+    found: dict[tuple[int, int], TransactionOutcome] = {}
+    for one in rows:
+        if isinstance(one.row, TransactionOutcome) and _within(one.branches, one.row.offset, spans):
+            found.setdefault((one.row.offset, one.row.producer_id), one.row)
+    return tuple(found[at] for at in sorted(found))
+
+
+def _still_open(evidence: PartitionEvidence, spans: dict[int, BranchSpan]) -> tuple[OpenTransaction, ...]:
+    """Every transaction a footer called open, less those whose marker is stored at a higher offset.
+
+    By producer id alone: a fenced producer's transaction is ended by a marker of the next producer epoch.
+    """
+    begun: dict[tuple[int, int], OpenTransaction] = {}
+    for one in evidence.open_transactions:
+        row = one.row
+        if isinstance(row, OpenTransaction) and _within(one.branches, row.first_offset, spans):
+            begun.setdefault((row.first_offset, row.producer_id), row)
+    last_marker: dict[int, int] = {}
+    for outcome in _outcomes(evidence.outcomes, spans):
+        last_marker[outcome.producer_id] = outcome.offset
+    return tuple(
+        begun[at] for at in sorted(begun) if last_marker.get(begun[at].producer_id, -1) < begun[at].first_offset
+    )

@@ -1,0 +1,212 @@
+"""From a partition's history to its record batches: ranges read ahead, checked, decompressed, each offset once.
+
+Owns the read-ahead and its bound in bytes. Every stored byte passes its CRC-32C before anybody sees it; what fails is a
+CorruptObjectError that names object, topic, partition and offsets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass
+
+from kbackupd.archive.history import PartitionHistory, Slice, StoredRun
+from kbackupd.format.batch import iter_batches
+from kbackupd.format.header import BatchHeader, MalformedBatchError
+from kbackupd.format.segment import run_bytes
+from kbackupd.model.errors import CorruptObjectError
+from kbackupd.model.segment import Run
+from kbackupd.store.protocol import ObjectStore
+
+READ_AHEAD_BYTES = 64 << 20
+COALESCE_BYTES = 8 << 20
+"""Adjacent runs are read by one request up to this size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredBatch:
+    """A whole record batch as the broker sent it, and which of its offsets it is to be read for.
+
+    `[first_offset, next_offset)` lies within the batch. It is less than the batch where the partition's coverage, the
+    caller's range, a branch or a batch delivered before ends inside it: records outside are to be dropped. No two
+    batches of one reading overlap in it, and each batch is delivered at most once.
+    """
+
+    header: BatchHeader
+    data: memoryview
+    """Header and payload, byte for byte; valid as long as it is held."""
+    run: Run
+    key: str
+    """Of the segment it was read from."""
+    first_offset: int
+    next_offset: int
+
+    @property
+    def whole(self) -> bool:
+        """Nothing is to be cut off. A compressed legacy message does not say where it begins: not certain there."""
+        return self.first_offset <= self.header.base_offset and self.next_offset == self.header.next_offset
+
+
+def describe_run(topic: str, run: Run) -> str:
+    return f"{topic}/{run.id.partition} offsets [{run.first_offset}, {run.next_offset})"
+
+
+async def read_history(
+    store: ObjectStore,
+    history: PartitionHistory,
+    *,
+    topic: str,
+    first_offset: int | None = None,
+    next_offset: int | None = None,
+    read_ahead_bytes: int = READ_AHEAD_BYTES,
+) -> AsyncGenerator[StoredBatch, None]:
+    """The batches of `history` within the range, in offset order; see `Archive.read`."""
+    begin = history.first_offset if first_offset is None else max(first_offset, history.first_offset)
+    end = history.next_offset if next_offset is None else min(next_offset, history.next_offset)
+    wanted = [one for one in history.slices if one.first_offset < end and one.next_offset > begin]
+    groups = _groups(wanted)
+    # Not a TaskGroup: this generator suspends at its yields, and a group's cancellation scope must not span those. The
+    # `finally` does what the group would: nothing under way outlives the loop over this generator.
+    under_way: deque[tuple[_Group, asyncio.Task[list[memoryview]]]] = deque()
+    reserved = 0
+    done = begin
+    previous_end = begin
+    try:
+        while True:
+            while groups and (not under_way or reserved + groups[0].cost_bytes <= read_ahead_bytes):
+                group = groups.popleft()
+                reserved += group.cost_bytes
+                under_way.append((group, asyncio.create_task(_fetch(store, group, topic))))
+            if not under_way:
+                return
+            group, task = under_way[0]
+            runs = await task
+            under_way.popleft()
+            taken = 0
+            for one in group.slices:
+                sources = list(zip(one.sources, runs[taken : taken + len(one.sources)], strict=True))
+                taken += len(one.sources)
+                # After a gap or hole nothing before the slice may be delivered: it is not covered.
+                if one.first_offset > previous_end:
+                    done = max(done, one.first_offset)
+                previous_end = one.next_offset
+                for stored, header, data in _merged(sources, topic):
+                    if header.next_offset <= done:
+                        continue
+                    starts = done if header.is_legacy else header.base_offset
+                    if header.base_offset >= one.next_offset and not header.is_legacy:
+                        break
+                    if header.base_offset >= end and not header.is_legacy:
+                        return
+                    take_first, take_next = max(starts, done), min(header.next_offset, end)
+                    if take_first >= take_next:
+                        return
+                    yield StoredBatch(
+                        header=header,
+                        data=data,
+                        run=stored.run,
+                        key=stored.ref.key,
+                        first_offset=take_first,
+                        next_offset=take_next,
+                    )
+                    done = take_next
+            reserved -= group.cost_bytes
+    finally:
+        for _, task in under_way:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in under_way), return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Slices whose bytes are read together: one request for adjacent runs, or one for each source of a merged slice."""
+
+    slices: list[Slice]
+
+    @property
+    def runs(self) -> list[StoredRun]:
+        return [stored for one in self.slices for stored in one.sources]
+
+    @property
+    def cost_bytes(self) -> int:
+        return sum(stored.run.stored_bytes + stored.run.raw_bytes for stored in self.runs)
+
+
+def _groups(slices: Sequence[Slice]) -> deque[_Group]:
+    groups: deque[_Group] = deque()
+    for one in slices:
+        last = groups[-1].slices[-1] if groups else None
+        if (
+            last is not None
+            and len(last.sources) == len(one.sources) == 1
+            and last.key == one.key
+            and last.run.position + last.run.stored_bytes == one.run.position
+            and sum(s.run.stored_bytes for s in groups[-1].slices) + one.run.stored_bytes <= COALESCE_BYTES
+        ):
+            groups[-1].slices.append(one)
+        else:
+            groups.append(_Group([one]))
+    return groups
+
+
+async def _fetch(store: ObjectStore, group: _Group, topic: str) -> list[memoryview]:
+    """The decompressed bytes of the group's runs, in the order of `group.runs`."""
+    runs = group.runs
+    if len(group.slices) > 1 or len(runs) == 1:
+        key, first = runs[0].ref.key, runs[0].run.position
+        length = sum(stored.run.stored_bytes for stored in runs)
+        stored_bytes = memoryview(await store.get_range(key, first, length))
+        pieces = []
+        for stored in runs:
+            at = stored.run.position - first
+            pieces.append(stored_bytes[at : at + stored.run.stored_bytes])
+    else:
+        pieces = []
+        for stored in runs:
+            data = await store.get_range(stored.ref.key, stored.run.position, stored.run.stored_bytes)
+            pieces.append(memoryview(data))
+    return await asyncio.to_thread(_unpack, runs, pieces, topic)
+
+
+def _unpack(runs: Sequence[StoredRun], pieces: Sequence[memoryview], topic: str) -> list[memoryview]:
+    raw: list[memoryview] = []
+    for stored, piece in zip(runs, pieces, strict=True):
+        try:
+            raw.append(memoryview(run_bytes(stored.run, piece)))
+        except CorruptObjectError as error:
+            raise _run_error(stored, topic, error.reason) from error
+    return raw
+
+
+def _merged(
+    sources: Sequence[tuple[StoredRun, memoryview]], topic: str
+) -> Iterator[tuple[StoredRun, BatchHeader, memoryview]]:
+    """The batches of several captures in offset order; of those with one base offset only the first source's."""
+    if len(sources) == 1:
+        yield from _batches(*sources[0], topic)
+        return
+    # Stable: of equal base offsets the earlier source comes first.
+    captures = [_batches(*source, topic) for source in sources]
+    last = -1
+    for stored, header, data in heapq.merge(*captures, key=lambda item: item[1].base_offset):
+        if header.base_offset != last:
+            yield stored, header, data
+        last = header.base_offset
+
+
+def _batches(stored: StoredRun, raw: memoryview, topic: str) -> Iterator[tuple[StoredRun, BatchHeader, memoryview]]:
+    try:
+        for header, data in iter_batches(raw):
+            yield stored, header, data
+    except MalformedBatchError as error:
+        raise _run_error(stored, topic, str(error)) from error
+
+
+def _run_error(stored: StoredRun, topic: str, reason: str) -> CorruptObjectError:
+    return CorruptObjectError(
+        stored.ref.key,
+        f"{describe_run(topic, stored.run)}: {reason}",
+        hint="kbackupd validate --deep says what else is damaged; put the object back from a copy of the archive",
+    )
