@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -15,6 +14,7 @@ from kbackupd.format.keys import BACKUP_KEY, ClaimKey, claim_key, parse_claim_ke
 from kbackupd.model.archive import ArchiveDocument, WriterClaim
 from kbackupd.model.errors import CorruptObjectError
 from kbackupd.model.segment import Identity
+from kbackupd.model.settings import StartPolicy
 
 _HEAD = b'{"sha256":"'
 _MIDDLE = b'","document":'
@@ -31,7 +31,7 @@ class _Archive(Struct):
     archive_id: str
     cluster_id: str
     created_ms: Count
-    start: Literal["earliest", "latest"]
+    start: StartPolicy
     texts: dict[str, Digest]
 
 
@@ -71,7 +71,11 @@ def _open(key: str, data: bytes) -> bytes:
 
 
 def encode_backup(document: ArchiveDocument) -> bytes:
-    """`backup.json`."""
+    """`backup.json`.
+
+    Raises:
+        ValueError: `start` is no start policy.
+    """
     return encode_document(
         _Archive(
             key=BACKUP_KEY,
@@ -82,7 +86,7 @@ def encode_backup(document: ArchiveDocument) -> bytes:
             archive_id=document.archive_id,
             cluster_id=document.cluster_id,
             created_ms=document.created_ms,
-            start=_start(document.start),
+            start=StartPolicy(document.start),
             texts=document.texts,
         )
     )
@@ -157,9 +161,3 @@ def decode_claim(key: str, data: bytes, expect: Identity | None = None) -> Write
 def _check_key(key: str, written: str) -> None:
     if written != key:
         raise CorruptObjectError(key, f"document: was written as {written!r}")
-
-
-def _start(policy: str) -> Literal["earliest", "latest"]:
-    if policy == "earliest" or policy == "latest":
-        return policy
-    raise ValueError(f"not a start policy: {policy!r}")
