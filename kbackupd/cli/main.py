@@ -16,11 +16,12 @@ from typing import Annotated, Final
 import typer
 
 from kbackupd import __version__
-from kbackupd.cli import ctl
+from kbackupd.cli import config, ctl
 from kbackupd.model.errors import KbackupError
 from kbackupd.observe.logging import configure_logging, mask_text
 
 GROUPS: Final[dict[str, typer.Typer]] = {
+    "config": config.app,
     "ctl": ctl.app,
 }
 """Verbs with verbs of their own."""

@@ -31,7 +31,8 @@ _LEVELS: dict[LogLevel, int] = {
 MASK = "**********"
 _SECRET_NAME = re.compile(r"passw|secret|credential|(^|_)token|access_key|sasl_plain|authorization", re.IGNORECASE)
 _SECRET_IN_TEXT = re.compile(
-    r"(?P<keep>://[^/\s:@]*:|(?:X-Amz-(?:Signature|Security-Token|Credential)|password|secret(?:_access_key)?)=)[^\s&@\"',;]+",
+    r"(?P<keep>://[^/\s:@]*:)[^\s@/]+(?=@)"
+    r"|(?P<name>(?:X-Amz-(?:Signature|Security-Token|Credential)|password|secret(?:_access_key)?)=)[^\s&@\"',;]+",
     re.IGNORECASE,
 )
 
@@ -75,17 +76,17 @@ def configure_logging(*, format: LogFormat, level: LogLevel, fd: int = 1) -> Lin
     Returns the writer: the caller closes it last of all, which writes what is queued, and exposes its `dropped` count.
     May be called again; the earlier writer stays the earlier caller's to close.
     """
-    console = format == "console"
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=os.isatty(fd)) if console else structlog.processors.JSONRenderer()
+        # structlog's own choice of traceback prints every frame's local variables, passwords included.
+        structlog.dev.ConsoleRenderer(colors=os.isatty(fd), exception_formatter=structlog.dev.plain_traceback)
+        if format == "console"
+        else structlog.processors.JSONRenderer()
     )
-    # The console renderer prints tracebacks by itself, better.
-    exceptions: list[structlog.typing.Processor] = [] if console else [structlog.processors.format_exc_info]
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        *exceptions,
+        structlog.processors.format_exc_info,
         mask_secrets,
         renderer,
     ]
@@ -122,4 +123,4 @@ def mask_secrets(_logger: object, _method: str, event: MutableMapping[str, Any])
 
 def mask_text(text: str) -> str:
     """Passwords in URLs, signatures in presigned ones and `password=…` pairs replaced by the mask."""
-    return _SECRET_IN_TEXT.sub(lambda match: f"{match['keep']}{MASK}", text)
+    return _SECRET_IN_TEXT.sub(lambda match: f"{match['keep'] or match['name']}{MASK}", text)

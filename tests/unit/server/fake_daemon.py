@@ -75,6 +75,7 @@ class FakeDaemon:
         self.may_flush = asyncio.Event()
         self.may_flush.set()
         self.flushing = asyncio.Event()
+        self.flushed = asyncio.Event()
         self.failure: BaseException | None = None
         self.seq = 0
         self.last_segment: SegmentStatus | None = None
@@ -118,16 +119,17 @@ class FakeDaemon:
     async def flush(self, topics: str) -> FlushReport:
         if self.failure is not None:
             raise self.failure
-        covered = self._matching(topics)
+        self._matching(topics)
         self.flushing.set()
         await self.may_flush.wait()
-        new = [p for p in covered if p.lag_records]
+        new = [p for p in self._matching(topics) if p.lag_records]
         if new:
             self.seq += 1
             key = f"segments/main/3/{self.seq:016}-{self.clock.now_ms()}.kbs"
             self.last_segment = SegmentStatus(key=key, sealed_ms=self.clock.now_ms(), stored_bytes=4_404_019)
         for p in new:
             self._replace(p, replace(p, durable_offset=p.high_watermark, lag_records=0, exposure_seconds=0.0))
+        self.flushed.set()
         return FlushReport(
             topics=topics,
             partitions=tuple(
