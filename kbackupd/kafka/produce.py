@@ -66,7 +66,7 @@ class RawProducer:
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
     async def produce(
-        self, node_id: int, batches: Mapping[TopicPartition, bytes], *, timeout_ms: int
+        self, node_id: int, batches: Mapping[TopicPartition, bytes | bytearray], *, timeout_ms: int
     ) -> dict[TopicPartition, ProduceAnswer]:
         """Append one batch per partition, all led by broker `node_id`, and wait for all in-sync replicas.
 
@@ -74,6 +74,7 @@ class RawProducer:
         without error in a partition's answer its batch is in the log; after an exception or a cancellation nobody
         knows, and the same batches must be sent again before any with a later sequence.
 
+        The broker takes a batch only with base offset 0 in its header (else INVALID_RECORD), and counts itself.
         Every partition is in the answer; one the broker left out has UNKNOWN_SERVER_ERROR.
 
         Raises: KafkaUnavailableError, KafkaDeniedError.

@@ -214,7 +214,7 @@ class ProduceRequest(WireRequest[dict[TopicPartition, ProduceAnswer]]):
     API_KEY = 0
     API_VERSION = 9
 
-    batches: Mapping[TopicPartition, bytes]
+    batches: Mapping[TopicPartition, bytes | bytearray]
     timeout_ms: int
 
     def encode(self) -> bytes:
@@ -234,7 +234,8 @@ class ProduceRequest(WireRequest[dict[TopicPartition, ProduceAnswer]]):
         for _ in range(reader.uvarint() - 1):
             topic = reader.string()
             for _ in range(reader.uvarint() - 1):
-                answers[TopicPartition(topic, reader.int32())] = self._answer(reader)
+                tp = TopicPartition(topic, reader.int32())
+                answers[tp] = self._answer(reader)
             reader.skip_tags()
         return answers
 
