@@ -5,20 +5,15 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from kbackupd.cli.output import OutputFormat
 from kbackupd.settings import reference_markdown, show
 
 app = typer.Typer(name="config", no_args_is_help=True, help="Check, show and explain configuration files.")
-
-
-class Format(StrEnum):
-    TEXT = "text"
-    JSON = "json"
 
 
 ConfigPath = Annotated[
@@ -37,11 +32,11 @@ def check(config: ConfigPath) -> None:
 @app.command("show")
 def show_effective(
     config: ConfigPath,
-    output: Annotated[Format, typer.Option("--format", help="text or json")] = Format.TEXT,
+    output: Annotated[OutputFormat, typer.Option("--format", help="text or json")] = OutputFormat.TEXT,
 ) -> None:
     """Print every value in force, secrets redacted, and where each was written."""
     values = show(config, os.environ)
-    if output is Format.JSON:
+    if output is OutputFormat.JSON:
         print(json.dumps([asdict(value) for value in values], indent=2, ensure_ascii=False))
         return
     lines = [(f"{value.key} = {value.value if value.value is not None else '(not set)'}", value) for value in values]

@@ -5,7 +5,6 @@ The rim of pydantic: nothing of it, and no secret, leaves this package.
 
 from kbackupd.settings.effective import EffectiveValue, show
 from kbackupd.settings.load import load_daemon_settings, load_restore_settings
-from kbackupd.settings.plain import storage_from_path
 from kbackupd.settings.reference import reference_markdown
 
 __all__ = [
@@ -14,5 +13,4 @@ __all__ = [
     "load_restore_settings",
     "reference_markdown",
     "show",
-    "storage_from_path",
 ]

@@ -41,7 +41,7 @@ def restore_contradictions(merged: Tree) -> Iterator[Contradiction]:
     source = _judged(RestoreSourceSection.model_validate, at(merged, ("restore", "source")))
     if source is not None and source.s3 is not None:
         path = ("restore", "source", "s3")
-        if source.path.startswith("file://"):
+        if not source.path.lower().startswith("s3:"):
             yield path, "the archive is in a directory, so this section would be ignored", "remove it"
         yield from _s3(source.s3, path)
     yield from _security(merged, ("restore", "target", "security"))

@@ -68,7 +68,11 @@ def read_document(path: Path, environ: Mapping[str, str]) -> Document:
 
 def parse_document(text: str, *, name: str, environ: Mapping[str, str]) -> Document:
     """As `read_document`, from text."""
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise _refused(name, f"holds a control character (U+{ord(text[error.position]):04X})", line=line) from None
     try:
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:

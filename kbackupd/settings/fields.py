@@ -10,14 +10,20 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
+from math import inf
 from pathlib import Path
 from typing import Annotated, NoReturn
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
+from kbackupd.model.errors import UsageError
+from kbackupd.model.location import parse_location
 from kbackupd.model.units import parse_duration_seconds, parse_size_bytes
 from kbackupd.settings.refusal import Refusal, did_you_mean
+
+_LONGEST = 10 * 366 * 86_400.0
+_LARGEST = 1 << 50
 
 LATER = "not available in this version"
 
@@ -76,21 +82,24 @@ def _whole(value: object) -> int:
 
 
 def _duration(value: object) -> float:
-    try:
-        return parse_duration_seconds(_scalar(value))
-    except Refusal:
-        raise
-    except ValueError as error:
-        raise Refusal(str(error)) from error
+    return _measured(value, parse_duration_seconds, _LONGEST, "10 years")
 
 
 def _size(value: object) -> int:
+    return int(_measured(value, parse_size_bytes, _LARGEST, "1024TiB"))
+
+
+def _measured(value: object, parse: Callable[[str], float], most: float, told: str) -> float:
+    text = _scalar(value)
     try:
-        return parse_size_bytes(_scalar(value))
-    except Refusal:
-        raise
+        amount = parse(text)
+    except OverflowError:
+        amount = inf
     except ValueError as error:
         raise Refusal(str(error)) from error
+    if amount > most:
+        raise Refusal(f"must be at most {told}")
+    return amount
 
 
 def _rate(value: object) -> int:
@@ -190,18 +199,11 @@ def _endpoint(value: object) -> str:
 
 def _location(value: object) -> str:
     text = _filled(value)
-    parse_location(text)
+    try:
+        parse_location(text, {})
+    except UsageError as error:
+        raise Refusal(error.message, hint=error.hint) from error
     return text
-
-
-def parse_location(text: str) -> tuple[str, str] | Path:
-    """`s3://bucket/prefix` → (bucket, prefix); `file:///dir` → the absolute path. Raises Refusal."""
-    if text.startswith("s3://"):
-        bucket, _, prefix = text.removeprefix("s3://").partition("/")
-        return check_bucket(bucket), check_prefix(prefix)
-    if text.startswith("file://"):
-        return check_absolute(text.removeprefix("file://"))
-    raise Refusal("must begin with s3:// or file://", hint="s3://bucket/prefix or file:///directory")
 
 
 def _matching(pattern: re.Pattern[str], what: str, hint: str) -> Callable[[object], str]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from kbackupd.model.errors import ConfigurationError
+from kbackupd.model.location import parse_location, with_aws_environment
 from kbackupd.model.settings import (
     BackupSettings,
     ControlSettings,
@@ -31,25 +29,9 @@ from kbackupd.model.settings import (
 )
 from kbackupd.settings.contradictions import topic_selection
 from kbackupd.settings.daemon_sections import DaemonFile, StorageSection
-from kbackupd.settings.fields import parse_location, split_host_port
-from kbackupd.settings.refusal import Refusal
+from kbackupd.settings.fields import split_host_port
 from kbackupd.settings.restore_sections import RestoreFile
 from kbackupd.settings.sections import S3Access, SecuritySection
-
-
-def storage_from_path(path: str, environ: Mapping[str, str]) -> StorageSettings:
-    """What `--path` means: `s3://bucket/prefix` or `file:///directory`.
-
-    An S3 endpoint comes from `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`; such a server is addressed path-style.
-    Region and credentials are left to the AWS chain.
-
-    Raises:
-        ConfigurationError: `path` is neither.
-    """
-    try:
-        return _storage_at(path, S3Access(), environ)
-    except Refusal as refusal:
-        raise ConfigurationError(refusal.message, hint=refusal.hint, where=path) from refusal
 
 
 def daemon_settings(file: DaemonFile) -> DaemonSettings:
@@ -113,18 +95,12 @@ def restore_settings(file: RestoreFile, environ: Mapping[str, str]) -> RestoreSe
 
 
 def _storage_at(path: str, access: S3Access, environ: Mapping[str, str]) -> StorageSettings:
-    location = parse_location(path)
-    if isinstance(location, Path):
-        return StorageSettings(backend=FilesystemSettings(path=location))
-    inherited = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or ""
-    endpoint = access.endpoint or inherited
-    elsewhere = (
-        not access.endpoint and bool(endpoint) and not (urlsplit(endpoint).hostname or "").endswith("amazonaws.com")
-    )
-    bucket, prefix = location
-    return StorageSettings(
-        backend=_s3(access, bucket, prefix, endpoint=endpoint, path_style=access.force_path_style or elsewhere)
-    )
+    """What is written wins over the standard AWS variables."""
+    storage = parse_location(path, {})
+    if isinstance(storage.backend, FilesystemSettings):
+        return storage
+    written = _s3(access, storage.backend.bucket, storage.backend.prefix)
+    return StorageSettings(backend=with_aws_environment(written, environ))
 
 
 def _storage(section: StorageSection) -> StorageSettings:
@@ -133,16 +109,16 @@ def _storage(section: StorageSection) -> StorageSettings:
         return StorageSettings(backend=FilesystemSettings(path=section.filesystem.path))
     s3 = section.s3
     assert s3 is not None, "contradictions refuse a type without its section"
-    return StorageSettings(backend=_s3(s3, s3.bucket, s3.prefix, endpoint=s3.endpoint, path_style=s3.force_path_style))
+    return StorageSettings(backend=_s3(s3, s3.bucket, s3.prefix))
 
 
-def _s3(access: S3Access, bucket: str, prefix: str, *, endpoint: str, path_style: bool) -> S3Settings:
+def _s3(access: S3Access, bucket: str, prefix: str) -> S3Settings:
     return S3Settings(
         bucket=bucket,
         prefix=prefix,
         region=access.region,
-        endpoint=endpoint,
-        force_path_style=path_style,
+        endpoint=access.endpoint,
+        force_path_style=access.force_path_style,
         profile=access.profile,
         access_key_id=_secret(access.access_key_id),
         secret_access_key=_secret(access.secret_access_key),

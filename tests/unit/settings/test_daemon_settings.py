@@ -172,6 +172,8 @@ def test_a_section_whose_keys_are_all_commented_out_is_its_defaults(files: Files
         ("backup.flush_interval", "10", "'10' is not a duration: write a number and a unit"),
         ("backup.flush_interval", "10 parsecs", "'10 parsecs' is not a duration"),
         ("backup.flush_interval", "0s", "must be at least 100ms"),
+        ("backup.flush_interval", f"{'9' * 400}d", "must be at most 10 years"),
+        ("backup.memory_limit", f"{'9' * 400}MiB", "must be at most 1024TiB"),
         ("backup.flush_interval", "[5s]", "must be a single value"),
         ("backup.segment_max_bytes", "32000000", "'32000000' is not a size: write a number and a unit"),
         ("backup.segment_max_bytes", "1KiB", "must be at least 4KiB"),

@@ -46,6 +46,10 @@ def test_broken_yaml_is_refused_with_its_line(files: Files) -> None:
     assert problem.startswith("kbackupd.yaml:8: not valid YAML: ")
 
 
+def test_a_control_character_is_refused_with_its_line(files: Files) -> None:
+    assert files.problems("backup_id: main\nwriter: \x07\n") == ["kbackupd.yaml:2: holds a control character (U+0007)"]
+
+
 def test_a_list_at_the_top_is_refused(files: Files) -> None:
     assert files.problems("- backup_id: main\n") == ["kbackupd.yaml:1: the file must be `key: value` pairs"]
 
