@@ -46,7 +46,7 @@ class ProducerIdentity(NamedTuple):
 class ProduceBatch:
     """One batch ready to be sent, checksum included."""
 
-    data: bytes | bytearray
+    data: bytes
     records: int
     base_sequence: int
     source_first_offset: int
@@ -215,11 +215,13 @@ class PartitionRewriter:
     def _fast(self, batch: SourceBatch) -> ProduceBatch:
         header = batch.header
         sequence = self._take_sequence(header.record_count)
-        data = rewrite_for_produce(
-            batch.data,
-            producer_id=self._producer.producer_id,
-            producer_epoch=self._producer.producer_epoch,
-            base_sequence=sequence,
+        data = bytes(
+            rewrite_for_produce(
+                batch.data,
+                producer_id=self._producer.producer_id,
+                producer_epoch=self._producer.producer_epoch,
+                base_sequence=sequence,
+            )
         )
         self.tally.fast_batches += 1
         self.offset_map.append(header.base_offset, header.record_count)
@@ -285,7 +287,7 @@ class PartitionRewriter:
         return sequence
 
     def _produced(
-        self, data: bytes | bytearray, records: int, sequence: int, source_first_offset: int, max_timestamp_ms: int
+        self, data: bytes, records: int, sequence: int, source_first_offset: int, max_timestamp_ms: int
     ) -> ProduceBatch:
         tally = self.tally
         tally.restored += records

@@ -1,0 +1,391 @@
+"""Many partitions' batches into the target: grouped by leader, five requests in flight each, every batch exactly once.
+
+Owns the order of each partition and its retries. A batch whose answer is lost, late or retriable is sent again with the
+same producer id, epoch and sequence, so the broker drops what it has already (hazard 27); nothing later of that
+partition is sent before it is settled. One partition's failure stops that partition alone (principle P6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from kbackupd.kafka.types import KafkaErrorCode, ProduceAnswer, TopicPartition
+from kbackupd.model.clock import Clock
+from kbackupd.model.errors import IncompleteError, KbackupError, UnreachableError
+from kbackupd.restore.byte_budget import ByteBudget
+from kbackupd.restore.rewrite import ProduceBatch
+
+REQUESTS_IN_FLIGHT = 5
+"""Per broker. Brokers remember a producer's last five batches, so no repeated one goes unrecognised (KAFKA-5494)."""
+REQUEST_BYTES = 8 << 20
+"""Batches of one request; a larger single batch goes alone."""
+REQUEST_TIMEOUT_MS = 30_000
+GIVE_UP_SECONDS = 180.0
+"""A partition none of whose batches is taken for so long has failed."""
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 3.0
+_TRIES_OF_A_CORRUPT_BATCH = 5
+"""Retriable by its name, since the wire may have damaged it; a batch that is wrong inside stays wrong."""
+
+_MOVED = frozenset(
+    {
+        KafkaErrorCode.NOT_LEADER_OR_FOLLOWER,
+        KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
+        KafkaErrorCode.LEADER_NOT_AVAILABLE,
+        KafkaErrorCode.NETWORK_EXCEPTION,
+        KafkaErrorCode.FENCED_LEADER_EPOCH,
+        KafkaErrorCode.KAFKA_STORAGE_ERROR,
+    }
+)
+
+
+class BatchSender(Protocol):
+    """What this module needs of a producer (`kbackupd.kafka.produce.RawProducer` is one)."""
+
+    async def produce(
+        self, node_id: int, batches: Mapping[TopicPartition, bytes], *, timeout_ms: int
+    ) -> dict[TopicPartition, ProduceAnswer]: ...
+
+
+Leaders = Callable[[], Awaitable[Mapping[TopicPartition, int]]]
+"""Asks the target who leads what now; a partition without a leader is left out."""
+Acknowledged = Callable[[TopicPartition, ProduceBatch], None]
+
+
+@dataclass(slots=True)
+class _Entry:
+    batch: ProduceBatch
+    in_flight: bool = False
+    settled: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class _Partition:
+    """One partition's unacknowledged batches, oldest first."""
+
+    tp: TopicPartition
+    next_offset: int
+    """Where the oldest unacknowledged batch must land."""
+    entries: deque[_Entry] = field(default_factory=deque)
+    in_flight: int = 0
+    settling: bool = False
+    """A batch failed: nothing new is sent until every answer is in, then all goes again from the oldest one."""
+    failures: int = 0
+    not_before: float = 0.0
+    failing_since: float | None = None
+    last_error: KbackupError | None = None
+    failed: KbackupError | None = None
+    emptied: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def next_to_send(self, now: float) -> _Entry | None:
+        if self.settling or self.failed or self.in_flight >= REQUESTS_IN_FLIGHT or now < self.not_before:
+            return None
+        return next((entry for entry in self.entries if not entry.in_flight and not entry.settled), None)
+
+
+class Producing:
+    """Takes batches of many partitions and gets them into the target. Use as an async context.
+
+    Leaving the context cancels what is under way; wait for `finish` of each partition first.
+
+    Args:
+        leaders: asked at the start and whenever an answer suggests a change.
+        acknowledged: called once for each batch that is in the target's log, in the partition's order.
+        budget: gets each batch's bytes back once it is settled, or its partition failed.
+        rate_limit_bytes_per_second: None for unlimited.
+    """
+
+    def __init__(
+        self,
+        sender: BatchSender,
+        *,
+        leaders: Leaders,
+        acknowledged: Acknowledged,
+        budget: ByteBudget,
+        clock: Clock,
+        rate_limit_bytes_per_second: int | None = None,
+        give_up_seconds: float = GIVE_UP_SECONDS,
+    ) -> None:
+        self._sender = sender
+        self._ask_leaders = leaders
+        self._acknowledged = acknowledged
+        self._budget = budget
+        self._clock = clock
+        self._rate_limit = rate_limit_bytes_per_second
+        self._give_up_seconds = give_up_seconds
+        self._partitions: dict[TopicPartition, _Partition] = {}
+        self._leaders: Mapping[TopicPartition, int] = {}
+        self._leaders_wanted = True
+        self._leaders_not_before = 0.0
+        self._in_flight: dict[int, int] = {}
+        self._paced_until = 0.0
+        self._wake = asyncio.Event()
+        self._tasks = asyncio.TaskGroup()
+        self._dispatcher: asyncio.Task[None] | None = None
+        self._requests: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Producing:
+        await self._tasks.__aenter__()
+        self._dispatcher = self._tasks.create_task(self._dispatch(), name="restore-dispatch")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for task in (self._dispatcher, *self._requests):
+            if task is not None:
+                task.cancel()
+        await self._tasks.__aexit__(None, None, None)
+
+    def begin(self, tp: TopicPartition, *, next_offset: int) -> None:
+        """Accept batches for `tp`, whose log ends at `next_offset` now."""
+        self._partitions[tp] = _Partition(tp=tp, next_offset=next_offset)
+
+    def put(self, tp: TopicPartition, batch: ProduceBatch) -> None:
+        """Queue the partition's next batch; its bytes were taken from the budget before.
+
+        Raises:
+            KbackupError: why the partition failed; the batch's bytes are given back.
+        """
+        partition = self._partitions[tp]
+        if partition.failed is not None:
+            self._budget.give_back(len(batch.data))
+            raise partition.failed
+        partition.entries.append(_Entry(batch))
+        partition.emptied.clear()
+        self._wake.set()
+
+    async def finish(self, tp: TopicPartition) -> None:
+        """Return when every batch of `tp` is in the target's log, and forget the partition.
+
+        Raises:
+            KbackupError: why it failed; what was acknowledged before stays in the target.
+        """
+        partition = self._partitions[tp]
+        while partition.entries and partition.failed is None:
+            await partition.emptied.wait()
+        del self._partitions[tp]
+        if partition.failed is not None:
+            raise partition.failed
+
+    async def _dispatch(self) -> None:
+        while True:
+            self._wake.clear()
+            now = self._clock.monotonic()
+            if self._leaders_wanted and now >= self._leaders_not_before and self._partitions:
+                await self._refresh_leaders()
+                now = self._clock.monotonic()
+            self._give_up(now)
+            self._send_ready(now)
+            try:
+                async with asyncio.timeout(self._nap_seconds(now)):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _nap_seconds(self, now: float) -> float | None:
+        """How long nothing can happen unless somebody wakes us."""
+        waiting = [partition for partition in self._partitions.values() if partition.entries]
+        if not waiting:
+            return None
+        moments = [self._paced_until]
+        for partition in waiting:
+            moments.append(partition.not_before)
+            if partition.failing_since is not None:
+                moments.append(partition.failing_since + self._give_up_seconds)
+        if self._leaders_wanted:
+            moments.append(self._leaders_not_before)
+        ahead = [moment for moment in moments if moment > now]
+        return max(min(ahead) - now, 0.001) if ahead else None
+
+    async def _refresh_leaders(self) -> None:
+        try:
+            self._leaders = await self._ask_leaders()
+            self._leaders_wanted = any(tp not in self._leaders for tp in self._partitions)
+        except UnreachableError as error:
+            for partition in self._partitions.values():
+                partition.last_error = partition.last_error or error
+        self._leaders_not_before = self._clock.monotonic() + _FIRST_PAUSE_SECONDS * 5
+
+    def _send_ready(self, now: float) -> None:
+        """Start as many requests as there are places and batches for."""
+        if now < self._paced_until:
+            return
+        ready: dict[int, list[tuple[_Partition, _Entry]]] = {}
+        for partition in self._partitions.values():
+            entry = partition.next_to_send(now)
+            if entry is None:
+                continue
+            node_id = self._leaders.get(partition.tp)
+            if node_id is None:
+                self._leaders_wanted = True
+                partition.failing_since = now if partition.failing_since is None else partition.failing_since
+            else:
+                ready.setdefault(node_id, []).append((partition, entry))
+        for node_id, candidates in ready.items():
+            while candidates and self._in_flight.get(node_id, 0) < REQUESTS_IN_FLIGHT:
+                candidates = self._start_request(node_id, candidates)
+                if self._paced_until > now:
+                    return
+
+    def _start_request(
+        self, node_id: int, candidates: list[tuple[_Partition, _Entry]]
+    ) -> list[tuple[_Partition, _Entry]]:
+        """Send the first batches of `candidates` that fit one request; returns the others."""
+        chosen: list[tuple[_Partition, _Entry]] = []
+        size = 0
+        for partition, entry in candidates:
+            if chosen and size + len(entry.batch.data) > REQUEST_BYTES:
+                break
+            chosen.append((partition, entry))
+            size += len(entry.batch.data)
+        for partition, entry in chosen:
+            entry.in_flight = True
+            partition.in_flight += 1
+        # Served last next time, so that partitions share a broker fairly whatever their order.
+        for partition, _ in chosen:
+            self._partitions[partition.tp] = self._partitions.pop(partition.tp)
+        self._in_flight[node_id] = self._in_flight.get(node_id, 0) + 1
+        if self._rate_limit is not None:
+            self._paced_until = max(self._clock.monotonic(), self._paced_until) + size / self._rate_limit
+        task = self._tasks.create_task(self._request(node_id, chosen), name=f"restore-produce-{node_id}")
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+        return candidates[len(chosen) :]
+
+    async def _request(self, node_id: int, chosen: list[tuple[_Partition, _Entry]]) -> None:
+        answers: dict[TopicPartition, ProduceAnswer] = {}
+        failure: KbackupError | None = None
+        try:
+            answers = await self._sender.produce(
+                node_id,
+                {partition.tp: entry.batch.data for partition, entry in chosen},
+                timeout_ms=REQUEST_TIMEOUT_MS,
+            )
+        except KbackupError as error:
+            failure = error
+        self._in_flight[node_id] -= 1
+        now = self._clock.monotonic()
+        for partition, entry in chosen:
+            entry.in_flight = False
+            partition.in_flight -= 1
+            if partition.failed is None:
+                if failure is not None:
+                    self._unanswered(partition, failure, now)
+                else:
+                    self._answered(partition, entry, answers[partition.tp], now)
+            if partition.settling and partition.in_flight == 0:
+                partition.settling = False
+        self._wake.set()
+
+    def _answered(self, partition: _Partition, entry: _Entry, answer: ProduceAnswer, now: float) -> None:
+        code = answer.error_code
+        if code in (KafkaErrorCode.NONE, KafkaErrorCode.DUPLICATE_SEQUENCE_NUMBER):
+            self._settled(partition, entry, answer.base_offset)
+            return
+        oldest = next((each for each in partition.entries if not each.settled), entry)
+        name = _code_name(code)
+        error = IncompleteError(
+            f"{partition.tp.topic}-{partition.tp.partition}: the target refused a batch with {name}"
+            + (f": {answer.error_message}" if answer.error_message else ""),
+            hint=_HINTS.get(code, ""),
+        )
+        follows_a_failure = code == KafkaErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER and oldest is not entry
+        hopeless = code == KafkaErrorCode.CORRUPT_MESSAGE and partition.failures >= _TRIES_OF_A_CORRUPT_BATCH
+        if follows_a_failure or (_is_retriable(code) and not hopeless):
+            if code in _MOVED:
+                self._leaders_wanted = True
+            self._again(partition, error, now)
+        else:
+            self._fail(partition, error)
+
+    def _unanswered(self, partition: _Partition, failure: KbackupError, now: float) -> None:
+        """The request failed as a whole: whether the broker took the batch is unknown, so it is sent again."""
+        if failure.retryable:
+            self._leaders_wanted = True
+            self._again(partition, failure, now)
+        else:
+            self._fail(partition, failure)
+
+    def _settled(self, partition: _Partition, entry: _Entry, base_offset: int) -> None:
+        entry.settled = True
+        partition.failing_since = None
+        partition.failures = 0
+        while partition.entries and partition.entries[0].settled:
+            batch = partition.entries.popleft().batch
+            # Only the oldest can be compared: what lies before it is known exactly. A repeated batch may come back
+            # without its offset.
+            if batch is entry.batch and base_offset not in (-1, partition.next_offset):
+                partition.entries.appendleft(entry)
+                self._fail(
+                    partition,
+                    IncompleteError(
+                        f"{partition.tp.topic}-{partition.tp.partition}: a batch landed at offset {base_offset} instead"
+                        f" of {partition.next_offset}",
+                        hint="somebody else writes into the target; stop them, delete the topic and restore it again",
+                    ),
+                )
+                return
+            partition.next_offset += batch.records
+            self._budget.give_back(len(batch.data))
+            self._acknowledged(partition.tp, batch)
+        if not partition.entries:
+            partition.emptied.set()
+
+    def _again(self, partition: _Partition, error: KbackupError, now: float) -> None:
+        if not partition.settling:
+            partition.failures += 1
+            pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(partition.failures - 1, 10), _LONGEST_PAUSE_SECONDS)
+            partition.not_before = now + pause
+        if partition.failing_since is None:
+            partition.failing_since = now
+        partition.settling = True
+        partition.last_error = error
+
+    def _give_up(self, now: float) -> None:
+        for partition in list(self._partitions.values()):
+            since = partition.failing_since
+            if partition.entries and since is not None and now - since > self._give_up_seconds:
+                reason = partition.last_error.message if partition.last_error else "it has no leader"
+                self._fail(
+                    partition,
+                    IncompleteError(
+                        f"{partition.tp.topic}-{partition.tp.partition}: the target took nothing for"
+                        f" {self._give_up_seconds:g} s: {reason}",
+                        hint=partition.last_error.hint if partition.last_error else "",
+                    ),
+                )
+
+    def _fail(self, partition: _Partition, error: KbackupError) -> None:
+        partition.failed = error
+        self._budget.give_back(sum(len(entry.batch.data) for entry in partition.entries))
+        partition.entries.clear()
+        partition.emptied.set()
+
+
+def _is_retriable(code: int) -> bool:
+    try:
+        return KafkaErrorCode(code).retriable
+    except ValueError:
+        return False
+
+
+def _code_name(code: int) -> str:
+    try:
+        return f"{KafkaErrorCode(code).name} ({code})"
+    except ValueError:
+        return f"error {code}"
+
+
+_HINTS: dict[int, str] = {
+    KafkaErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER: (
+        "the target lost batches it had acknowledged (an unclean election?); delete the topic and restore it again"
+    ),
+    KafkaErrorCode.MESSAGE_TOO_LARGE: "raise the target's max.message.bytes, and message.max.bytes of its brokers",
+    KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED: "grant Write on the target topic",
+    KafkaErrorCode.CLUSTER_AUTHORIZATION_FAILED: "grant IdempotentWrite on the cluster, or Write on the topic",
+    KafkaErrorCode.INVALID_TIMESTAMP: "set message.timestamp.before.max.ms and after.max.ms of the target topic high",
+    KafkaErrorCode.UNSUPPORTED_COMPRESSION_TYPE: "the target is too old for the batch's codec",
+}
