@@ -93,3 +93,14 @@ class Paused:
 
 
 LedgerEvent = TopicSeen | TopicDeleted | TopicExcluded | PartitionSeen | Gap | Truncated | Paused
+
+
+def topic_of(event: LedgerEvent) -> TopicId | None:
+    """The topic incarnation an event is about; None for a pause, which is about names."""
+    match event:
+        case TopicSeen() | TopicDeleted() | TopicExcluded():
+            return event.topic_id
+        case PartitionSeen() | Gap() | Truncated():
+            return event.id.topic_id
+        case Paused():
+            return None

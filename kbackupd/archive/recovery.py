@@ -1,0 +1,130 @@
+"""What a starting daemon must know of its earlier lives, at a cost that does not grow with the archive's age.
+
+The newest readable checkpoint, then the footers of the segments it does not cover (docs/format.md, Checkpoints). With
+every checkpoint gone, the footers alone give the same state (invariant I3). Anything that cannot be read for certain is
+an error, never "absent" (I5); what is certainly damaged is left out, its offsets are captured again and it is reported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from kbackupd.archive.identity import newest_number
+from kbackupd.archive.writer_state import WriterState
+from kbackupd.format import keys
+from kbackupd.format.checkpoint import decode_checkpoint
+from kbackupd.format.container import NeedMore
+from kbackupd.format.segment import open_footer
+from kbackupd.model.errors import CorruptObjectError, ObjectMissingError
+from kbackupd.model.segment import Checkpoint, EarlierEpoch, Footer, Identity, ObjectRef
+from kbackupd.store.protocol import ObjectStore
+
+TAIL_BYTES = 256 * 1024
+"""One suffix GET of this size holds the footer of most segments."""
+_READ_AHEAD = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    state: WriterState
+    earlier: tuple[EarlierEpoch, ...]
+    """What this life's first footers declare about the lives before."""
+    next_checkpoint: int
+    footers_read: int
+    damaged: tuple[str, ...]
+    """Keys of objects of this writer that are there and cannot be trusted."""
+
+
+async def recover(store: ObjectStore, *, writer: str, writer_epoch: int, identity: Identity) -> Recovery:
+    """Rebuild the writer's state as of its last durable segment.
+
+    Args:
+        writer_epoch: the epoch just claimed; only earlier ones are read.
+
+    Raises:
+        KbackupError: the store could not be read for certain.
+    """
+    damaged: list[str] = []
+    checkpoint = await newest_checkpoint(store, writer=writer, before=writer_epoch, identity=identity, damaged=damaged)
+    state = WriterState.from_checkpoint(checkpoint) if checkpoint else WriterState(writer)
+    last: dict[int, ObjectRef] = {}
+    if state.chain_head and (at := keys.parse_segment_key(state.chain_head.key)):
+        last[at.writer_epoch] = state.chain_head
+    read = 0
+    async for chunk in _uncovered_keys(store, state, writer, checkpoint, before=writer_epoch):
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(read_footer(store, key, identity)) for key in chunk]
+        for key, task in zip(chunk, tasks, strict=True):
+            opened = task.result()
+            if opened is None:
+                damaged.append(key)
+                continue
+            footer, ref = opened
+            state.apply(footer, ref)
+            last[footer.writer_epoch] = ref
+            read += 1
+    return Recovery(
+        state=state,
+        earlier=state.earlier_epochs(writer_epoch, last),
+        next_checkpoint=0,
+        footers_read=read,
+        damaged=tuple(damaged),
+    )
+
+
+async def newest_checkpoint(
+    store: ObjectStore, *, writer: str, before: int, identity: Identity, damaged: list[str]
+) -> Checkpoint | None:
+    """The newest checkpoint of an epoch below `before` that can be read; keys of unreadable ones go to `damaged`."""
+    for epoch in range(before - 1, 0, -1):
+        prefix = keys.checkpoints_prefix(writer, epoch)
+        newest = await newest_number(store, prefix, lambda n, e=epoch: keys.checkpoint_key(writer, e, n), first=0)  # type: ignore[misc]
+        for number in range(newest if newest is not None else -1, -1, -1):
+            key = keys.checkpoint_key(writer, epoch, number)
+            try:
+                return decode_checkpoint(key, await store.get(key), identity)
+            except ObjectMissingError:
+                continue
+            except CorruptObjectError:
+                damaged.append(key)
+    return None
+
+
+async def _uncovered_keys(
+    store: ObjectStore, state: WriterState, writer: str, checkpoint: Checkpoint | None, *, before: int
+) -> AsyncIterator[list[str]]:
+    """Keys of segments the state does not cover, in order, `_READ_AHEAD` at a time."""
+    chunk: list[str] = []
+    first_epoch = checkpoint.writer_epoch if checkpoint else 1
+    # Epochs before the checkpoint's were settled by the life that wrote it: what shows up there later is abandoned.
+    for epoch in range(first_epoch, before):
+        covered = tuple(state.coverage.get(epoch, ()))
+        after = ""
+        if covered and covered[0][0] == 0:
+            after = keys.segment_seq_prefix(writer, epoch, covered[0][1])
+        async for info in store.list_from(keys.segments_prefix(writer, epoch), start_after=after):
+            at = keys.parse_segment_key(info.key)
+            if at is not None and not any(first <= at.seq < next_seq for first, next_seq in covered):
+                chunk.append(info.key)
+            if len(chunk) == _READ_AHEAD:
+                yield chunk
+                chunk = []
+    if chunk:
+        yield chunk
+
+
+async def read_footer(store: ObjectStore, key: str, expect: Identity | None) -> tuple[Footer, ObjectRef] | None:
+    """A segment's footer by one or two suffix GETs; None if the object is certainly damaged."""
+    length = TAIL_BYTES
+    try:
+        for _ in range(2):
+            tail, size = await store.get_suffix(key, length)
+            opened = await asyncio.to_thread(open_footer, key, tail, size, expect)
+            if not isinstance(opened, NeedMore):
+                return opened
+            length = opened.bytes
+    except CorruptObjectError:
+        return None
+    return None

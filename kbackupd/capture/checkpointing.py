@@ -1,0 +1,103 @@
+"""Checkpoints: pictures of the durable state, at an interval and if anything moved (invariant I4: last of all)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from kbackupd.capture.publish import Publisher
+from kbackupd.format import keys
+from kbackupd.format.checkpoint import encode_checkpoint
+from kbackupd.model.clock import Clock
+from kbackupd.model.errors import KbackupError, ObjectExistsError, StoreDeniedError, StoreUnavailableError
+from kbackupd.model.positions import PartitionId
+from kbackupd.model.segment import Identity
+from kbackupd.observe import events
+from kbackupd.observe.metrics import Metrics
+from kbackupd.observe.problems import Problems
+from kbackupd.store.protocol import ObjectStore
+
+log = structlog.get_logger()
+
+
+class Checkpointer:
+    """
+    Args:
+        states: live conditions of the partitions, for people who read a checkpoint.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: ObjectStore,
+        identity: Identity,
+        writer_epoch: int,
+        publisher: Publisher,
+        states: Callable[[], Mapping[PartitionId, str]],
+        interval_seconds: float,
+        clock: Clock,
+        metrics: Metrics,
+        problems: Problems,
+    ) -> None:
+        self.last_ms: int | None = None
+        self._store = store
+        self._identity = identity
+        self._writer_epoch = writer_epoch
+        self._publisher = publisher
+        self._states = states
+        self._interval_seconds = interval_seconds
+        self._clock = clock
+        self._metrics = metrics
+        self._problems = problems
+        self._number = 0
+        self._written_through: tuple[object, ...] | None = None
+        self._writing = asyncio.Lock()
+
+    async def run(self) -> None:
+        """One at once, so that this life is on record, then at the interval; runs until cancelled."""
+        while True:
+            try:
+                await self.write()
+            except (StoreUnavailableError, StoreDeniedError, ObjectExistsError) as error:
+                self._failed(error)
+            await self._publisher.check_fence()
+            await asyncio.sleep(self._interval_seconds)
+
+    async def write(self) -> str | None:
+        """Store a checkpoint if anything moved since the last; its key, durable on return, or None.
+
+        Cancelled, the checkpoint is there or not; either is right.
+        """
+        async with self._writing:
+            state = self._publisher.state
+            moved = (state.chain_head, len(state.partitions))
+            if moved == self._written_through:
+                self._metrics.checkpoint_current()
+                return None
+            number, self._number = self._number, self._number + 1
+            segments = tuple(self._publisher.since_checkpoint)
+            checkpoint = state.checkpoint(
+                identity=self._identity,
+                key=keys.checkpoint_key(state.writer, self._writer_epoch, number),
+                writer_epoch=self._writer_epoch,
+                number=number,
+                sealed_ms=self._clock.now_ms(),
+                segments=segments,
+                states=dict(self._states()),
+            )
+            data = await asyncio.to_thread(encode_checkpoint, checkpoint)
+            await self._store.put_if_absent(checkpoint.key, [data])
+            del self._publisher.since_checkpoint[: len(segments)]
+            self._written_through = moved
+            self.last_ms = checkpoint.sealed_ms
+            self._metrics.checkpoint_stored()
+            self._problems.clear("checkpoints")
+            log.info(events.CHECKPOINT_STORED, key=checkpoint.key, bytes=len(data), partitions=len(state.partitions))
+            return checkpoint.key
+
+    def _failed(self, error: KbackupError) -> None:
+        self._metrics.error_met(error)
+        self._problems.report("checkpoints", error.message, hint=error.hint)
+        log.warning(events.CHECKPOINT_FAILED, error=error.message)

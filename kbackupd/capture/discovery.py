@@ -1,0 +1,324 @@
+"""The metadata loop: which topics and partitions there are, who leads them, what became of those that are gone.
+
+Every change of a topic's life becomes a ledger event (invariants I6, I7). "Gone" is believed only when brokers said so
+twice, by name and successfully (I5): a lagging broker's answer, or one cut by permissions, is not a deletion.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from kbackupd.archive.writer_state import WriterState
+from kbackupd.capture.intake import Intake
+from kbackupd.capture.partition import PartitionCapture
+from kbackupd.capture.roster import CapturedTopic, Roster
+from kbackupd.capture.source import Source
+from kbackupd.kafka.types import KafkaErrorCode, PartitionMetadata, TopicMetadata
+from kbackupd.model.clock import Clock
+from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
+from kbackupd.model.events import GapCause, TopicDeleted, TopicExcluded, TopicSeen
+from kbackupd.model.positions import PartitionId, TopicId
+from kbackupd.model.settings import SourceSettings
+from kbackupd.observe import events
+from kbackupd.observe.metrics import Metrics
+from kbackupd.observe.problems import Problems
+
+SYSTEM_TOPICS = frozenset({"__consumer_offsets", "__transaction_state"})
+SYSTEM_TIER = "system"
+MIN_SPACING_SECONDS = 0.5
+CONFIGS_INTERVAL_SECONDS = 60.0
+BELIEVED_AFTER = 2
+"""Successful answers in a row without a topic before it counts as deleted."""
+
+log = structlog.get_logger()
+
+
+class Discovery:
+    """
+    Args:
+        state: what is durable: positions of incarnations seen in earlier lives.
+        starts_latest: filled with partitions that shall begin at their end; None once only beginnings apply.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        settings: SourceSettings,
+        interval_seconds: float,
+        tier_of: Callable[[str], str],
+        roster: Roster,
+        intake: Intake,
+        state: WriterState,
+        starts_latest: set[PartitionId],
+        first_starts_latest: bool,
+        clock: Clock,
+        metrics: Metrics,
+        problems: Problems,
+    ) -> None:
+        self.rounds = 0
+        """Successful ones."""
+        self._source = source
+        self._settings = settings
+        self._interval_seconds = interval_seconds
+        self._tier_of = tier_of
+        self._roster = roster
+        self._intake = intake
+        self._state = state
+        self._starts_latest = starts_latest
+        self._first_starts_latest = first_starts_latest
+        self._clock = clock
+        self._metrics = metrics
+        self._problems = problems
+        self._missing: dict[TopicId, int] = {}
+        self._configs_at: float | None = None
+
+    async def run(self) -> None:
+        """Look around at once, then at the interval or when somebody asks; runs until cancelled."""
+        while True:
+            self._roster.metadata_wanted.clear()
+            try:
+                await self.look_around()
+                self._problems.clear("metadata")
+            except (KafkaUnavailableError, KafkaDeniedError) as error:
+                self._metrics.error_met(error)
+                self._problems.report("metadata", error.message, hint=error.hint)
+                log.warning(events.METADATA_FAILED, error=error.message)
+            await asyncio.sleep(MIN_SPACING_SECONDS)
+            interval = 1.0 if self._missing else self._interval_seconds
+            try:
+                await asyncio.wait_for(self._roster.metadata_wanted.wait(), interval)
+            except TimeoutError:
+                continue
+
+    async def look_around(self) -> None:
+        """One round. Raises KafkaUnavailableError or KafkaDeniedError and then changes nothing."""
+        metadata = await self._source.metadata()
+        selected = {
+            topic.topic_id: topic
+            for topic in metadata.topics
+            if topic.error_code == KafkaErrorCode.NONE and self._selects(topic.name, topic.internal)
+        }
+        configs = await self._configs([topic.name for topic in selected.values()])
+        gone = await self._gone({topic.name for topic in metadata.topics}, {t.topic_id for t in metadata.topics})
+        for topic in selected.values():
+            self._met(topic, configs.get(topic.name))
+        for topic_id in gone:
+            self._deleted(topic_id)
+        self._check_literals({topic.name for topic in metadata.topics})
+        self.rounds += 1
+        self._first_starts_latest = False
+
+    def _selects(self, name: str, internal: bool) -> bool:
+        if name in SYSTEM_TOPICS:
+            return self._settings.internal_topics
+        return not internal and self._settings.topics.selects(name)
+
+    async def _configs(self, names: list[str]) -> dict[str, dict[str, str]]:
+        """Overrides by topic, for those we are told; asked for new topics at once, for all now and then."""
+        known = {topic.name for topic in self._roster.topics.values() if not topic.closed}
+        now = self._clock.monotonic()
+        if self._configs_at is None or now - self._configs_at >= CONFIGS_INTERVAL_SECONDS:
+            self._configs_at, wanted = now, names
+        else:
+            wanted = [name for name in names if name not in known]
+        if not wanted:
+            return {}
+        answers = await self._source.topic_configs(wanted)
+        hidden = sorted(
+            name for name, answer in answers.items() if answer.error_code == KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED
+        )
+        if hidden:
+            self._problems.report(
+                "topic configurations",
+                f"hidden by permissions for {len(hidden)} topics, {hidden[0]!r} first",
+                hint="grant DescribeConfigs on topics; until then a restore creates them with the broker's defaults",
+            )
+        else:
+            self._problems.clear("topic configurations")
+        return {
+            name: dict(answer.values) for name, answer in answers.items() if answer.error_code == KafkaErrorCode.NONE
+        }
+
+    async def _gone(self, names: set[str], ids: set[TopicId]) -> list[TopicId]:
+        """Open incarnations that brokers deny, often enough to believe it."""
+        absent = [topic for topic in self._roster.topics.values() if not topic.closed and topic.id not in ids]
+        replaced = [topic.id for topic in absent if topic.name in names]
+        unseen = [topic for topic in absent if topic.name not in names]
+        self._missing = {topic.id: self._missing.get(topic.id, 0) for topic in unseen}
+        if not unseen:
+            return replaced
+        asked = await self._source.metadata([topic.name for topic in unseen])
+        codes = {topic.name: topic.error_code for topic in asked.topics}
+        gone = list(replaced)
+        for topic in unseen:
+            if codes.get(topic.name) == KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
+                self._missing[topic.id] += 1
+                if self._missing[topic.id] >= BELIEVED_AFTER:
+                    gone.append(topic.id)
+                    del self._missing[topic.id]
+            else:
+                del self._missing[topic.id]
+                if codes.get(topic.name) == KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED:
+                    self._problems.report(
+                        f"topic {topic.name}",
+                        "permissions hide it now; it is not being backed up",
+                        hint=f"grant Describe and Read on topic {topic.name!r} to kbackupd's principal",
+                    )
+        return gone
+
+    def _met(self, topic: TopicMetadata, configs: dict[str, str] | None) -> None:
+        known = self._roster.topics.get(topic.topic_id)
+        if known is None or known.closed:
+            known = self._opened(topic, configs or {})
+        elif len(topic.partitions) > known.partitions or (configs is not None and configs != known.configs):
+            known.partitions = max(known.partitions, len(topic.partitions))
+            known.configs = configs if configs is not None else known.configs
+            self._record_topic(known)
+        self._problems.clear(f"topic {topic.name}")
+        for row in topic.partitions:
+            self._met_partition(known, row)
+
+    def _opened(self, topic: TopicMetadata, configs: dict[str, str]) -> CapturedTopic:
+        """First sight of an incarnation in this life (or again after it seemed gone)."""
+        predecessor = next(
+            (
+                t
+                for t in self._roster.topics.values()
+                if t.name == topic.name and not t.closed and t.id != topic.topic_id
+            ),
+            None,
+        )
+        durable = self._state.topics.get(topic.topic_id)
+        system = topic.name in SYSTEM_TOPICS
+        opened = CapturedTopic(
+            id=topic.topic_id,
+            name=topic.name,
+            internal=topic.internal or system,
+            partitions=max(len(topic.partitions), durable.partitions if durable else 0),
+            tier=SYSTEM_TIER if system else self._tier_of(topic.name),
+            configs=configs or (durable.configs if durable else {}),
+        )
+        self._roster.topics[topic.topic_id] = opened
+        self._roster.names[topic.topic_id] = topic.name
+        unchanged = (
+            durable is not None
+            and not durable.closed
+            and durable.partitions == opened.partitions
+            and durable.configs == opened.configs
+        )
+        if not unchanged:
+            self._record_topic(opened, previous=predecessor.id if predecessor else None)
+        if predecessor is not None:
+            log.warning(events.TOPIC_RECREATED, topic=topic.name, topic_id=topic.topic_id, previous=predecessor.id)
+            self._close(predecessor)
+        elif durable is None:
+            log.info(events.TOPIC_DISCOVERED, topic=topic.name, topic_id=topic.topic_id, partitions=opened.partitions)
+        return opened
+
+    def _record_topic(self, topic: CapturedTopic, *, previous: TopicId | None = None) -> None:
+        self._intake.record(
+            TopicSeen(
+                topic_id=topic.id,
+                name=topic.name,
+                partitions=topic.partitions,
+                internal=topic.internal,
+                configs=topic.configs,
+                previous=previous,
+                at_ms=self._clock.now_ms(),
+            )
+        )
+
+    def _met_partition(self, topic: CapturedTopic, row: PartitionMetadata) -> None:
+        id = PartitionId(topic.id, row.partition)
+        partition = self._roster.partitions.get(id)
+        if partition is None or partition.closed:
+            partition = self._partition(topic, id)
+            partition.leader_id, partition.leader_epoch = row.leader_id, row.leader_epoch
+            self._roster.add(partition)
+            self._roster.place(partition)
+            return
+        if row.leader_epoch < partition.leader_epoch and row.leader_id >= 0:
+            return  # a broker that has not heard of the newest election yet
+        if row.leader_id != partition.leader_id or row.leader_epoch != partition.leader_epoch:
+            partition.leader_id = row.leader_id
+            partition.leader_epoch = max(row.leader_epoch, partition.leader_epoch)
+            if row.leader_id < 0:
+                self._roster.fail(partition, "the partition has no leader", refresh=True)
+            else:
+                self._roster.place(partition)
+
+    def _partition(self, topic: CapturedTopic, id: PartitionId) -> PartitionCapture:
+        system = topic.name in SYSTEM_TOPICS
+        durable = self._state.partitions.get(id)
+        if durable is not None:
+            return PartitionCapture.resumed(durable, topic=topic.name, system=system, tier=topic.tier)
+        log.debug(events.PARTITION_DISCOVERED, partition=f"{topic.name}/{id.partition}")
+        if self._first_starts_latest and not system:
+            self._starts_latest.add(id)
+        return PartitionCapture(id=id, topic=topic.name, system=system, tier=topic.tier)
+
+    def _deleted(self, topic_id: TopicId) -> None:
+        topic = self._roster.topics[topic_id]
+        if not topic.closed:
+            log.warning(events.TOPIC_DELETED, topic=topic.name, topic_id=topic.id)
+            self._close(topic)
+
+    def _close(self, topic: CapturedTopic) -> None:
+        """The incarnation is gone: what of it was known to exist and is not held becomes a gap."""
+        at_ms = self._clock.now_ms()
+        for number in range(topic.partitions):
+            partition = self._roster.partitions.get(PartitionId(topic.id, number))
+            if partition is None or partition.closed:
+                continue
+            self._roster.close(partition)
+            if 0 <= partition.position < partition.proof.high_watermark:
+                end = partition.proof.high_watermark
+                self._intake.record(partition.skip_to(end, GapCause.TOPIC_DELETED, at_ms))
+        topic.closed = True
+        self._intake.record(TopicDeleted(topic_id=topic.id, at_ms=at_ms))
+
+    def exclude_unselected(self) -> None:
+        """Topics of earlier lives that configuration leaves out now: say so once, keep what is there."""
+        for durable in self._state.topics.values():
+            if durable.closed or self._selects(durable.name, durable.internal):
+                continue
+            self._roster.names[durable.id] = durable.name
+            log.warning(events.TOPIC_EXCLUDED, topic=durable.name)
+            self._intake.record(TopicExcluded(topic_id=durable.id, at_ms=self._clock.now_ms()))
+
+    def resume_known(self) -> None:
+        """Take up what earlier lives captured, before the first metadata answer says what is still there."""
+        for durable in self._state.topics.values():
+            self._roster.names[durable.id] = durable.name
+            if durable.closed or not self._selects(durable.name, durable.internal):
+                continue
+            system = durable.name in SYSTEM_TOPICS
+            topic = CapturedTopic(
+                id=durable.id,
+                name=durable.name,
+                internal=durable.internal,
+                partitions=durable.partitions,
+                tier=SYSTEM_TIER if system else self._tier_of(durable.name),
+                configs=durable.configs,
+            )
+            self._roster.topics[topic.id] = topic
+        for id, state in self._state.partitions.items():
+            known = self._roster.topics.get(id.topic_id)
+            if known is not None:
+                system = known.name in SYSTEM_TOPICS
+                self._roster.add(PartitionCapture.resumed(state, topic=known.name, system=system, tier=known.tier))
+
+    def _check_literals(self, names: set[str]) -> None:
+        for literal in self._settings.topics.literals:
+            if literal in names:
+                self._problems.clear(f"topic {literal}")
+            else:
+                self._problems.report(
+                    f"topic {literal}",
+                    "included by name in source.topics.include, but the cluster has no such topic (or hides it)",
+                    hint="create it, grant Describe on it, or remove it from the configuration",
+                )

@@ -1,0 +1,244 @@
+"""What a leader's answer means for each partition in it: batches, a gap, a new branch, a failure.
+
+Decides without I/O (the scan is handed in) and feeds the open segment. Hands nothing on that was not CRC-checked,
+except bytes that stay bad however often they are fetched: those are kept in a flagged run, with a gap over them (I6).
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from kbackupd.capture.assembly import OpenSegment
+from kbackupd.capture.partition import CORRUPT_ATTEMPTS, FETCH_BYTES, PartitionCapture, SessionKind
+from kbackupd.capture.roster import Roster
+from kbackupd.capture.watermark import Watermark
+from kbackupd.format.batch import scan_batches
+from kbackupd.format.salvage import next_good_batch
+from kbackupd.kafka.types import FetchAnswer, KafkaErrorCode, PartitionAnswer
+from kbackupd.model.clock import Clock
+from kbackupd.model.events import Gap, GapCause, LedgerEvent, Truncated
+from kbackupd.model.path import BatchScan, RecordBatches
+from kbackupd.model.positions import PartitionId
+from kbackupd.model.segment import RunFlag, Sample
+from kbackupd.observe import events
+from kbackupd.observe.metrics import Metrics
+from kbackupd.observe.problems import Problems
+
+BEHIND_ANSWERS = 3
+"""So many full answers in a row move a partition from following to catching up."""
+FETCH_BYTES_MAX = 64 << 20
+"""No record batch larger than this is asked for."""
+
+_LEADERSHIP = frozenset(
+    {
+        KafkaErrorCode.LEADER_NOT_AVAILABLE,
+        KafkaErrorCode.NOT_LEADER_OR_FOLLOWER,
+        KafkaErrorCode.REPLICA_NOT_AVAILABLE,
+        KafkaErrorCode.FENCED_LEADER_EPOCH,
+        KafkaErrorCode.UNKNOWN_LEADER_EPOCH,
+        KafkaErrorCode.KAFKA_STORAGE_ERROR,
+        KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
+        KafkaErrorCode.UNKNOWN_TOPIC_ID,
+        KafkaErrorCode.INCONSISTENT_TOPIC_ID,
+    }
+)
+
+log = structlog.get_logger()
+
+
+class Intake:
+    """Owns the open segment; `pipeline` takes it away when it is time to seal."""
+
+    def __init__(
+        self, *, roster: Roster, watermark: Watermark, clock: Clock, metrics: Metrics, problems: Problems
+    ) -> None:
+        self.open = OpenSegment()
+        self._roster = roster
+        self._watermark = watermark
+        self._clock = clock
+        self._metrics = metrics
+        self._problems = problems
+
+    def record(self, event: LedgerEvent) -> None:
+        """Put a ledger event into the open segment, and say it."""
+        self.open.event(event, now=self._clock.monotonic())
+        match event:
+            case Gap():
+                self._metrics.gap_recorded(event.cause, offsets=event.next_offset - event.first_offset)
+                log.warning(
+                    events.GAP_RECORDED,
+                    partition=self._name(event.id),
+                    first_offset=event.first_offset,
+                    next_offset=event.next_offset,
+                    cause=event.cause.value,
+                )
+            case Truncated():
+                log.warning(
+                    events.LOG_TRUNCATED, partition=self._name(event.id), offset=event.offset, branch=event.branch
+                )
+            case _:
+                pass
+
+    def refused(self, partition: PartitionCapture, code: int) -> None:
+        """The answer for this partition was an error."""
+        if code == KafkaErrorCode.OFFSET_OUT_OF_RANGE:
+            self._roster.want_lookup(partition)
+            return
+        try:
+            name = KafkaErrorCode(code).name
+        except ValueError:
+            name = f"error {code}"
+        hint = (
+            f"grant Read and Describe on topic {partition.topic!r} to kbackupd's principal"
+            if code == KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED
+            else ""
+        )
+        self._roster.fail(partition, f"the broker answered {name}", hint=hint, refresh=code in _LEADERSHIP)
+
+    def answered(
+        self,
+        partition: PartitionCapture,
+        answer: PartitionAnswer,
+        scan: BatchScan | None,
+        fetch: FetchAnswer,
+        node: int,
+    ) -> bool:
+        """Take one partition's good answer in; True if it has more to fetch in this session.
+
+        Args:
+            scan: of `answer.records`; None where there are none.
+        """
+        partition.log_start_offset = answer.log_start_offset
+        partition.last_stable_offset = answer.last_stable_offset
+        partition.proof.answered(fetch.sent_monotonic, answer.high_watermark, self._watermark.durable(partition.id))
+        self.open.sample(
+            Sample(
+                id=partition.id,
+                sent_ms=fetch.sent_ms,
+                answered_ms=fetch.answered_ms,
+                log_start_offset=answer.log_start_offset,
+                last_stable_offset=answer.last_stable_offset,
+                high_watermark=answer.high_watermark,
+                leader_epoch=partition.leader_epoch,
+            )
+        )
+        if answer.diverging is not None:
+            at_ms = self._clock.now_ms()
+            self.record(partition.diverged(answer.diverging, at_ms=at_ms))
+            self._roster.recovered(partition)
+            return True
+        if scan is not None and scan.good_bytes:
+            self._take(partition, answer, scan, fetch, node)
+            self._roster.recovered(partition)
+        elif scan is not None and scan.corrupt_bytes:
+            return self._corrupt(partition, answer, fetch, node)
+        elif scan is not None and scan.partial_bytes:
+            # Only the first partition of an answer is sent a batch larger than it asked for (hazard 23).
+            needed = max(scan.partial_needs_bytes, 2 * max(partition.fetch_bytes, FETCH_BYTES[partition.kind]))
+            partition.fetch_bytes = min(needed, FETCH_BYTES_MAX)
+        else:
+            self._roster.recovered(partition)
+        self._choose_session(partition, answer)
+        return True
+
+    def _take(
+        self, partition: PartitionCapture, answer: PartitionAnswer, scan: BatchScan, fetch: FetchAnswer, node: int
+    ) -> None:
+        whole = scan.good_bytes == len(answer.records)
+        batches = RecordBatches(
+            id=partition.id,
+            system=partition.system,
+            asked_offset=partition.position,
+            branch=partition.branch,
+            replica=node,
+            captured_ms=fetch.answered_ms,
+            chunk=answer.records if whole else memoryview(answer.records)[: scan.good_bytes],
+            scan=scan,
+        )
+        self.open.add(batches, now=fetch.answered_monotonic)
+        partition.took(batches)
+        self._metrics.captured(
+            "system" if partition.system else "user",
+            size_bytes=scan.good_bytes,
+            batches=scan.batches,
+            records=scan.records,
+        )
+
+    def _corrupt(self, partition: PartitionCapture, answer: PartitionAnswer, fetch: FetchAnswer, node: int) -> bool:
+        """The first batch fails its CRC. Again, then keep the bytes and go on at the next good batch."""
+        partition.corrupt_attempts += 1
+        if partition.corrupt_attempts < CORRUPT_ATTEMPTS:
+            self._roster.fail(partition, f"the batch at offset {partition.position} fails its CRC")
+            return False
+        found = next_good_batch(answer.records, after_offset=partition.position)
+        if found is None:
+            asked = max(partition.fetch_bytes, FETCH_BYTES[partition.kind])
+            partition.fetch_bytes = min(2 * asked, FETCH_BYTES_MAX)
+            self._roster.fail(
+                partition,
+                f"the batch at offset {partition.position} fails its CRC and no good batch follows yet",
+                hint="the source's log is damaged there; capture goes on by itself at the next good batch",
+            )
+            return False
+        bad, next_offset = answer.records[: found.position], found.base_offset
+        log.error(events.BATCH_CORRUPTED, partition=partition.name, offset=partition.position, bytes=len(bad))
+        self._metrics.corrupt_batch_found()
+        scan = BatchScan(
+            first_offset=partition.position,
+            next_offset=next_offset,
+            batches=0,
+            records=0,
+            flags=RunFlag.CORRUPT,
+            base_timestamp_ms=-1,
+            max_timestamp_ms=-1,
+            largest_batch_bytes=len(bad),
+            leader_epochs=(),
+            markers=(),
+            begun=(),
+            good_bytes=len(bad),
+            compressed_bytes=len(bad),
+            partial_bytes=0,
+            partial_needs_bytes=0,
+            corrupt_bytes=0,
+        )
+        self.open.add(
+            RecordBatches(
+                id=partition.id,
+                system=partition.system,
+                asked_offset=partition.position,
+                branch=partition.branch,
+                replica=node,
+                captured_ms=fetch.answered_ms,
+                chunk=bad,
+                scan=scan,
+            ),
+            now=fetch.answered_monotonic,
+        )
+        self.record(partition.skip_to(next_offset, GapCause.CORRUPT_AT_SOURCE, self._clock.now_ms()))
+        self._roster.recovered(partition)
+        self._problems.report(
+            f"{partition.name} (corrupt)",
+            f"offsets [{scan.first_offset}, {next_offset}) fail their CRC at the source; kept as they are, flagged",
+            hint="look at the broker's disk; consumers cannot read these records either",
+        )
+        return True
+
+    def _choose_session(self, partition: PartitionCapture, answer: PartitionAnswer) -> None:
+        if partition.position >= answer.high_watermark:
+            partition.behind_answers = 0
+            partition.kind = SessionKind.FOLLOWING
+            partition.fetch_bytes = 0
+        elif partition.kind is SessionKind.FOLLOWING and answer.records:
+            full = len(answer.records) >= FETCH_BYTES[SessionKind.FOLLOWING] // 2
+            partition.behind_answers = partition.behind_answers + 1 if full else 0
+            if partition.behind_answers >= BEHIND_ANSWERS:
+                partition.behind_answers = 0
+                partition.kind = SessionKind.CATCHING_UP
+
+    def _name(self, id: PartitionId) -> str:
+        return f"{self._roster.names.get(id.topic_id, id.topic_id)}/{id.partition}"
+
+
+def scan_answers(answers: list[tuple[bytes, int]]) -> list[BatchScan]:
+    """CRC-check and summarise (records, asked offset) pairs; CPU only, for a worker thread."""
+    return [scan_batches(records, asked_offset=asked_offset) for records, asked_offset in answers]

@@ -1,0 +1,154 @@
+"""Partitions whose position must be asked for: new ones, and those the leader calls out of range.
+
+One task; asks each leader for all its partitions at once, decides purely, and hands them back to the roster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+
+import structlog
+
+from kbackupd.capture.intake import Intake
+from kbackupd.capture.partition import PartitionCapture
+from kbackupd.capture.roster import Roster
+from kbackupd.capture.source import Source
+from kbackupd.kafka.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, KafkaErrorCode, OffsetAnswer, TopicPartition
+from kbackupd.model.clock import Clock
+from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
+from kbackupd.model.events import Gap, GapCause, PartitionSeen, Truncated
+from kbackupd.model.positions import PartitionId
+
+UNEXPLAINED_TRIES = 3
+
+log = structlog.get_logger()
+
+
+def reposition(
+    partition: PartitionCapture, *, log_start: int, log_end: int, epoch_end: int, at_ms: int
+) -> Gap | Truncated | None:
+    """What to do about a position the leader says is out of range; None: it looks right, ask again.
+
+    Args:
+        log_start, log_end: as the leader told just now.
+        epoch_end: where the epoch of our last batch ends there, -1 if unknown.
+    """
+    if partition.position < log_start:
+        return partition.skip_to(log_start, GapCause.LOG_START_MOVED, at_ms)
+    if partition.position > log_end:
+        end = log_end if epoch_end < 0 else min(epoch_end, log_end)
+        return partition.cut_to(end, at_ms=at_ms)
+    if partition.failures >= UNEXPLAINED_TRIES:
+        # The leader cannot tell how much of our log is its own: read all it has again rather than miss any of it.
+        return partition.cut_to(log_start, at_ms=at_ms)
+    return None
+
+
+class Positioner:
+    def __init__(
+        self,
+        *,
+        source: Source,
+        roster: Roster,
+        intake: Intake,
+        clock: Clock,
+        starts_latest: set[PartitionId],
+    ) -> None:
+        """
+        Args:
+            starts_latest: new partitions that begin at their end (`start: latest`); taken out as they are served.
+        """
+        self._source = source
+        self._roster = roster
+        self._intake = intake
+        self._clock = clock
+        self._starts_latest = starts_latest
+
+    async def run(self) -> None:
+        """Serve look-ups as they come; runs until cancelled."""
+        while True:
+            await self._roster.lookup_wanted.wait()
+            self._roster.lookup_wanted.clear()
+            by_leader: dict[int, list[PartitionCapture]] = defaultdict(list)
+            for id in list(self._roster.lookups):
+                del self._roster.lookups[id]
+                partition = self._roster.partitions.get(id)
+                if partition is None or partition.closed:
+                    continue
+                if partition.leader_id < 0:
+                    self._roster.fail(partition, "the partition has no leader", refresh=True)
+                else:
+                    by_leader[partition.leader_id].append(partition)
+            await asyncio.gather(*(self._serve(node_id, group) for node_id, group in by_leader.items()))
+
+    async def _serve(self, node_id: int, group: list[PartitionCapture]) -> None:
+        by_name = {TopicPartition(partition.topic, partition.id.partition): partition for partition in group}
+        try:
+            starts = await self._ask(node_id, by_name, EARLIEST_TIMESTAMP)
+            ends = await self._ask(node_id, by_name, LATEST_TIMESTAMP)
+            checks = {
+                tp: (partition.leader_epoch, partition.check_epoch)
+                for tp, partition in by_name.items()
+                if partition.position >= 0 and partition.check_epoch >= 0
+            }
+            epochs = await self._source.epoch_end_offsets(node_id, checks) if checks else {}
+            same = await self._still_the_same(by_name)
+        except (KafkaUnavailableError, KafkaDeniedError) as error:
+            for partition in group:
+                self._roster.fail(partition, error.message, hint=error.hint, refresh=True)
+            return
+        for tp, partition in by_name.items():
+            if partition.closed:
+                continue
+            start, end = starts[tp], ends[tp]
+            code = start.error_code or end.error_code
+            if code != KafkaErrorCode.NONE:
+                self._intake.refused(partition, code if code != KafkaErrorCode.OFFSET_OUT_OF_RANGE else -1)
+            elif tp not in same:
+                self._roster.fail(partition, "the topic is not the incarnation it was", refresh=True)
+            else:
+                epoch = epochs.get(tp)
+                epoch_end = epoch.end_offset if epoch is not None and epoch.error_code == KafkaErrorCode.NONE else -1
+                self._decide(partition, start.offset, end.offset, epoch_end)
+
+    async def _ask(
+        self, node_id: int, by_name: dict[TopicPartition, PartitionCapture], timestamp: int
+    ) -> dict[TopicPartition, OffsetAnswer]:
+        asked = {tp: (timestamp, partition.leader_epoch) for tp, partition in by_name.items()}
+        return dict(await self._source.list_offsets(node_id, asked))
+
+    async def _still_the_same(self, by_name: dict[TopicPartition, PartitionCapture]) -> set[TopicPartition]:
+        """These requests go by name: a topic re-created meanwhile would answer for its predecessor."""
+        metadata = await self._source.metadata(sorted({tp.topic for tp in by_name}))
+        ids = {topic.name: topic.topic_id for topic in metadata.topics if topic.error_code == KafkaErrorCode.NONE}
+        return {tp for tp, partition in by_name.items() if ids.get(tp.topic) == partition.id.topic_id}
+
+    def _decide(self, partition: PartitionCapture, log_start: int, log_end: int, epoch_end: int) -> None:
+        at_ms = self._clock.now_ms()
+        if partition.position < 0:
+            partition.position = log_start
+            self._intake.record(
+                PartitionSeen(
+                    id=partition.id,
+                    first_offset=log_start,
+                    log_start_offset=log_start,
+                    high_watermark=log_end,
+                    leader_epoch=partition.leader_epoch,
+                    at_ms=at_ms,
+                )
+            )
+            if partition.id in self._starts_latest:
+                self._starts_latest.discard(partition.id)
+                if log_end > log_start:
+                    self._intake.record(partition.skip_to(log_end, GapCause.EXCLUDED, at_ms))
+            self._roster.recovered(partition)
+            self._roster.place(partition)
+            return
+        event = reposition(partition, log_start=log_start, log_end=log_end, epoch_end=epoch_end, at_ms=at_ms)
+        if event is None:
+            self._roster.fail(partition, f"the leader calls offset {partition.position} out of range")
+            return
+        self._intake.record(event)
+        self._roster.recovered(partition)
+        self._roster.place(partition)

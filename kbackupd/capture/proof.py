@@ -1,0 +1,56 @@
+"""RPO exposure of one partition: since when is everything below its high watermark proven durable.
+
+A leader's answer to a request sent at `t` says the high watermark was `h` at some moment after `t`. Once everything
+below `h` is durable, `t` is proven. Answers that never come prove nothing, so exposure grows while we are blind.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+_PENDING_MAX = 64
+
+
+class Proof:
+    """Times are monotonic seconds."""
+
+    __slots__ = ("_pending", "high_watermark", "proven")
+
+    def __init__(self) -> None:
+        self.proven: float | None = None
+        self.high_watermark = -1
+        self._pending: deque[tuple[float, int]] = deque()
+
+    def answered(self, sent: float, high_watermark: int, durable: int) -> None:
+        """A leader's answer to a request sent at `sent`."""
+        self.high_watermark = high_watermark
+        if high_watermark <= durable:
+            self._pending.clear()
+            self._prove(sent)
+            return
+        if self._pending and (self._pending[-1][1] == high_watermark or len(self._pending) == _PENDING_MAX):
+            # Dropping the newest but one costs resolution, never truth: a later proof needs more to be durable.
+            self._pending.pop()
+        self._pending.append((sent, high_watermark))
+
+    def left_out(self, sent: float, durable: int) -> None:
+        """An incremental answer that left the partition out: its high watermark has not moved."""
+        if self.high_watermark >= 0:
+            self.answered(sent, self.high_watermark, durable)
+
+    def durable_moved(self, durable: int) -> None:
+        while self._pending and self._pending[0][1] <= durable:
+            self._prove(self._pending.popleft()[0])
+
+    def truncated(self, high_watermark: int) -> None:
+        """The log was cut back: what was pending is about offsets that no longer mean the same."""
+        self._pending.clear()
+        self.high_watermark = high_watermark
+
+    def exposure(self, now: float) -> float | None:
+        """Seconds since the last proof; None if there was none yet."""
+        return None if self.proven is None else max(0.0, now - self.proven)
+
+    def _prove(self, sent: float) -> None:
+        if self.proven is None or sent > self.proven:
+            self.proven = sent

@@ -1,0 +1,210 @@
+"""Seal, put, account: from a closed segment to a watermark (invariants I2, I4).
+
+Segments are sealed one after the other, because each names its predecessor's digest; several are uploaded at once, and
+their consequences are drawn in the order of their sequences. A store that fails is tried until it works: the memory
+budget, not this class, decides how much may wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from kbackupd.archive.identity import superseded_by
+from kbackupd.archive.writer_state import WriterState
+from kbackupd.capture.assembly import ClosedSegment
+from kbackupd.capture.budget import MemoryBudget
+from kbackupd.capture.watermark import Watermark
+from kbackupd.format.segment import SegmentDraft, seal
+from kbackupd.model.clock import Clock
+from kbackupd.model.errors import FencedError, StoreDeniedError, StoreUnavailableError
+from kbackupd.model.events import topic_of
+from kbackupd.model.path import CatalogEntry, SealedSegment, StoredSegment
+from kbackupd.model.positions import PartitionId, TopicId
+from kbackupd.model.segment import EarlierEpoch, Identity, ObjectRef
+from kbackupd.model.settings import BackupSettings
+from kbackupd.observe import events
+from kbackupd.observe.metrics import Metrics
+from kbackupd.observe.problems import Problems
+from kbackupd.store.protocol import ObjectStore
+
+UPLOADS_MAX = 4
+RETRY_MAX_SECONDS = 30.0
+RECENT_KEYS = 256
+"""Keys of so many stored segments are remembered, for the answers to flushes."""
+
+log = structlog.get_logger()
+
+
+class Publisher:
+    """Owns the writer's sequence, chain and durable state for one life of the daemon."""
+
+    def __init__(
+        self,
+        *,
+        store: ObjectStore,
+        identity: Identity,
+        writer_epoch: int,
+        earlier: tuple[EarlierEpoch, ...],
+        state: WriterState,
+        settings: BackupSettings,
+        budget: MemoryBudget,
+        clock: Clock,
+        metrics: Metrics,
+        problems: Problems,
+        topic_names: Mapping[TopicId, str],
+        on_durable: Callable[[list[PartitionId]], None],
+    ) -> None:
+        self.state = state
+        self.watermark = Watermark({id: partition.next_offset for id, partition in state.partitions.items()})
+        self.next_seq = 0
+        self.last_stored: CatalogEntry | None = None
+        self.since_checkpoint: list[tuple[str, str, int]] = []
+        self._store = store
+        self._identity = identity
+        self._writer_epoch = writer_epoch
+        self._earlier = earlier
+        self._settings = settings
+        self._budget = budget
+        self._clock = clock
+        self._metrics = metrics
+        self._problems = problems
+        self._topic_names = topic_names
+        self._on_durable = on_durable
+        self._previous: ObjectRef | None = state.chain_head
+        self._last_sealed_ms = state.last_sealed_ms
+        self._sealing = asyncio.Lock()
+        self._slots = asyncio.Semaphore(UPLOADS_MAX)
+        self._landed: dict[int, CatalogEntry] = {}
+        self._in_flight: dict[int, asyncio.Future[None]] = {}
+        self._next_to_apply = 0
+        self._recent: dict[int, str] = {}
+
+    @property
+    def in_flight(self) -> int:
+        """Segments sealed, or being sealed, and not durable."""
+        return len(self._in_flight)
+
+    async def publish(self, closed: ClosedSegment, group: asyncio.TaskGroup) -> int:
+        """Seal `closed` and start its upload in `group`; returns its sequence.
+
+        Nothing is durable on return (`wait_durable`). Waits for an upload slot first. Cancelled before the upload has
+        started, the segment is lost to this life; its offsets are not, they were never acknowledged.
+        """
+        await self._slots.acquire()
+        async with self._sealing:
+            seq, self.next_seq = self.next_seq, self.next_seq + 1
+            pending = tuple(sorted(self._in_flight))
+            self._in_flight[seq] = asyncio.get_running_loop().create_future()
+            self.watermark.sealed(seq, closed.next_offsets)
+            self._last_sealed_ms = max(self._last_sealed_ms, self._clock.now_ms())
+            draft = SegmentDraft(
+                identity=self._identity,
+                writer=self.state.writer,
+                writer_epoch=self._writer_epoch,
+                seq=seq,
+                previous=self._previous,
+                in_flight=pending,
+                earlier=self._earlier if seq == 0 or 0 in self._in_flight else (),
+                sealed_ms=self._last_sealed_ms,
+                sealed_monotonic_ms=int(self._clock.monotonic() * 1000),
+                topics={id: self._topic_names[id] for id in _topics_of(closed)},
+                runs=closed.runs,
+                outcomes=closed.outcomes,
+                open_transactions=closed.open_transactions,
+                samples=closed.samples,
+                events=closed.events,
+            )
+            sealed = await asyncio.to_thread(
+                seal, draft, codec=self._settings.compression_codec, level=self._settings.compression_level
+            )
+            self._previous = sealed.ref
+        log.debug(events.SEGMENT_SEALED, key=sealed.ref.key, bytes=sealed.size_bytes, runs=len(closed.runs))
+        group.create_task(self._upload(seq, sealed, closed.charged_bytes), name=f"upload-{seq}")
+        return seq
+
+    async def wait_durable(self, seq: int) -> None:
+        """Return once every segment up to and including `seq` is durable. Cancellation leaves uploads running."""
+        for waiting in [future for number, future in sorted(self._in_flight.items()) if number <= seq]:
+            await asyncio.shield(waiting)
+
+    def keys_from(self, seq: int) -> list[str]:
+        """Keys of the durable segments from `seq` on, as far as they are remembered."""
+        return [self._recent[number] for number in sorted(self._recent) if number >= seq]
+
+    async def wait_all(self) -> None:
+        """Return once nothing is in flight."""
+        await self.wait_durable(self.next_seq)
+
+    async def _upload(self, seq: int, sealed: SealedSegment, charged_bytes: int) -> None:
+        try:
+            with self._metrics.upload():
+                await self._put_until_durable(sealed)
+            entry = CatalogEntry.of(StoredSegment(ref=sealed.ref, footer=sealed.footer, size_bytes=sealed.size_bytes))
+            self._account(seq, entry)
+            self._budget.release(charged_bytes)
+        finally:
+            self._slots.release()
+        await self.check_fence()
+
+    async def _put_until_durable(self, sealed: SealedSegment) -> None:
+        subject = f"upload of {sealed.ref.key}"
+        attempt = 0
+        while True:
+            try:
+                await self._store.put_if_absent(sealed.ref.key, sealed.parts)
+            except (StoreUnavailableError, StoreDeniedError) as error:
+                # Denied is tried again too: credentials expire and are renewed, policies are repaired.
+                attempt += 1
+                self._metrics.error_met(error)
+                self._problems.report("uploads", error.message, hint=error.hint)
+                delay = min(RETRY_MAX_SECONDS, 0.5 * 2.0 ** min(attempt, 10)) * random.uniform(0.5, 1.0)
+                log.warning(events.UPLOAD_RETRIED, subject=subject, error=error.message, attempt=attempt, delay=delay)
+                await asyncio.sleep(delay)
+            else:
+                self._problems.clear("uploads")
+                return
+
+    def _account(self, seq: int, entry: CatalogEntry) -> None:
+        """The store said durable: index, then watermark, then whoever waits."""
+        self._landed[seq] = entry
+        while (next_entry := self._landed.pop(self._next_to_apply, None)) is not None:
+            self.state.apply(next_entry.footer, next_entry.ref)
+            self.since_checkpoint.append((next_entry.ref.key, next_entry.ref.digest, next_entry.size_bytes))
+            self._next_to_apply += 1
+        moved = self.watermark.stored(entry)
+        self.last_stored = entry
+        self._recent[seq] = entry.ref.key
+        self._recent.pop(seq - RECENT_KEYS, None)
+        self._metrics.segment_stored(entry.size_bytes)
+        log.info(
+            events.SEGMENT_STORED,
+            key=entry.ref.key,
+            bytes=entry.size_bytes,
+            runs=len(entry.footer.runs),
+            records=sum(run.records for run in entry.footer.runs),
+            events=len(entry.footer.events),
+        )
+        self._in_flight.pop(seq).set_result(None)
+        self._on_durable(moved)
+
+    async def check_fence(self) -> None:
+        """Raise FencedError if a later life of this writer has begun; an unreachable store is no proof of that."""
+        try:
+            successor = await superseded_by(self._store, writer=self.state.writer, writer_epoch=self._writer_epoch)
+        except (StoreUnavailableError, StoreDeniedError) as error:
+            self._metrics.error_met(error)
+            return
+        if successor is not None:
+            raise FencedError(
+                f"writer {self.state.writer!r}: epoch {successor} was claimed; this daemon holds {self._writer_epoch}",
+                hint="another daemon runs with the same backup_id and writer; nothing is lost, stop one of the two",
+            )
+
+
+def _topics_of(closed: ClosedSegment) -> set[TopicId]:
+    mentioned = {run.id.topic_id for run in closed.runs} | {sample.id.topic_id for sample in closed.samples}
+    return mentioned | {topic_id for event in closed.events if (topic_id := topic_of(event)) is not None}

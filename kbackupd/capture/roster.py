@@ -1,0 +1,154 @@
+"""Every partition capture knows, where it is being fetched, and when a failed one is tried again.
+
+One event loop owns it. Moving a partition between sessions, stopping it and starting it again all happen here, so
+that a partition is wanted of one broker at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+import structlog
+
+from kbackupd.capture.partition import QUARANTINE_AFTER_FAILURES, PartitionCapture, SessionKind
+from kbackupd.model.clock import Clock
+from kbackupd.model.positions import PartitionId, TopicId
+from kbackupd.observe import events
+from kbackupd.observe.problems import Problems
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, kw_only=True)
+class CapturedTopic:
+    """One incarnation of a topic."""
+
+    id: TopicId
+    name: str
+    internal: bool
+    partitions: int
+    tier: str
+    configs: dict[str, str]
+    closed: bool = False
+
+
+class Place(Protocol):
+    """A session loop, as the roster sees it."""
+
+    def put(self, partition: PartitionCapture) -> None: ...
+
+    def remove(self, id: PartitionId) -> None: ...
+
+
+class Roster:
+    """
+    Args:
+        place_for: the session loop for a broker and kind, started if need be.
+    """
+
+    def __init__(self, *, clock: Clock, problems: Problems, place_for: Callable[[int, SessionKind], Place]) -> None:
+        self.partitions: dict[PartitionId, PartitionCapture] = {}
+        self.topics: dict[TopicId, CapturedTopic] = {}
+        self.names: dict[TopicId, str] = {}
+        self.pauses: dict[str, None] = {}
+        self.lookups: dict[PartitionId, None] = {}
+        """Partitions whose position must be asked for (new ones, and those out of the log's range)."""
+        self.lookup_wanted = asyncio.Event()
+        self.metadata_wanted = asyncio.Event()
+        self._clock = clock
+        self._problems = problems
+        self._place_for = place_for
+        self._placed: dict[PartitionId, Place] = {}
+        self._retries: list[tuple[float, PartitionId]] = []
+        self._retry_changed = asyncio.Event()
+
+    def add(self, partition: PartitionCapture) -> None:
+        self.partitions[partition.id] = partition
+        partition.paused = self.is_paused(partition.topic)
+
+    def is_paused(self, topic: str) -> bool:
+        return any(fnmatchcase(topic, glob) for glob in self.pauses)
+
+    def place(self, partition: PartitionCapture) -> None:
+        """Have it fetched by the right session, or by none if it must not be."""
+        self.unplace(partition)
+        if partition.closed or partition.paused:
+            return
+        if partition.position < 0:
+            self.want_lookup(partition)
+        elif partition.leader_id < 0:
+            self.metadata_wanted.set()
+        else:
+            place = self._place_for(partition.leader_id, partition.kind)
+            self._placed[partition.id] = place
+            place.put(partition)
+
+    def unplace(self, partition: PartitionCapture) -> None:
+        place = self._placed.pop(partition.id, None)
+        if place is not None:
+            place.remove(partition.id)
+
+    def want_lookup(self, partition: PartitionCapture) -> None:
+        self.unplace(partition)
+        self.lookups[partition.id] = None
+        self.lookup_wanted.set()
+
+    def fail(self, partition: PartitionCapture, reason: str, *, hint: str = "", refresh: bool = False) -> None:
+        """Stop fetching it, try again after its backoff; its neighbours go on."""
+        self.unplace(partition)
+        delay = partition.failed(reason)
+        heapq.heappush(self._retries, (self._clock.monotonic() + delay, partition.id))
+        self._retry_changed.set()
+        if partition.failures == QUARANTINE_AFTER_FAILURES:
+            log.error(events.PARTITION_QUARANTINED, partition=partition.name, reason=reason)
+        elif partition.failures == 1:
+            log.warning(events.PARTITION_RETRIED, partition=partition.name, reason=reason)
+        if partition.failures >= QUARANTINE_AFTER_FAILURES:
+            self._problems.report(partition.name, reason, hint=hint)
+        if refresh:
+            self.metadata_wanted.set()
+
+    def recovered(self, partition: PartitionCapture) -> None:
+        if partition.failures:
+            log.info(events.PARTITION_RECOVERED, partition=partition.name, failures=partition.failures)
+            partition.recovered()
+            self._problems.clear(partition.name)
+
+    def close(self, partition: PartitionCapture) -> None:
+        """Its incarnation is gone."""
+        self.unplace(partition)
+        partition.closed = True
+        self.lookups.pop(partition.id, None)
+        self._problems.clear(partition.name)
+
+    def matching(self, glob: str) -> Iterator[PartitionCapture]:
+        """Open partitions of topics whose name matches `glob`."""
+        names: dict[str, bool] = {}
+        for partition in self.partitions.values():
+            if partition.closed:
+                continue
+            if partition.topic not in names:
+                names[partition.topic] = fnmatchcase(partition.topic, glob)
+            if names[partition.topic]:
+                yield partition
+
+    async def run_retries(self) -> None:
+        """Put failed partitions back when their time has come; runs until cancelled."""
+        while True:
+            self._retry_changed.clear()
+            now = self._clock.monotonic()
+            while self._retries and self._retries[0][0] <= now:
+                _, id = heapq.heappop(self._retries)
+                partition = self.partitions.get(id)
+                if partition is not None and partition.failures and id not in self._placed and id not in self.lookups:
+                    self.place(partition)
+            timeout = self._retries[0][0] - now if self._retries else None
+            try:
+                await asyncio.wait_for(self._retry_changed.wait(), timeout)
+            except TimeoutError:
+                continue

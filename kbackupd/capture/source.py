@@ -1,0 +1,51 @@
+"""What capture asks of a Kafka cluster: the seam that the real rim and the tests' brokers both fill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from kbackupd.kafka.types import (
+    ClusterMetadata,
+    EpochEnd,
+    FetchAnswer,
+    FetchTarget,
+    OffsetAnswer,
+    TopicConfigs,
+    TopicPartition,
+)
+from kbackupd.model.positions import PartitionId
+
+
+class Session(Protocol):
+    """`kafka.fetch.FetchSession`, which documents the methods."""
+
+    def want(self, id_: PartitionId, target: FetchTarget) -> None: ...
+
+    def forget(self, id_: PartitionId) -> None: ...
+
+    async def fetch(
+        self, *, max_bytes: int, max_wait_ms: int, min_bytes: int = 1, timeout_seconds: float
+    ) -> FetchAnswer: ...
+
+    async def close(self, *, timeout_seconds: float = 2.0) -> None: ...
+
+
+class Source(Protocol):
+    """One cluster. Every method has a deadline of its own and raises KafkaUnavailableError or KafkaDeniedError."""
+
+    async def metadata(self, topics: Sequence[str] | None = None) -> ClusterMetadata: ...
+
+    async def list_offsets(
+        self, node_id: int, asked: Mapping[TopicPartition, tuple[int, int]]
+    ) -> Mapping[TopicPartition, OffsetAnswer]: ...
+
+    async def epoch_end_offsets(
+        self, node_id: int, asked: Mapping[TopicPartition, tuple[int, int]]
+    ) -> Mapping[TopicPartition, EpochEnd]: ...
+
+    async def topic_configs(self, topics: Sequence[str]) -> Mapping[str, TopicConfigs]:
+        """Overrides set on the topics; what is hidden has an error code."""
+
+    def session(self, node_id: int) -> Session:
+        """A new fetch session with its own connection to the broker."""
