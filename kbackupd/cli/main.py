@@ -7,6 +7,7 @@ Exit codes, everywhere: 0 ok · 1 a fault of kbackupd itself · 2 usage or confi
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -82,6 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except BaseException as error:  # noqa: BLE001  the last frame: whatever it is becomes a message and an exit code
         code = explain(error)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `kbackupd … | head`: the reader had enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or 1
     writer.close()
     sys.exit(code)
 

@@ -25,8 +25,8 @@ class OutputFormat(StrEnum):
 def stdout_console() -> Console:
     """Colours and the real width on a terminal; plain lines otherwise."""
     if sys.stdout.isatty():
-        return Console(highlight=False)
-    return Console(highlight=False, color_system=None, width=PIPED_COLUMNS, emoji=False)
+        return Console(highlight=False, markup=False, emoji=False)
+    return Console(highlight=False, markup=False, emoji=False, color_system=None, width=PIPED_COLUMNS)
 
 
 def plain_table(console: Console) -> Table:

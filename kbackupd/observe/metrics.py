@@ -39,9 +39,25 @@ Stream = Literal["user", "system"]
 Session = Literal["following", "catching-up"]
 
 OTHER = "other"
-STORE_OPERATIONS = frozenset({"put", "get", "head", "list", "delete"})
+STORE_OPERATIONS = frozenset({"put", "get", "get_range", "get_suffix", "head", "list", "delete"})
+STORE_OUTCOMES = frozenset({"ok", "missing", "exists", "denied", "unavailable", "cancelled", "error"})
 STORE_CAUSES = frozenset(
-    {"timeout", "connection", "throttled", "server_error", "denied", "torn", "conflict", "disk_full", "io"}
+    {
+        "checksum",
+        "conflict",
+        "connect",
+        "credentials",
+        "denied",
+        "disk_full",
+        "io",
+        "not_s3",
+        "reset",
+        "server_error",
+        "throttled",
+        "timeout",
+        "tls",
+        "truncated",
+    }
 )
 _ERROR_KINDS: tuple[tuple[type[BaseException], str], ...] = (
     (KafkaUnavailableError, "kafka_unavailable"),
@@ -63,6 +79,13 @@ _UPLOAD_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 def error_kind(error: BaseException) -> str:
     """The bounded label an error is counted under."""
     return next(kind for cls, kind in _ERROR_KINDS if isinstance(error, cls))
+
+
+def store_cause(error: BaseException) -> str:
+    """The bounded label a store's error is counted under."""
+    if isinstance(error, StoreUnavailableError):
+        return _bounded(error.cause, STORE_CAUSES)
+    return "denied" if isinstance(error, StoreDeniedError) else OTHER
 
 
 class Metrics:
@@ -100,6 +123,9 @@ class Metrics:
             "How long it took to make a segment durable, retries included.",
             buckets=_UPLOAD_BUCKETS,
             registry=registry,
+        )
+        self._store_operations = counter(
+            "store_operations", "Tries of store operations, by how they ended.", "operation", "outcome"
         )
         self._store_retries = counter(
             "store_retries", "Store operations tried again after a failure.", "operation", "cause"
@@ -159,11 +185,20 @@ class Metrics:
         self._segments.inc()
         self._segment_bytes.inc(stored_bytes)
 
-    def store_retried(self, operation: str, cause: str) -> None:
-        self._store_retries.labels(_bounded(operation, STORE_OPERATIONS), _bounded(cause, STORE_CAUSES)).inc()
+    def store_operation_ended(self, operation: str, seconds: float, size_bytes: int, outcome: str) -> None:
+        """One try of one operation is over; fits the metered store's callback. `seconds` and `size_bytes` are unused:
+        the upload histogram and the captured bytes say what matters of them."""
+        del seconds, size_bytes
+        self._store_operations.labels(_bounded(operation, STORE_OPERATIONS), _bounded(outcome, STORE_OUTCOMES)).inc()
 
-    def store_failed(self, operation: str, cause: str) -> None:
-        self._store_failures.labels(_bounded(operation, STORE_OPERATIONS), _bounded(cause, STORE_CAUSES)).inc()
+    def store_retried(self, operation: str, error: BaseException, tries: int = 1) -> None:
+        """A try failed and another follows; fits the retrying store's callback."""
+        del tries
+        self._store_retries.labels(_bounded(operation, STORE_OPERATIONS), store_cause(error)).inc()
+
+    def store_failed(self, operation: str, error: BaseException) -> None:
+        """An operation was given up with `error`."""
+        self._store_failures.labels(_bounded(operation, STORE_OPERATIONS), store_cause(error)).inc()
 
     def checkpoint_stored(self) -> None:
         self._checkpoints.inc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,6 +23,7 @@ from kbackupd.model.events import GapCause
 from kbackupd.model.status import MemoryStatus, PartitionState
 from kbackupd.observe.live import OTHER_TOPICS
 from kbackupd.observe.metrics import ERROR_KINDS, Metrics, error_kind
+from kbackupd.observe.reference import reference_markdown
 from tests.unit.server.fake_daemon import RPO_TARGETS, sample
 
 
@@ -62,12 +64,23 @@ MOVES: list[tuple[Callable[[Metrics], None], str, dict[str, str], float]] = [
     (lambda m: m.segment_stored(4096), "segments_total", {}, 1),
     (lambda m: m.segment_stored(4096), "segment_stored_bytes_total", {}, 4096),
     (
-        lambda m: m.store_retried("put", "throttled"),
+        lambda m: m.store_retried("put", StoreUnavailableError("x", cause="throttled"), 1),
         "store_retries_total",
         {"operation": "put", "cause": "throttled"},
         1,
     ),
-    (lambda m: m.store_failed("get", "timeout"), "store_failures_total", {"operation": "get", "cause": "timeout"}, 1),
+    (
+        lambda m: m.store_failed("get", StoreDeniedError("x")),
+        "store_failures_total",
+        {"operation": "get", "cause": "denied"},
+        1,
+    ),
+    (
+        lambda m: m.store_operation_ended("list", 0.5, 0, "unavailable"),
+        "store_operations_total",
+        {"operation": "list", "outcome": "unavailable"},
+        1,
+    ),
     (lambda m: m.checkpoint_stored(), "checkpoints_total", {}, 1),
     (lambda m: m.gap_recorded(GapCause.TRUNCATED, offsets=12), "gaps_total", {"cause": "truncated"}, 1),
     (lambda m: m.gap_recorded(GapCause.TRUNCATED, offsets=12), "gap_offsets_total", {"cause": "truncated"}, 12),
@@ -206,9 +219,10 @@ def test_series_per_partition_exist_only_on_request(metrics: Metrics, clock: Man
 
 
 def test_a_cause_nobody_listed_is_counted_as_other_instead_of_making_a_series(metrics: Metrics) -> None:
-    metrics.store_failed("put", "request-id-8f3a1c")
-    metrics.store_retried("frobnicate", "timeout")
-    assert value(metrics, "store_failures_total", operation="put", cause="other") == 1
+    metrics.store_failed("put", StoreUnavailableError("x", cause="request-id-8f3a1c"))
+    metrics.store_failed("put", ValueError("x"))
+    metrics.store_retried("frobnicate", StoreUnavailableError("x", cause="timeout"))
+    assert value(metrics, "store_failures_total", operation="put", cause="other") == 2
     assert value(metrics, "store_retries_total", operation="other", cause="timeout") == 1
 
 
@@ -248,3 +262,8 @@ def test_every_name_has_the_prefix_a_help_text_and_total_only_where_it_counts(me
         assert family.documentation, family.name
         if family.type == "gauge" and not family.name.endswith("_created"):
             assert not family.name.endswith("_total"), family.name
+
+
+def test_the_reference_page_is_what_the_code_exposes() -> None:
+    page = Path(__file__).parents[3] / "docs" / "metrics.md"
+    assert page.read_text() == reference_markdown(), "python -m kbackupd.observe.reference > docs/metrics.md"
