@@ -17,7 +17,7 @@ from typing import Annotated, Final
 import typer
 
 from kbackupd import __version__
-from kbackupd.cli import config, ctl
+from kbackupd.cli import config, ctl, run
 from kbackupd.model.errors import KbackupError
 from kbackupd.observe.logging import configure_logging, mask_text
 
@@ -27,7 +27,7 @@ GROUPS: Final[dict[str, typer.Typer]] = {
 }
 """Verbs with verbs of their own."""
 
-VERBS: Final[dict[str, Callable[..., None]]] = {}
+VERBS: Final[dict[str, Callable[..., None]]] = {"run": run.command}
 """In the order of the help text."""
 
 app = typer.Typer(

@@ -1,0 +1,29 @@
+"""`kbackupd run`: the daemon."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from kbackupd.daemon.run import run_daemon
+from kbackupd.observe.logging import configure_logging
+from kbackupd.settings.load import load_daemon_settings
+
+
+def command(
+    config: Annotated[
+        Path, typer.Option("--config", envvar="KBACKUPD_CONFIG", metavar="FILE", help="The daemon's configuration.")
+    ],
+) -> None:
+    """Back up continuously until told to stop (SIGTERM drains; a second signal aborts)."""
+    settings = load_daemon_settings(config, os.environ)
+    observability = settings.observability
+    writer = configure_logging(format=observability.log_format, level=observability.log_level)
+    try:
+        uvloop.run(run_daemon(settings))
+    finally:
+        writer.close()

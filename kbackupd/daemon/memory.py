@@ -1,0 +1,36 @@
+"""How much memory the process has, and how much of it may hold data (invariant I9)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kbackupd.model.errors import ConfigurationError
+from kbackupd.model.units import format_bytes
+
+RESERVE_BYTES = 48 << 20
+"""Grows after start and is not data: codec contexts, connections, checkpoints, allocator slack."""
+SMALLEST_BUDGET_BYTES = 32 << 20
+
+
+def rss_bytes() -> int:
+    """Resident memory of this process now."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def budget_bytes(memory_limit_bytes: int) -> int:
+    """What is left of the limit for data, once the process stands as it does now.
+
+    Raises:
+        ConfigurationError: too little to work with.
+    """
+    resident = rss_bytes()
+    budget = memory_limit_bytes - resident - RESERVE_BYTES
+    if budget < SMALLEST_BUDGET_BYTES:
+        raise ConfigurationError(
+            f"backup.memory_limit {format_bytes(memory_limit_bytes)} leaves {format_bytes(max(0, budget))} for data: "
+            f"the process itself takes {format_bytes(resident)}, and {format_bytes(RESERVE_BYTES)} are kept in reserve",
+            hint=f"set it to {format_bytes(resident + RESERVE_BYTES + 4 * SMALLEST_BUDGET_BYTES)} or more",
+        )
+    return budget

@@ -1,0 +1,196 @@
+"""The composition root of `kbackupd run`: wires every part, owns signals and the order of starting and stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+
+import structlog
+
+from kbackupd import __version__
+from kbackupd.archive.identity import claim_epoch, identity_of, open_or_create
+from kbackupd.archive.recovery import recover
+from kbackupd.capture.budget import MemoryBudget
+from kbackupd.capture.pipeline import Pipeline, Resume
+from kbackupd.daemon.memory import budget_bytes
+from kbackupd.daemon.service import Service
+from kbackupd.daemon.source import KafkaSource
+from kbackupd.kafka.connection import KafkaConnection
+from kbackupd.model.archive import ArchiveDocument
+from kbackupd.model.clock import Clock, SystemClock
+from kbackupd.model.errors import IncompleteError, KbackupError
+from kbackupd.model.settings import DaemonSettings, StartPolicy
+from kbackupd.observe import events
+from kbackupd.observe.metrics import Metrics
+from kbackupd.observe.problems import Problems
+from kbackupd.server.control import ControlServer
+from kbackupd.server.http import ObservabilityServer
+from kbackupd.store.open import open_store
+from kbackupd.store.protocol import ObjectStore
+from kbackupd.store.scoped import ScopedStore
+
+log = structlog.get_logger()
+
+
+class Aborted(KbackupError):
+    """A second signal: left at once. What was durable stays, what was not is fetched again by the next life."""
+
+    exit_code = 6
+
+
+async def run_daemon(settings: DaemonSettings, *, clock: Clock | None = None) -> None:
+    """Back up until SIGTERM or SIGINT, drain, return.
+
+    On return everything fetched is durable and checkpointed. Raises the reason otherwise:
+        UnreachableError, DeniedError: Kafka or the store could not be used at the start.
+        ForeignArchiveError: the archive is another cluster's.
+        FencedError: another daemon took over.
+        IncompleteError: the drain did not finish within backup.shutdown_timeout; nothing acknowledged is lost.
+    """
+    clock = clock or SystemClock()
+    metrics = Metrics(clock, version=__version__, backup_id=settings.backup_id, writer=settings.writer)
+    problems = Problems(clock)
+    log.info(events.DAEMON_STARTED, version=__version__, backup_id=settings.backup_id, writer=settings.writer)
+    async with (
+        _open_archive_store(settings, metrics, clock) as store,
+        KafkaConnection(
+            bootstrap_servers=settings.source.bootstrap_servers,
+            security=settings.source.security,
+            client_id=f"kbackupd-{settings.writer}",
+            clock=clock,
+        ) as connection,
+    ):
+        source = KafkaSource(connection, rack=settings.source.client_rack, clock=clock)
+        cluster_id = (await source.metadata([])).cluster_id
+        document, resume = await _take_over(settings, store, cluster_id, clock)
+        pipeline = Pipeline(
+            settings=settings,
+            source=source,
+            store=store,
+            resume=resume,
+            budget=MemoryBudget(budget_bytes(settings.backup.memory_limit_bytes)),
+            clock=clock,
+            metrics=metrics,
+            problems=problems,
+        )
+        service = Service(
+            settings=settings,
+            document=document,
+            writer_epoch=resume.writer_epoch,
+            pipeline=pipeline,
+            clock=clock,
+            metrics=metrics,
+            problems=problems,
+        )
+        metrics.watch_partitions(
+            pipeline.samples,
+            rpo_targets=service.rpo_targets,
+            per_partition=settings.observability.per_partition_metrics,
+        )
+        metrics.watch_memory(service.memory)
+        async with _serving(settings, service):
+            await _until_stopped(pipeline, settings.backup.shutdown_timeout_seconds)
+    log.info(events.DAEMON_STOPPED)
+
+
+async def _take_over(
+    settings: DaemonSettings, store: ObjectStore, cluster_id: str, clock: Clock
+) -> tuple[ArchiveDocument, Resume]:
+    """Check whose archive this is, become its writer, find out where the last life ended."""
+    document, created = await open_or_create(
+        store, backup_id=settings.backup_id, cluster_id=cluster_id, start=settings.backup.start, clock=clock
+    )
+    identity = identity_of(document)
+    log.info(events.ARCHIVE_CREATED if created else events.ARCHIVE_OPENED, location=store.location)
+    epoch = await claim_epoch(store, writer=settings.writer, identity=identity, clock=clock)
+    log.info(events.WRITER_CLAIMED, writer=settings.writer, epoch=epoch)
+    started = clock.monotonic()
+    recovery = await recover(store, writer=settings.writer, writer_epoch=epoch, identity=identity)
+    for key in recovery.damaged:
+        log.error(events.DAEMON_FAILED, object=key, reason="damaged; its offsets are captured again where possible")
+    log.info(
+        events.POSITIONS_RECOVERED,
+        partitions=len(recovery.state.partitions),
+        footers_read=recovery.footers_read,
+        seconds=round(clock.monotonic() - started, 3),
+    )
+    latest = document.start == StartPolicy.LATEST and not recovery.state.partitions
+    return document, Resume(identity=identity, writer_epoch=epoch, recovery=recovery, starts_latest=latest)
+
+
+@contextlib.asynccontextmanager
+async def _open_archive_store(settings: DaemonSettings, metrics: Metrics, clock: Clock) -> AsyncIterator[ObjectStore]:
+    def retried(operation: str, error: KbackupError, attempt: int) -> None:
+        metrics.store_retried(operation, error)
+        log.debug(events.STORE_RETRIED, operation=operation, error=error.message, attempt=attempt)
+
+    store = await open_store(settings.storage, create=True, on_retry=retried, clock=clock)
+    try:
+        yield ScopedStore(store, settings.backup_id)
+    finally:
+        await store.close()
+
+
+@contextlib.asynccontextmanager
+async def _serving(settings: DaemonSettings, service: Service) -> AsyncIterator[None]:
+    control = ControlServer(service, settings.control.socket)
+    http = ObservabilityServer(service, host=settings.observability.host, port=settings.observability.port)
+    try:
+        await control.start()
+        await http.start()
+        yield
+    finally:
+        await http.stop()
+        await control.stop()
+
+
+async def _until_stopped(pipeline: Pipeline, shutdown_timeout_seconds: float) -> None:
+    """Run the pipeline; the first signal drains it within the timeout, the second leaves at once."""
+    loop = asyncio.get_running_loop()
+    first, second = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (second if first.is_set() else first).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    running = asyncio.create_task(pipeline.run(), name="pipeline")
+    try:
+        await _first_of(running, first)
+        if not running.done():
+            log.info(events.DAEMON_STOPPING, timeout_seconds=shutdown_timeout_seconds)
+            pipeline.stop()
+            await _drained(running, second, shutdown_timeout_seconds)
+        await running
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _drained(running: asyncio.Task[None], second: asyncio.Event, timeout_seconds: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await _first_of(running, second)
+    except TimeoutError as error:
+        raise IncompleteError(
+            f"the last flush did not finish within backup.shutdown_timeout ({timeout_seconds:.0f} s)",
+            hint="the archive is as of the last stored segment; the next start goes on from there. See the log for why "
+            "the store or the brokers were slow",
+        ) from error
+    if not running.done():
+        raise Aborted(
+            "aborted by a second signal before the last flush was durable",
+            hint="nothing acknowledged is lost; the next start fetches the rest again",
+        )
+
+
+async def _first_of(running: asyncio.Task[None], event: asyncio.Event) -> None:
+    waiting = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
