@@ -47,7 +47,7 @@ def read_varint(buf: Buffer, position: int) -> tuple[int, int]:
     """A zigzag varint of at most 64 bits at `position`: its value and the position behind it.
 
     Raises:
-        MalformedRecordError: the bytes end inside it, or it is longer than ten bytes.
+        MalformedRecordError: the bytes end inside it, or it is longer than 64 bits.
     """
     value = shift = 0
     try:
@@ -56,10 +56,12 @@ def read_varint(buf: Buffer, position: int) -> tuple[int, int]:
             position += 1
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
+                if value >> 64:
+                    raise MalformedRecordError(f"varint before byte {position} is longer than 64 bits")
                 return (value >> 1) ^ -(value & 1), position
             shift += 7
             if shift > 63:
-                raise MalformedRecordError(f"varint before byte {position} does not end")
+                raise MalformedRecordError(f"varint before byte {position} is longer than 64 bits")
     except IndexError:
         raise MalformedRecordError(f"bytes end inside a varint at {position}") from None
 
