@@ -155,9 +155,14 @@ class PartitionHistory:
         """Where the last stored batch ends; `first_offset` if nothing is stored."""
         return self.slices[-1].next_offset if self.slices else self.first_offset
 
+    @property
     def contiguous_next_offset(self) -> int:
         """Everything from `first_offset` to here is stored or a gap."""
         return self.holes[0].first_offset if self.holes else self.next_offset
+
+    def branch_limit(self, branch: int) -> int:
+        """Where another branch takes over from `branch` in this history."""
+        return next((span.next_offset for span in self.lineage if span.branch == branch), MAX_OFFSET)
 
 
 def build_history(evidence: PartitionEvidence, branch: int | None = None) -> PartitionHistory:
@@ -182,19 +187,19 @@ def build_history(evidence: PartitionEvidence, branch: int | None = None) -> Par
     spans = {span.branch: span for span in lineage}
 
     usable = [stored for stored in evidence.runs if not stored.corrupt]
-    pieces = [
-        (stored, clipped) for stored in usable if (clipped := _clip(stored.run.covers, spans.get(stored.run.branch)))
+    proven = _union(clipped for stored in usable if (clipped := _clip(stored.run.covers, spans.get(stored.run.branch))))
+    held = [
+        (stored, clipped) for stored in usable if (clipped := _clip(_extent(stored.run), spans.get(stored.run.branch)))
     ]
-    slices = _slices(pieces)
+    slices = _within_proven(_slices(held), proven)
     gap_pieces = [
         (gap, clipped)
         for gap in evidence.gaps
         if (clipped := _clip(OffsetRange(gap.first_offset, gap.next_offset), spans.get(gap.branch)))
     ]
-    stored_ranges = [(one.first_offset, one.next_offset) for one in slices]
-    gaps = _gap_spans(gap_pieces, stored_ranges)
+    gaps = _gap_spans(gap_pieces, proven)
 
-    covered = _union(stored_ranges + [(gap.first_offset, gap.next_offset) for gap in gaps])
+    covered = _union(proven + [(gap.first_offset, gap.next_offset) for gap in gaps])
     cuts = [span.first_offset for span in lineage if span.branch != ROOT_BRANCH]
     starts = [event.first_offset for event in evidence.seen] + cuts + [first for first, _ in covered]
     first_offset = min(starts, default=0)
@@ -245,6 +250,26 @@ def _clip(offsets: OffsetRange, span: BranchSpan | None) -> tuple[int, int] | No
         return None
     first, end = max(offsets.first_offset, span.first_offset), min(offsets.next_offset, span.next_offset)
     return (first, end) if first < end else None
+
+
+def _extent(run: Run) -> OffsetRange:
+    """What the run holds: also the beginning of a batch that reaches across the offset asked for."""
+    return OffsetRange(min(run.first_offset, run.covers.first_offset), run.next_offset)
+
+
+def _within_proven(slices: Sequence[Slice], proven: Sequence[tuple[int, int]]) -> tuple[Slice, ...]:
+    """The slices less what no run was asked for: below a log start, records that the source had deleted."""
+    kept: list[Slice] = []
+    number = 0
+    for one in slices:
+        while number < len(proven) and proven[number][1] <= one.first_offset:
+            number += 1
+        at = number
+        while at < len(proven) and proven[at][0] < one.next_offset:
+            first, end = max(one.first_offset, proven[at][0]), min(one.next_offset, proven[at][1])
+            kept.append(Slice(sources=one.sources, first_offset=first, next_offset=end))
+            at += 1
+    return tuple(kept)
 
 
 def _reaches(span: BranchSpan | None, run: Run) -> bool:

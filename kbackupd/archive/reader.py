@@ -92,17 +92,15 @@ async def read_history(
                 if one.first_offset > previous_end:
                     done = max(done, one.first_offset)
                 previous_end = one.next_offset
+                limit = min(end, history.branch_limit(one.run.branch))
                 for stored, header, data in _merged(sources, topic):
-                    if header.next_offset <= done:
-                        continue
-                    starts = done if header.is_legacy else header.base_offset
-                    if header.base_offset >= one.next_offset and not header.is_legacy:
+                    # A compressed legacy message bears the offset of its last record: it begins where we are.
+                    begins = done if header.is_legacy else header.base_offset
+                    if begins >= min(one.next_offset, end):
                         break
-                    if header.base_offset >= end and not header.is_legacy:
-                        return
-                    take_first, take_next = max(starts, done), min(header.next_offset, end)
+                    take_first, take_next = max(begins, done), min(header.next_offset, limit)
                     if take_first >= take_next:
-                        return
+                        continue
                     yield StoredBatch(
                         header=header,
                         data=data,
