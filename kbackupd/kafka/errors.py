@@ -67,7 +67,7 @@ def translate(error: BaseException, what: str, *, connecting: bool = False) -> K
             )
         case ssl.SSLCertVerificationError():
             return KafkaDeniedError(
-                f"{what}: the broker's certificate is not trusted: {error.verify_message}",
+                f"{what}: the broker's certificate is not trusted: {error}",
                 hint="set security.ca_file to the authority that signed it, and use the host name it was made for",
             )
         case ssl.SSLError():

@@ -219,7 +219,7 @@ class ProduceRequest(WireRequest[dict[TopicPartition, ProduceAnswer]]):
 
     def encode(self) -> bytes:
         topics = by_topic((tp.topic, tp.partition, batch) for tp, batch in self.batches.items())
-        parts = [string(None), int16(-1), int32(self.timeout_ms), uvarint(len(topics) + 1)]
+        parts: list[bytes | bytearray] = [string(None), int16(-1), int32(self.timeout_ms), uvarint(len(topics) + 1)]
         for topic, rows in topics:
             parts += (string(topic), uvarint(len(rows) + 1))
             for index, batch in rows:
