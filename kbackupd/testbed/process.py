@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -19,6 +20,8 @@ from pathlib import Path
 from kbackupd.model.errors import UnreachableError
 
 LOG_TAIL_LINES = 25
+LOG_TELLING_LINES = 10
+_TELLING = re.compile(r"ERROR|FATAL|Exception|Caused by|panic|^[EF][0-9]{4} ")
 
 # The guard is forked by the very shell that then becomes the server: there is no instant at which the server runs
 # unguarded, and while the guard lives the group's id cannot be given to strangers.
@@ -26,7 +29,7 @@ _GUARDED_EXEC = 'exec 3<&0; (read _ <&3; kill -KILL 0) </dev/null >/dev/null 2>&
 
 
 class ServerFailedError(UnreachableError):
-    """A testbed server died, or was not ready in time; the message ends with the last lines of its log."""
+    """A testbed server died, or was not ready in time; the message shows what its log says about it."""
 
 
 class GuardedProcess:
@@ -40,6 +43,7 @@ class GuardedProcess:
         self.name = name
         self.log = log
         with log.open("ab") as output:
+            self._log_start = output.seek(0, os.SEEK_END)
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", _GUARDED_EXEC, name, *command],
                 stdin=subprocess.PIPE,
@@ -88,20 +92,26 @@ class GuardedProcess:
             self._process.stdin.close()
 
     def failure(self, what: str) -> ServerFailedError:
-        """An error that says `what` happened and shows the end of the log."""
+        """An error that says `what` happened and shows what this life of the server wrote about it."""
         ended = "" if self.alive else f" (exit status {self._process.returncode})"
-        return ServerFailedError(
-            f"{self.name} {what}{ended}; end of its log:\n{tail(self.log)}", hint=f"see {self.log}"
-        )
+        told = excerpt(self.log, since=self._log_start)
+        return ServerFailedError(f"{self.name} {what}{ended}; from its log:\n{told}", hint=f"see {self.log}")
 
 
-def tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:
-    """The last `lines` lines of a text file; empty if there is none."""
+def excerpt(log: Path, *, since: int = 0) -> str:
+    """The first lines that speak of an error, then the last lines; only of what was written after byte `since`.
+
+    A dying broker logs its reason first and an orderly shutdown of everything else after it: the end alone hides it.
+    """
     try:
-        text = log.read_text(errors="replace")
+        with log.open("rb") as file:
+            file.seek(since)
+            lines = file.read().decode(errors="replace").splitlines()
     except FileNotFoundError:
         return ""
-    return "\n".join(text.splitlines()[-lines:])
+    end = lines[-LOG_TAIL_LINES:]
+    telling = [line for line in lines[:-LOG_TAIL_LINES] if _TELLING.search(line)][:LOG_TELLING_LINES]
+    return "\n".join((*telling, "…", *end) if telling else end)
 
 
 def group_members(group: int) -> list[int]:

@@ -1,0 +1,76 @@
+"""Make and remove topics with an independent client (confluent-kafka); each call returns when it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from kbackupd.testbed.process import Deadline, ServerFailedError
+
+_DEADLINE_SECONDS = 60.0
+
+
+def create_topic(
+    bootstrap: str,
+    topic: str,
+    *,
+    partitions: int = 1,
+    replication_factor: int = 1,
+    config: Mapping[str, str] | None = None,
+) -> str:
+    """Create `topic` and wait until every partition has a leader; returns its name.
+
+    Raises:
+        ServerFailedError: refused (it exists already, bad configuration), or no leaders in time.
+    """
+    admin = _admin(bootstrap)
+    new = NewTopic(topic, num_partitions=partitions, replication_factor=replication_factor, config=dict(config or {}))
+    try:
+        admin.create_topics([new], operation_timeout=30, request_timeout=30)[topic].result(_DEADLINE_SECONDS)
+    except KafkaException as error:
+        raise ServerFailedError(f"cannot create topic {topic}: {error}") from error
+    deadline = Deadline(_DEADLINE_SECONDS)
+    while not deadline.passed:
+        found = partition_leaders(bootstrap, topic)
+        if len(found) == partitions and all(leader >= 0 for leader in found.values()):
+            return topic
+        time.sleep(0.05)
+    raise ServerFailedError(f"topic {topic} has no leaders after {_DEADLINE_SECONDS:g} s")
+
+
+def delete_topic(bootstrap: str, topic: str) -> None:
+    """Delete `topic` and wait until it is gone from the metadata.
+
+    Raises:
+        ServerFailedError: refused, or still there at the deadline.
+    """
+    # Held in a name until the answer is here: a collected client cancels what it asked.
+    admin = _admin(bootstrap)
+    try:
+        admin.delete_topics([topic], operation_timeout=30)[topic].result(_DEADLINE_SECONDS)
+    except KafkaException as error:
+        raise ServerFailedError(f"cannot delete topic {topic}: {error}") from error
+    deadline = Deadline(_DEADLINE_SECONDS)
+    while partition_leaders(bootstrap, topic):
+        if deadline.passed:
+            raise ServerFailedError(f"topic {topic} is still there after {_DEADLINE_SECONDS:g} s")
+        time.sleep(0.05)
+
+
+def partition_leaders(bootstrap: str, topic: str) -> dict[int, int]:
+    """Leader's node id per partition (-1: none at the moment); empty if there is no such topic."""
+    metadata = _admin(bootstrap).list_topics(topic, timeout=_DEADLINE_SECONDS).topics[topic]
+    if metadata.error is not None:
+        if metadata.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return {}
+        # LEADER_NOT_AVAILABLE while the topic is being made.
+        return dict.fromkeys(metadata.partitions, -1)
+    return {number: partition.leader for number, partition in metadata.partitions.items()}
+
+
+def _admin(bootstrap: str) -> AdminClient:
+    return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
