@@ -2,7 +2,7 @@
 
 Retries what is `retryable` (StoreUnavailableError) with exponential backoff and full jitter
 (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), each try under a deadline of its own and
-all tries of one operation under another; both grow with the bytes to move. Sleep, chance, clock and deadline are
+all tries of one operation under another. Sleep, chance, clock and deadline are
 injected, so tests take no time. Retrying a PUT is safe because the stores take identical bytes for success (hazard 54).
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -34,8 +34,9 @@ OnRetry = Callable[[str, KbackupError, int], None]
 class RetryPolicy:
     """How long to insist.
 
-    A try may take `attempt_seconds`, an operation `total_seconds`, each plus the time its bytes need at
-    `slowest_bytes_per_second`. The wait before try n+1 is random in [0, min(longest, first x 2^(n-1))].
+    A try may take `attempt_seconds` plus the time its bytes need at `slowest_bytes_per_second`. No try begins later
+    than `total_seconds` after the first; the last one still has its full time. The wait before try n+1 is random in
+    [0, min(longest, first x 2^(n-1))].
     """
 
     attempt_seconds: float = 20.0
@@ -105,23 +106,20 @@ class RetryingStore:
 
     async def _insist(self, operation: str, attempt: Callable[[], Awaitable[T]], size_bytes: int = 0) -> T:
         policy = self._policy
-        grace_seconds = size_bytes / policy.slowest_bytes_per_second
+        attempt_seconds = policy.attempt_seconds + size_bytes / policy.slowest_bytes_per_second
         started = self._clock.monotonic()
-        give_up_at = started + policy.total_seconds + grace_seconds
         tries = 0
         while True:
             tries += 1
-            left_seconds = give_up_at - self._clock.monotonic()
             try:
-                return await self._try_once(
-                    operation, attempt, min(policy.attempt_seconds + grace_seconds, max(left_seconds, 0.0))
-                )
+                return await self._try_once(operation, attempt, attempt_seconds)
             except StoreUnavailableError as error:
                 wait_seconds = self._uniform(
                     0.0, min(policy.longest_wait_seconds, policy.first_wait_seconds * 2.0 ** min(tries - 1, 30))
                 )
-                if self._clock.monotonic() + wait_seconds >= give_up_at:
-                    spent = format_duration(self._clock.monotonic() - started)
+                spent_seconds = self._clock.monotonic() - started
+                if spent_seconds + wait_seconds >= policy.total_seconds:
+                    spent = format_duration(spent_seconds)
                     raise StoreUnavailableError(
                         f"{error.message} (gave up after {spent}, {tries} tries)", hint=error.hint, cause=error.cause
                     ) from error
@@ -167,4 +165,6 @@ class _ResumedListing:
         return info
 
     async def aclose(self) -> None:
-        self._pages = None
+        """End the listing inside now, not when its generator is collected."""
+        if isinstance(self._pages, AsyncGenerator):
+            await self._pages.aclose()

@@ -1,8 +1,9 @@
 """Objects in an S3 bucket, of AWS or of anything that speaks its protocol.
 
 Owns one aiobotocore client with a bounded connection pool. Keeps I2 by sending `If-None-Match: *` with every PUT, and
-I5 by `s3_errors.py`. Never retries: botocore's own retries are off, `retrying.py` is the one retry layer; but each
-request has a connect time-out and a time-out between bytes, and idle connections are dropped before servers and
+I5 by `s3_errors.py`. Never waits to try again: botocore's own retries are off, `retrying.py` is the one retry layer
+(aiohttp alone sends a request once more when the connection breaks before an answer, which create-only makes safe).
+Each request has a connect time-out and a time-out between bytes, and idle connections are dropped before servers and
 load balancers drop them silently.
 
 Memory: an object is held once more while it is sent (its parts joined); a GET holds it twice for a moment.
@@ -220,7 +221,7 @@ class S3Store:
     async def close(self) -> None:
         await self._resources.aclose()
 
-    async def _created(self, key: str, body: bytes | io.BytesIO, size_bytes: int, checksum: str) -> bool:
+    async def _created(self, key: str, body: io.BytesIO, size_bytes: int, checksum: str) -> bool:
         """Send the PUT; False when the server says that something is there already (412)."""
         try:
             await self._client.put_object(
@@ -303,14 +304,13 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
 
 
-def _assemble(parts: Sequence[Buffer]) -> tuple[bytes | io.BytesIO, str]:
-    """The body to send and its checksum.
+def _assemble(parts: Sequence[Buffer]) -> tuple[io.BytesIO, str]:
+    """The body to send, and its checksum.
 
-    A small body goes as bytes. A big one goes as a file, which aiohttp sends in chunks without copying it into the
-    socket's buffer, and botocore with `Expect: 100-continue`, so that a refusal comes before the upload.
+    As a file it is sent in chunks and not copied into the socket's buffer, and botocore asks for `100-continue`, so
+    that a refusal comes before the upload. Nobody else may hold the joined bytes, or BytesIO would copy them.
     """
-    data = b"".join(parts)
-    return (io.BytesIO(data) if len(data) > IN_THREAD_BYTES else data), crc32c_base64(parts)
+    return io.BytesIO(b"".join(parts)), crc32c_base64(parts)
 
 
 def _object_bytes(answer: Mapping[str, Any]) -> int:
