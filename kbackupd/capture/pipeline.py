@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 import structlog
 
 from kbackupd.archive.recovery import Recovery
-from kbackupd.capture.assembly import OpenSegment
+from kbackupd.capture.assembly import ClosedSegment, OpenSegment
 from kbackupd.capture.budget import MemoryBudget
 from kbackupd.capture.checkpointing import Checkpointer
 from kbackupd.capture.discovery import Discovery
@@ -86,6 +86,7 @@ class Pipeline:
         self._progress = asyncio.Event()
         self._seal_lock = asyncio.Lock()
         self._uploads: asyncio.TaskGroup | None = None
+        self._publishing: set[asyncio.Task[int]] = set()
         self._policy = RollPolicy(
             segment_max_bytes=backup.segment_max_bytes,
             flush_interval_seconds=backup.flush_interval_seconds,
@@ -98,6 +99,7 @@ class Pipeline:
             metrics=metrics,
             problems=problems,
             pace_seconds=min(0.5, backup.flush_interval_seconds / 20),
+            request_bytes=max(1 << 20, backup.segment_max_bytes // 2),
             after_answer=self._progress.set,
         )
         self.roster = Roster(clock=clock, problems=problems, place_for=self.sessions.place_for)
@@ -172,8 +174,8 @@ class Pipeline:
                 for task in loops:
                     task.cancel()
                 await self.sessions.stop()
-            await self._seal(RollReason.FLUSH)
-            await self.publisher.wait_all()
+            self._seal(RollReason.FLUSH)
+            await self._all_durable()
             await self.checkpointer.write()
 
     def stop(self) -> None:
@@ -193,7 +195,7 @@ class Pipeline:
                 in_flight=self.publisher.in_flight,
             )
             if reason is not None:
-                await self._seal(reason)
+                self._seal(reason)
                 continue
             deadline = next_deadline(self._policy, facts)
             # Half a second bounds how late starvation is noticed: a waiting fetch loop reports no progress.
@@ -203,23 +205,41 @@ class Pipeline:
             except TimeoutError:
                 continue
 
-    async def _seal(self, reason: RollReason) -> int | None:
-        """Close the open segment and start its upload; its sequence, None if there was nothing in it."""
+    def _seal(self, reason: RollReason) -> asyncio.Task[int] | None:
+        """Close the open segment at once and have it sealed and uploaded after those before it; None if it is empty.
+
+        How many wait for that is bounded by the memory budget, to which their bytes are charged.
+        """
         if self._uploads is None:
             raise RuntimeError("the pipeline does not run")
+        taken = self.intake.open
+        if taken.facts.empty:
+            return None
+        rows = [
+            OpenTransaction(id=id, producer_id=producer_id, producer_epoch=epoch, first_offset=first)
+            for id in taken.partitions
+            for producer_id, (epoch, first) in self.roster.partitions[id].open_transactions.items()
+        ]
+        self.intake.open = OpenSegment()
+        closed = taken.close(rows)
+        log.debug(events.SEGMENT_SEALED, reason=reason.value, bytes=closed.held_bytes)
+        task = self._uploads.create_task(self._publish(closed), name="publish")
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+        return task
+
+    async def _publish(self, closed: ClosedSegment) -> int:
+        # Tasks start in the order they were made and the lock is fair: segments get their sequence as they were closed.
         async with self._seal_lock:
-            taken = self.intake.open
-            if taken.facts.empty:
-                return None
-            rows = [
-                OpenTransaction(id=id, producer_id=producer_id, producer_epoch=epoch, first_offset=first)
-                for id in taken.partitions
-                for producer_id, (epoch, first) in self.roster.partitions[id].open_transactions.items()
-            ]
-            self.intake.open = OpenSegment()
-            closed = taken.close(rows)
-            log.debug(events.SEGMENT_SEALED, reason=reason.value, bytes=closed.held_bytes)
+            if self._uploads is None:
+                raise RuntimeError("the pipeline does not run")
             return await self.publisher.publish(closed, self._uploads)
+
+    async def _all_durable(self) -> None:
+        """Return once everything closed so far is durable."""
+        if self._publishing:
+            await asyncio.wait(set(self._publishing))
+        await self.publisher.wait_all()
 
     def _became_durable(self, moved: list[PartitionId]) -> None:
         for id in moved:
@@ -251,8 +271,8 @@ class Pipeline:
             async with asyncio.timeout(FLUSH_DEADLINE_SECONDS):
                 targets = await self._log_ends(partitions)
                 await self._captured(targets)
-                await self._seal(RollReason.FLUSH)
-                await self.publisher.wait_all()
+                self._seal(RollReason.FLUSH)
+                await self._all_durable()
         except TimeoutError as error:
             raise UnreachableError(
                 f"the flush of {topics!r} did not finish within {FLUSH_DEADLINE_SECONDS:.0f} s",
@@ -337,10 +357,10 @@ class Pipeline:
         for glob in globs:
             self.intake.record(Paused(topics=glob, paused=paused, at_ms=self._clock.now_ms()))
         log.info(events.TOPICS_PAUSED if paused else events.TOPICS_RESUMED, topics=topics, partitions=len(partitions))
-        await self._seal(RollReason.FLUSH)
+        self._seal(RollReason.FLUSH)
         try:
             async with asyncio.timeout(FLUSH_DEADLINE_SECONDS):
-                await self.publisher.wait_all()
+                await self._all_durable()
             durable = True
         except TimeoutError:
             durable = False

@@ -55,6 +55,7 @@ class SessionLoop:
         metrics: Metrics,
         problems: Problems,
         pace_seconds: float,
+        request_bytes: int,
         after_answer: Callable[[], None],
     ) -> None:
         self.node_id = node_id
@@ -73,7 +74,7 @@ class SessionLoop:
         self._problems = problems
         self._pace_seconds = pace_seconds
         self._after_answer = after_answer
-        self._request_bytes = min(REQUEST_BYTES[kind], max(1 << 20, budget.limit_bytes // 12))
+        self._request_bytes = min(REQUEST_BYTES[kind], request_bytes, max(1 << 20, budget.limit_bytes // 12))
         self._nonempty = asyncio.Event()
 
     def put(self, partition: PartitionCapture) -> None:
@@ -206,6 +207,7 @@ class Sessions:
         metrics: Metrics,
         problems: Problems,
         pace_seconds: float,
+        request_bytes: int,
         after_answer: Callable[[], None],
     ) -> None:
         self._source = source
@@ -214,6 +216,7 @@ class Sessions:
         self._metrics = metrics
         self._problems = problems
         self._pace_seconds = pace_seconds
+        self._request_bytes = request_bytes
         self._after_answer = after_answer
         self._loops: dict[tuple[int, SessionKind], SessionLoop] = {}
         self._tasks: dict[tuple[int, SessionKind], asyncio.Task[None]] = {}
@@ -240,6 +243,7 @@ class Sessions:
                 metrics=self._metrics,
                 problems=self._problems,
                 pace_seconds=self._pace_seconds,
+                request_bytes=self._request_bytes,
                 after_answer=self._after_answer,
             )
             self._loops[node_id, kind] = loop
