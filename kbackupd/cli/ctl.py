@@ -39,7 +39,7 @@ def group(context: typer.Context, socket: SocketOption = DEFAULT_SOCKET) -> None
 
 @app.command()
 def status(context: typer.Context, topic: TopicOption = "*", format: FormatOption = OutputFormat.TEXT) -> None:
-    """How well the backup is doing: exposure against target per tier and topic, and what needs attention."""
+    """Show how well the backup is doing. Exposure against target per tier and topic, and what needs attention."""
     report = _ask(context, ControlClient.status)
     if topic != "*":
         report = replace(report, topics=tuple(t for t in report.topics if fnmatchcase(t.name, topic)))
@@ -53,7 +53,7 @@ def status(context: typer.Context, topic: TopicOption = "*", format: FormatOptio
 
 @app.command()
 def flush(context: typer.Context, topic: TopicOption = "*", format: FormatOption = OutputFormat.TEXT) -> None:
-    """Make everything captured so far durable; returns when it is, and says up to which offsets."""
+    """Make what was captured so far durable. Returns when it is, and says up to which offsets."""
     report = _ask(context, lambda client: client.flush(topic))
     if format is OutputFormat.JSON:
         print_json(report)
@@ -63,7 +63,7 @@ def flush(context: typer.Context, topic: TopicOption = "*", format: FormatOption
 
 @app.command()
 def pause(context: typer.Context, topic: TopicOption = "*", format: FormatOption = OutputFormat.TEXT) -> None:
-    """Stop fetching topics until they are resumed; survives a restart of the daemon."""
+    """Stop fetching topics. They stay paused, across restarts of the daemon too, until they are resumed."""
     report = _ask(context, lambda client: client.pause(topic))
     if format is OutputFormat.JSON:
         print_json(report)
@@ -73,7 +73,7 @@ def pause(context: typer.Context, topic: TopicOption = "*", format: FormatOption
 
 @app.command()
 def resume(context: typer.Context, topic: TopicOption = "*", format: FormatOption = OutputFormat.TEXT) -> None:
-    """Go on fetching paused topics, from where they stopped."""
+    """Go on fetching paused topics. They continue where they stopped."""
     report = _ask(context, lambda client: client.resume(topic))
     if format is OutputFormat.JSON:
         print_json(report)

@@ -7,31 +7,47 @@ Exit codes, everywhere: 0 ok · 1 a fault of kbackupd itself · 2 usage or confi
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from kbackupd import __version__
-from kbackupd.cli import config, ctl, run
 from kbackupd.model.errors import KbackupError
 from kbackupd.observe.logging import configure_logging, mask_text
 
-GROUPS: Final[dict[str, typer.Typer]] = {
-    "config": config.app,
-    "ctl": ctl.app,
-}
-"""Verbs with verbs of their own."""
+VERBS: Final[tuple[str, ...]] = ("run", "ctl", "config")
+"""In the order of the help text. Each is a module of this package: one that exports `command` is a verb, one that
+exports `app` has verbs of its own."""
 
-VERBS: Final[dict[str, Callable[..., None]]] = {"run": run.command}
-"""In the order of the help text."""
+
+class _Verbs(TyperGroup):
+    """Imports a verb's module only when it is used: `ctl` must answer at once, and without a Kafka or S3 client."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"kbackupd.cli.{cmd_name}")
+        holder = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+        if hasattr(module, "app"):
+            holder.add_typer(module.app, name=cmd_name)
+        else:
+            holder.command(cmd_name)(module.command)
+        return typer.main.get_group(holder).get_command(ctx, cmd_name)
+
 
 app = typer.Typer(
     name="kbackupd",
+    cls=_Verbs,
     help="Continuous, verifiable backup of Apache Kafka, and its restore.",
     no_args_is_help=True,
     add_completion=False,
@@ -39,10 +55,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _name, _group in GROUPS.items():
-    app.add_typer(_group, name=_name)
-for _name, _verb in VERBS.items():
-    app.command(_name)(_verb)
 
 
 def _print_version(wanted: bool) -> None:

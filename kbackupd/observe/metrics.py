@@ -103,11 +103,11 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"kbackupd_{name}", text, labels, registry=registry)
 
-        self._captured_bytes = counter(
+        captured_bytes = counter(
             "captured_bytes", "Bytes of record batches captured, as the broker stores them.", "stream"
         )
-        self._captured_batches = counter("captured_batches", "Record batches captured.", "stream")
-        self._captured_records = counter(
+        captured_batches = counter("captured_batches", "Record batches captured.", "stream")
+        captured_records = counter(
             "captured_records",
             "Records captured, by the headers of their batches; transaction markers count.",
             "stream",
@@ -145,14 +145,20 @@ class Metrics:
             registry=registry,
         )
         build.labels(version, platform.python_version(), backup_id, writer).set(1)
+        # Bound once: these move with every partition of every answer, and looking labels up is most of their cost.
+        self._captured = {
+            stream: (
+                captured_bytes.labels(stream),
+                captured_batches.labels(stream),
+                captured_records.labels(stream),
+            )
+            for stream in ("user", "system")
+        }
         self._preset()
         registry.register(CheckpointAge(self.checkpoint_age_seconds))
 
     def _preset(self) -> None:
         """Give every label value a zero: `rate()` and alerts miss the first increase of a series that was not there."""
-        for stream in ("user", "system"):
-            for family in (self._captured_bytes, self._captured_batches, self._captured_records):
-                family.labels(stream)
         for session in ("following", "catching-up"):
             self._fetch_requests.labels(session)
         for cause in GapCause:
@@ -163,9 +169,10 @@ class Metrics:
 
     def captured(self, stream: Stream, *, size_bytes: int, batches: int, records: int) -> None:
         """A partition's answer was taken into the buffer."""
-        self._captured_bytes.labels(stream).inc(size_bytes)
-        self._captured_batches.labels(stream).inc(batches)
-        self._captured_records.labels(stream).inc(records)
+        of_bytes, of_batches, of_records = self._captured[stream]
+        of_bytes.inc(size_bytes)
+        of_batches.inc(batches)
+        of_records.inc(records)
 
     def fetch_answered(self, session: Session) -> None:
         self._fetch_requests.labels(session).inc()

@@ -65,12 +65,17 @@ class ControlServer:
             await web.SockSite(self._runner, listening).start()
         except BaseException:
             listening.close()
-            await self.stop()
+            await self._close()
             raise
         structlog.get_logger().info(SERVER_STARTED, server="control", socket=str(self._path))
 
     async def stop(self) -> None:
         """Stop answering, at most a second later, and remove the socket if it is still ours. May be called twice."""
+        if await self._close():
+            structlog.get_logger().info(SERVER_STOPPED, server="control")
+
+    async def _close(self) -> bool:
+        """True if there was something to stop."""
         runner, self._runner = self._runner, None
         inode, self._inode = self._inode, None
         if inode is not None:
@@ -81,7 +86,7 @@ class ControlServer:
                     os.unlink(self._path)
         if runner is not None:
             await runner.cleanup()
-            structlog.get_logger().info(SERVER_STOPPED, server="control")
+        return runner is not None
 
     async def _status(self, _request: web.Request) -> object:
         return self._daemon.status()

@@ -54,20 +54,19 @@ class ObservabilityServer:
         app.router.add_get("/livez", self._probe(lambda health: health.live))
         app.router.add_get("/readyz", self._probe(lambda health: health.live and health.ready))
         app.router.add_get("/healthz", self._probe(lambda health: health.live and health.ready and health.healthy))
-        self._runner = runner_of(app)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self._port)
+        runner = runner_of(app)
+        await runner.setup()
         try:
-            await site.start()
+            await web.TCPSite(runner, self._host, self._port).start()
         except OSError as error:
-            await self.stop()
+            await runner.cleanup()
             raise ConfigurationError(
                 f"cannot listen on {self._host}:{self._port}: {_plainly(error)}",
                 hint="another kbackupd on this host? give each its own observability.listen",
                 where="observability.listen",
             ) from error
-        address = self._runner.addresses[0]
-        self._port = int(address[1])
+        self._runner = runner
+        self._port = int(runner.addresses[0][1])
         structlog.get_logger().info(SERVER_STARTED, server="observability", host=self._host, port=self._port)
 
     async def stop(self) -> None:

@@ -16,7 +16,7 @@ import structlog
 
 from kbackupd import __version__
 from kbackupd.cli import ctl
-from kbackupd.cli.main import explain, main, principal
+from kbackupd.cli.main import VERBS, explain, main, principal
 from kbackupd.model.errors import (
     ArchiveInvalidError,
     ConfigurationError,
@@ -57,6 +57,25 @@ def failing_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out == f"kbackupd {__version__}\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_can_be_loaded_and_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(verb, "--help") == 0
+    text = capsys.readouterr().out
+    assert f" {verb} [" in text.splitlines()[0]
+    assert "completion" not in text
+    assert run("--help") == 0
+    assert f"  {verb} " in capsys.readouterr().out
+
+
+def test_ctl_needs_neither_a_kafka_nor_an_s3_client() -> None:
+    program = (
+        "import sys\nfrom kbackupd.cli.main import main\ntry: main(['ctl', 'status', '--help'])\n"
+        "except SystemExit: print(sorted({'aiokafka', 'aiobotocore', 'kbackupd.daemon'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("arguments", [["bogus"], ["ctl", "bogus"], ["ctl", "status", "--bogus"], ["--bogus"]])

@@ -142,13 +142,13 @@ def test_masking_leaves_ordinary_text_alone() -> None:
 def test_libraries_speak_through_the_same_lines_once_a_minute_with_a_count(pipe: tuple[int, int]) -> None:
     writer = configure_logging(format="json", level="info", fd=pipe[1])
     for node in range(50):
-        logging.getLogger("aiokafka").error("Unable connect to node with id %s", node)
-    logging.getLogger("aiokafka").info("chatter")
+        logging.getLogger("library").error("Unable connect to node with id %s", node)
+    logging.getLogger("library").info("chatter")
     assert writer.close()
     (event,) = events(pipe)
     assert (event["event"], event["logger"], event["message"]) == (
         LIBRARY_LOGGED,
-        "aiokafka",
+        "library",
         "Unable connect to node with id 0",
     )
 
