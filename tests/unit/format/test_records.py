@@ -82,7 +82,7 @@ def test_damaged_records_are_refused_and_nothing_else_is_raised(kept: list[RawRe
     payload = b"".join(map(encode_record, kept))
     position = data.draw(st.integers(0, len(payload) - 1))
     damaged = flipped(payload, position, data.draw(st.integers(1, 255)))[: data.draw(st.integers(0, len(payload)))]
-    found = []
+    found: list[RawRecord] = []
     with contextlib.suppress(MalformedRecordError):
         found.extend(iter_records(damaged, len(kept)))
     for record in found:
