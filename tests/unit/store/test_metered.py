@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -115,5 +116,6 @@ async def test_listing_that_its_reader_leaves_early_is_told_when_it_is_closed() 
     listing = RetryingStore(rig.store).list_from("")
     assert (await anext(listing)).key == "a"
     assert rig.told == []
+    assert isinstance(listing, AsyncGenerator)
     await listing.aclose()
     assert rig.told == [("list", 0.0, 0, "ok")]

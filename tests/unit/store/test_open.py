@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,44 @@ async def test_environment_supplies_what_the_settings_leave_empty(monkeypatch: p
         assert await store.get("key") == b"data"
         await store.close()
     assert "Credential=FROMTHEENVIRONMENT/" in server.requests[0].headers["authorization"]
+
+
+@pytest.fixture
+def no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An environment in which the AWS chain finds nothing; the path is the file it looks for."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    return tmp_path / "credentials"
+
+
+@pytest.fixture
+def profile(no_credentials: Path) -> str:
+    no_credentials.write_text("[backup]\naws_access_key_id = FROMTHEPROFILE\naws_secret_access_key = secret\n")
+    return "backup"
+
+
+async def test_profile_supplies_credentials(profile: str) -> None:
+    async with ScriptedS3([Answer(body=b"data")]) as server:
+        settings = S3Settings(bucket="bucket", endpoint=server.settings.endpoint, profile=profile)
+        store = await open_store(StorageSettings(backend=settings))
+        assert await store.get("key") == b"data"
+        await store.close()
+    assert "Credential=FROMTHEPROFILE/" in server.requests[0].headers["authorization"]
+
+
+@pytest.mark.usefixtures("no_credentials")
+async def test_no_credentials_anywhere_is_denied_with_a_hint_and_sends_nothing() -> None:
+    async with ScriptedS3([]) as server:
+        settings = S3Settings(bucket="bucket", endpoint=server.settings.endpoint)
+        store = await open_store(StorageSettings(backend=settings))
+        with pytest.raises(StoreDeniedError) as caught:
+            await store.get("key")
+        await store.close()
+    assert "AWS_ACCESS_KEY_ID" in caught.value.hint
+    assert server.requests == []
 
 
 @pytest.mark.parametrize(("force", "host"), [(False, "localhost"), (False, "127.0.0.1"), (True, "127.0.0.1")])
