@@ -127,7 +127,7 @@ class KafkaConnection:
                 async with self._deadline(self._connect_timeout_seconds + self._request_timeout_seconds, what):
                     connection = await self._connect(host, port)
                     try:
-                        metadata = await self._exchange(connection, MetadataRequest(topics=()), what)
+                        metadata = await self._exchange(connection, MetadataRequest(topics=()), what, connecting=True)
                     finally:
                         connection.close(reason=CloseReason.SHUTDOWN)
             except KafkaDeniedError:
@@ -227,28 +227,29 @@ class KafkaConnection:
             await asyncio.wait(waits, timeout=_CLOSE_SECONDS)
 
     async def _link(self, node_id: int, lane: int) -> AIOKafkaConnection:
-        link = self._links.setdefault((node_id, lane), _Link())
-        async with link.lock:
-            if link.connection is not None and link.connection.connected():
-                return link.connection
-            broker = self._brokers.get(node_id)
-            if self._closed or broker is None:
-                self._links.pop((node_id, lane), None)
-                raise KafkaUnavailableError(
-                    "the connection is closed"
-                    if self._closed
-                    else f"broker {node_id} is not in the cluster's metadata",
-                    hint=""
-                    if self._closed
-                    else "it may have been removed or be restarting; the next refresh will tell",
-                )
-            connection = await self._connect(broker.host, broker.port)
-            if self._closed or self._links.get((node_id, lane)) is not link:
-                # Dropped or closed while the handshake ran: nobody would ever close what we hold.
-                connection.close(reason=CloseReason.SHUTDOWN)
-                raise KafkaUnavailableError(f"connecting to broker {node_id} was given up")
-            link.connection = connection
-            return connection
+        while True:
+            link = self._links.setdefault((node_id, lane), _Link())
+            async with link.lock:
+                if self._links.get((node_id, lane)) is not link:
+                    continue  # dropped while we waited for our turn
+                if link.connection is not None and link.connection.connected():
+                    return link.connection
+                broker = self._brokers.get(node_id)
+                if self._closed or broker is None:
+                    del self._links[node_id, lane]
+                    raise KafkaUnavailableError(
+                        "the connection is closed"
+                        if self._closed
+                        else f"broker {node_id} is not in the cluster's metadata",
+                        hint="" if self._closed else "it may be restarting; the next metadata refresh will tell",
+                    )
+                connection = await self._connect(broker.host, broker.port)
+                if self._links.get((node_id, lane)) is not link:
+                    # Dropped or closed while the handshake ran: nobody would ever close what we hold.
+                    connection.close(reason=CloseReason.SHUTDOWN)
+                    raise KafkaUnavailableError(f"connecting to broker {node_id} was given up")
+                link.connection = connection
+                return connection
 
     async def _connect(self, host: str, port: int) -> AIOKafkaConnection:
         what = f"connecting to {host}:{port}"
@@ -275,11 +276,13 @@ class KafkaConnection:
             raise KafkaDeniedError(f"{host}:{port}: {error.message}", hint=error.hint, code=error.code) from error
         return connection
 
-    async def _exchange(self, connection: AIOKafkaConnection, request: WireRequest[T], what: str) -> T:
+    async def _exchange(
+        self, connection: AIOKafkaConnection, request: WireRequest[T], what: str, *, connecting: bool = False
+    ) -> T:
         try:
             raw = await connection.send(request)
         except (OSError, EOFError, KafkaError) as error:
-            raise translate(error, what) from error
+            raise translate(error, what, connecting=connecting) from error
         try:
             return request.decode(raw.buffer, raw.position)
         except _UNREADABLE as error:

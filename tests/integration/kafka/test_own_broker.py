@@ -98,8 +98,10 @@ async def test_a_mechanism_the_listener_has_not_enabled_is_denied(guarded: Guard
 
 
 async def test_without_a_login_the_guarded_listener_is_an_error_and_not_a_hang(guarded: Guarded) -> None:
-    with pytest.raises(KafkaUnavailableError, match="Kafka cannot be reached"):
+    with pytest.raises(KafkaUnavailableError, match="Kafka cannot be reached") as unreachable:
         await connection_to(f"127.0.0.1:{guarded.sasl_port}").start()
+
+    assert "security.protocol" in unreachable.value.hint
 
 
 async def test_when_others_hold_every_session_slot_we_go_on_in_full_and_take_one_when_it_is_free(

@@ -73,8 +73,10 @@ async def test_a_broker_before_kafka_3_1_is_refused_with_what_is_needed() -> Non
 
 async def test_speaking_plaintext_to_a_listener_that_hangs_up_hints_at_the_protocol() -> None:
     async with fake_broker(respond=lambda _key, _request: b"") as broker:
-        with pytest.raises(KafkaUnavailableError, match="connection broke"):
+        with pytest.raises(KafkaUnavailableError, match="connection broke") as hung_up:
             await _connection(broker.port).start()
+
+    assert "security.protocol" in hung_up.value.hint
 
 
 async def test_speaking_tls_to_a_plaintext_listener_is_told_apart_from_an_outage() -> None:
