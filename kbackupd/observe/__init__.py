@@ -1,0 +1,1 @@
+"""What the daemon tells about itself: metrics, exposure, problems, logs. Every name of a metric or an event is here."""

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import (
@@ -32,8 +31,8 @@ from kbackupd.model.events import GapCause
 from kbackupd.model.status import MemoryStatus, PartitionSample
 from kbackupd.observe.live import CheckpointAge, DroppedLines, MemoryGauges, PartitionGauges
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
-"""Of what `Metrics.render` returns."""
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Of what `Metrics.render` returns: the version every Prometheus reads; our names need nothing of a later one."""
 
 Stream = Literal["user", "system"]
 Session = Literal["following", "catching-up"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import structlog
 from rich.console import Console
 
 from kbackupd.cli.ctl_text import ROWS_ON_TERMINAL, print_flush, print_pause, print_status
@@ -20,15 +18,6 @@ from kbackupd.cli.main import main
 from kbackupd.model.status import FlushedPartition, FlushReport, PartitionState, PauseReport, Problem
 from kbackupd.server.control import ControlServer
 from tests.unit.server.fake_daemon import FakeDaemon, sample
-
-
-@pytest.fixture(autouse=True)
-def _restored_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    structlog.reset_defaults()
-    root.handlers, root.level = handlers, level
 
 
 @dataclass

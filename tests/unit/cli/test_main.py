@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from kbackupd import __version__
 from kbackupd.cli import ctl
@@ -27,15 +24,6 @@ from kbackupd.model.errors import (
     RefusedError,
     StoreUnavailableError,
 )
-
-
-@pytest.fixture(autouse=True)
-def _restored_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    structlog.reset_defaults()
-    root.handlers, root.level = handlers, level
 
 
 def run(*arguments: str) -> int:

@@ -20,15 +20,6 @@ from kbackupd.observe.logging import MASK, LogFormat, configure_logging, mask_te
 from kbackupd.observe.writer import LineWriter
 
 
-@pytest.fixture(autouse=True)
-def _restored_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    structlog.reset_defaults()
-    root.handlers, root.level = handlers, level
-
-
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
     reading, writing = os.pipe()

@@ -43,7 +43,7 @@ async def test_metrics_are_those_of_this_moment_in_the_exposition_format(
     server: ObservabilityServer, daemon: FakeDaemon
 ) -> None:
     status, kind, body = await get(server, "/metrics")
-    assert (status, kind.split(";")[0]) == (200, "text/plain")
+    assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
     assert 'kbackupd_rpo_exposure_seconds{tier="critical",topic="orders"} 8.5' in body
     daemon.partitions = [sample("orders", exposure=77.0, state=PartitionState.RETRYING)]
     assert 'kbackupd_rpo_exposure_seconds{tier="critical",topic="orders"} 77.0' in (await get(server, "/metrics"))[2]
