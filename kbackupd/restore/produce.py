@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Protocol
 
 from kbackupd.kafka.types import KafkaErrorCode, ProduceAnswer, TopicPartition
@@ -133,11 +134,13 @@ class Producing:
         self._dispatcher = self._tasks.create_task(self._dispatch(), name="restore-dispatch")
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for task in (self._dispatcher, *self._requests):
             if task is not None:
                 task.cancel()
-        await self._tasks.__aexit__(None, None, None)
+        await self._tasks.__aexit__(kind, error, trace)
 
     def begin(self, tp: TopicPartition, *, next_offset: int) -> None:
         """Accept batches for `tp`, whose log ends at `next_offset` now."""

@@ -28,13 +28,19 @@ Buffer = bytes | bytearray | memoryview
 
 
 class SourceBatch(Protocol):
-    """A batch as the archive hands it out."""
+    """A batch as the archive hands it out; records outside `[first_offset, next_offset)` are not to be restored."""
 
     @property
     def header(self) -> BatchHeader: ...
 
     @property
     def data(self) -> bytes | memoryview: ...
+
+    @property
+    def first_offset(self) -> int: ...
+
+    @property
+    def next_offset(self) -> int: ...
 
 
 class ProducerIdentity(NamedTuple):
@@ -86,7 +92,7 @@ class Tally:
     aborted: int = 0
     undecided: int = 0
     outside: int = 0
-    """Outside the planned offsets (a batch that begins before the range), or read twice."""
+    """In a batch that reaches over the partition's coverage, a branch's end or a batch read before."""
     missing: int = 0
     control_batches: int = 0
     empty_batches: int = 0
@@ -138,7 +144,6 @@ class PartitionRewriter:
     """Turns one partition's stored batches into batches to produce, in order.
 
     Args:
-        offsets: those to restore.
         producer: whose sequence they continue.
         max_batch_bytes: the target's `max.message.bytes`; a larger batch is rebuilt as several.
         next_sequence: of the first batch.
@@ -147,7 +152,6 @@ class PartitionRewriter:
     def __init__(
         self,
         *,
-        offsets: OffsetRange,
         outcomes: Outcomes,
         producer: ProducerIdentity,
         max_batch_bytes: int,
@@ -155,8 +159,6 @@ class PartitionRewriter:
     ) -> None:
         self.tally = Tally()
         self.offset_map = OffsetMap()
-        self._position = offsets.first_offset
-        self._next_offset = offsets.next_offset
         self._outcomes = outcomes
         self._producer = producer
         self._max_batch_bytes = max_batch_bytes
@@ -174,20 +176,14 @@ class PartitionRewriter:
         visibility = self._visibility(header)
         produced: list[ProduceBatch] = []
         if visibility.kept:
-            produced = [self._fast(batch)] if self._fits_fast_path(header) else self._slow(batch)
+            produced = [self._fast(batch)] if self._fits_fast_path(batch) else self._slow(batch)
         else:
             self._drop(header, visibility)
         restored = sum(each.records for each in produced)
         if visibility is Visibility.UNKNOWN and restored:
             self.tally.unknown_outcome += restored
             self.tally.note(visibility, header, restored)
-        self._position = max(self._position, header.next_offset)
         return produced
-
-    def needs_slow_path(self, batch: SourceBatch) -> bool:
-        """Whether `rewrite` of this batch decompresses and walks records, which is worth a thread."""
-        header = batch.header
-        return not (header.is_control or header.record_count == 0 or self._fits_fast_path(header))
 
     def _visibility(self, header: BatchHeader) -> Visibility:
         if not header.is_transactional:
@@ -201,15 +197,16 @@ class PartitionRewriter:
             self.tally.undecided += header.record_count
             self.tally.note(visibility, header, header.record_count)
 
-    def _fits_fast_path(self, header: BatchHeader) -> bool:
+    def _fits_fast_path(self, batch: SourceBatch) -> bool:
+        header = batch.header
         return (
             not header.is_legacy
             and not header.has_holes
             and not header.is_log_append_time
             and not header.has_delete_horizon
             and header.size_bytes <= self._max_batch_bytes
-            and header.base_offset >= self._position
-            and header.next_offset <= self._next_offset
+            and batch.first_offset <= header.base_offset
+            and header.next_offset <= batch.next_offset
         )
 
     def _fast(self, batch: SourceBatch) -> ProduceBatch:
@@ -236,7 +233,7 @@ class PartitionRewriter:
                 OffsetRange(header.base_offset, header.next_offset), header.record_count, _unreadable(header, problem)
             )
             return []
-        kept = [record for record in records if self._position <= record.offset < self._next_offset]
+        kept = [record for record in records if batch.first_offset <= record.offset < batch.next_offset]
         tally.outside += len(records) - len(kept)
         tally.slow_batches += 1
         if header.is_log_append_time:

@@ -1,0 +1,88 @@
+"""`kbackupd restore`: bring topics of an archive back into a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from kbackupd.archive.archive import Archive
+from kbackupd.cli.output import OutputFormat, print_json, stdout_console
+from kbackupd.cli.restore_progress import showing
+from kbackupd.cli.restore_text import interruption, print_plan, print_report
+from kbackupd.kafka.connection import KafkaConnection
+from kbackupd.model.clock import Clock, SystemClock
+from kbackupd.model.errors import KbackupError
+from kbackupd.model.settings import RestoreSettings
+from kbackupd.restore.plan import RestorePlan, make_plan
+from kbackupd.restore.progress import RestoreProgress
+from kbackupd.restore.report import RestoreReport
+from kbackupd.restore.restore import execute
+from kbackupd.settings.load import load_restore_settings
+from kbackupd.store.open import open_store
+
+
+def command(
+    config: Annotated[
+        Path, typer.Option("--config", envvar="KBACKUPD_CONFIG", metavar="FILE", help="What to restore, and where to.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and leave; the target is not contacted.")
+    ] = False,
+    output: Annotated[OutputFormat, typer.Option("--format", help="text or json")] = OutputFormat.TEXT,
+) -> None:
+    """Restore topics into absent or empty ones, verify what arrived, and say exactly what did.
+
+    Exit codes: 0 everything is back · 3 the archive is damaged · 4 archive or target unreachable · 5 refused, nothing
+    was written · 6 something is missing, or the archive declares gaps · 130 interrupted.
+    """
+    settings = load_restore_settings(config, os.environ)
+    clock = SystemClock()
+    progress = RestoreProgress(began_at=clock.monotonic())
+    console = stdout_console()
+    try:
+        if dry_run:
+            plan = uvloop.run(_plan(settings))
+            print_json(plan) if output is OutputFormat.JSON else print_plan(console, plan)
+            return
+        report = uvloop.run(_restore(settings, clock, progress))
+    except (KeyboardInterrupt, KbackupError) as stopped:
+        if isinstance(stopped, KeyboardInterrupt) or progress.touched:
+            print(interruption(progress, interrupted=isinstance(stopped, KeyboardInterrupt)), file=sys.stderr)
+        raise
+    print_json(report) if output is OutputFormat.JSON else print_report(console, report)
+    raise typer.Exit(report.exit_code)
+
+
+async def _plan(settings: RestoreSettings) -> RestorePlan:
+    store = await open_store(settings.source.storage)
+    try:
+        return make_plan(await Archive.open(store, settings.source.backup_id), settings)
+    finally:
+        await store.close()
+
+
+async def _restore(settings: RestoreSettings, clock: Clock, progress: RestoreProgress) -> RestoreReport:
+    # As Ctrl-C: what is under way is cancelled, and the last word says in what state the target is.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
+    store = await open_store(settings.source.storage)
+    connection = KafkaConnection(
+        bootstrap_servers=settings.target.bootstrap_servers,
+        security=settings.target.security,
+        client_id="kbackupd-restore",
+        clock=clock,
+    )
+    try:
+        async with showing(progress, clock):
+            archive = await Archive.open(store, settings.source.backup_id)
+            plan = make_plan(archive, settings)
+            async with connection:
+                return await execute(plan, settings=settings, archive=archive, connection=connection, progress=progress)
+    finally:
+        await store.close()

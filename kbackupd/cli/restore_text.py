@@ -1,0 +1,229 @@
+"""What `kbackupd restore` prints for people: the plan before, the report after, the worst first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from kbackupd.cli.output import plain_table, print_sections
+from kbackupd.model.clock import iso
+from kbackupd.model.units import format_bytes, format_duration
+from kbackupd.restore.plan import RestorePlan, TopicPlan
+from kbackupd.restore.progress import Phase, RestoreProgress
+from kbackupd.restore.report import PartitionReport, RestoreReport, TopicReport, Verdict
+
+ROWS_ON_TERMINAL = 30
+"""Of a list; piped output is complete."""
+
+_STYLES = {
+    Verdict.COMPLETE: "bold green",
+    Verdict.DECLARED_GAPS: "bold yellow",
+    Verdict.INCOMPLETE: "bold red",
+    Verdict.DAMAGED: "bold red",
+}
+
+
+def print_plan(console: Console, plan: RestorePlan) -> None:
+    """What `--dry-run` shows."""
+    head = Text(f"plan: {len(plan.topics)} topics, {plan.partitions} partitions, about {plan.records:,} records\n")
+    head.append(
+        f"from {plan.archive} ({plan.backup_id})\n"
+        f"into {', '.join(plan.target)}\n"
+        f"to download: {format_bytes(plan.download_bytes)}, {format_bytes(plan.raw_bytes)} unpacked\n"
+        "archive pinned at: "
+        + (
+            ", ".join(f"{one.writer} epoch {one.writer_epoch} below {one.next_seq}" for one in plan.pinned)
+            or "no segments"
+        )
+    )
+    table = plain_table(console)
+    for name in ("TOPIC", "TARGET"):
+        table.add_column(name, overflow="fold")
+    for name in ("PARTITIONS", "OFFSETS", "RECORDS ≤", "DOWNLOAD", "LARGEST BATCH"):
+        table.add_column(name, justify="right")
+    for topic in plan.topics:
+        table.add_row(
+            topic.source,
+            topic.target,
+            str(len(topic.partitions)),
+            f"{sum(len(partition.offsets) for partition in topic.partitions):,}",
+            f"{sum(partition.records for partition in topic.partitions):,}",
+            format_bytes(sum(partition.download_bytes for partition in topic.partitions)),
+            format_bytes(topic.largest_batch_bytes),
+        )
+    notes = [line for topic in plan.topics for line in _plan_notes(topic)]
+    notes += [f"damaged: {one.key}: {one.reason}" for one in plan.damaged]
+    sections: list[RenderableType] = [head, table]
+    if notes:
+        sections.append(_listed(console, "to know:", notes))
+    recorded = [f"{topic.target}: {_settings(topic.configs)}" for topic in plan.topics if topic.configs]
+    if recorded:
+        sections.append(
+            _listed(
+                console, f"recorded configuration, applied last (retention_after: {plan.retention_after}):", recorded
+            )
+        )
+    print_sections(console, sections)
+
+
+def _plan_notes(topic: TopicPlan) -> Iterator[str]:
+    if topic.deleted_at_source_ms is not None:
+        yield f"{topic.source} was deleted at the source, seen {iso(topic.deleted_at_source_ms)}"
+    if topic.earlier_incarnations:
+        yield f"{topic.source}: {len(topic.earlier_incarnations)} earlier incarnations in the archive are not restored"
+    for partition in topic.partitions:
+        where = f"{topic.source}-{partition.partition}"
+        for lacking in partition.not_in_archive:
+            yield f"{where}: offsets {lacking.offsets} are not in the archive: {lacking.meaning}"
+        for row in partition.open_transactions:
+            does = "restored" if row.restored else "not restored"
+            yield (
+                f"{where}: transaction of producer {row.producer_id} from offset {row.first_offset} on: {row.outcome},"
+                f" {does}"
+            )
+        if partition.log_append_time:
+            yield f"{where}: LogAppendTime records keep their timestamps, as CreateTime"
+        if partition.legacy:
+            yield f"{where}: message formats 0 and 1 become format 2"
+
+
+def print_report(console: Console, report: RestoreReport) -> None:
+    """Verdict first, then counts, what is missing, where records went, configuration."""
+    head = Text(f"{report.verdict}\n", style=_STYLES[report.verdict])
+    head.append(
+        f"{report.records_restored:,} records, {format_bytes(report.bytes_restored)}, in {len(report.topics)} topics,"
+        f" {report.partitions} partitions\n"
+        f"restored in {format_duration(report.restore_seconds)} ({format_bytes(report.bytes_per_second)}/s),"
+        f" verified in {format_duration(report.verify_seconds)}, all in {format_duration(report.total_seconds)}\n"
+        f"from {report.archive} ({report.backup_id}), begun {iso(report.began_ms)}",
+        style="none",
+    )
+    sections: list[RenderableType] = [head, _counts(console, report)]
+    lost = [f"damaged: {one}" for one in report.damaged]
+    lost += [line for topic in report.topics for partition in topic.partitions for line in _lost(topic, partition)]
+    if lost:
+        sections.append(_listed(console, "not restored, and why:", lost))
+    differs = [line for topic in report.topics for partition in topic.partitions for line in _differs(topic, partition)]
+    if differs:
+        sections.append(_listed(console, "to know:", differs))
+    moved = [line for topic in report.topics for partition in topic.partitions for line in _moved(topic, partition)]
+    if moved:
+        sections.append(_listed(console, "offsets, source → target:", moved))
+    held = [line for topic in report.topics for line in _configuration(topic)]
+    if held:
+        sections.append(_listed(console, "configuration not applied:", held))
+    print_sections(console, sections)
+
+
+def _counts(console: Console, report: RestoreReport) -> RenderableType:
+    table = plain_table(console)
+    for name in ("TOPIC", "TARGET"):
+        table.add_column(name, overflow="fold")
+    for name in ("PARTITIONS", "RECORDS", "SIZE", "ABORTED", "UNDECIDED", "MISSING"):
+        table.add_column(name, justify="right")
+    table.add_column("READ BACK")
+    for topic in report.topics:
+        table.add_row(
+            topic.source,
+            topic.target,
+            str(len(topic.partitions)),
+            f"{topic.records_restored:,}",
+            format_bytes(topic.bytes_restored),
+            f"{sum(partition.records_aborted for partition in topic.partitions):,}",
+            f"{sum(partition.records_undecided for partition in topic.partitions):,}",
+            f"{sum(partition.records_missing for partition in topic.partitions):,}",
+            _read_back(topic),
+        )
+    return table
+
+
+def _read_back(topic: TopicReport) -> str:
+    verified = [partition.verified for partition in topic.partitions]
+    if any(one is not None and one.problem for one in verified):
+        return "DIFFERS"
+    if all(one is None for one in verified):
+        return "not done"
+    return "identical" if all(one is not None for one in verified) else "partly"
+
+
+def _lost(topic: TopicReport, partition: PartitionReport) -> Iterator[str]:
+    where = f"{topic.source}-{partition.partition}"
+    if partition.failure:
+        yield f"{where}: stopped after {partition.records_restored:,} records: {partition.failure}"
+    for missing in partition.missing:
+        yield f"{where}: offsets {missing.offsets} ({missing.records} records): {missing.reason}"
+    for lacking in partition.not_in_archive:
+        yield f"{where}: offsets {lacking.offsets}: {lacking.meaning}"
+    if partition.verified is not None and partition.verified.problem:
+        yield f"{where}: read back, {topic.target}-{partition.partition} {partition.verified.problem}"
+    for row in partition.transactions:
+        if not row.restored:
+            yield (
+                f"{where}: {row.records} records of an undecided transaction (producer {row.producer_id}, offsets"
+                f" [{row.first_offset}, {row.next_offset}))"
+            )
+
+
+def _differs(topic: TopicReport, partition: PartitionReport) -> Iterator[str]:
+    where = f"{topic.source}-{partition.partition}"
+    if partition.records_restamped:
+        yield f"{where}: timestamp type differs: {partition.records_restamped:,} LogAppendTime records are CreateTime"
+    if partition.records_converted:
+        yield f"{where}: {partition.records_converted:,} records were converted from message format 0 or 1"
+    for row in partition.transactions:
+        if row.restored:
+            yield (
+                f"{where}: {row.records} records of a transaction of unknown outcome were restored (producer"
+                f" {row.producer_id}, offsets [{row.first_offset}, {row.next_offset}))"
+            )
+
+
+def _moved(topic: TopicReport, partition: PartitionReport) -> Iterator[str]:
+    """Partitions whose offsets are not what they were."""
+    if not partition.offset_map:
+        return
+    first = partition.offset_map[0]
+    if partition.offset_map_runs > 1 or first.source_offset != first.target_offset:
+        more = f", {partition.offset_map_runs} runs in all" if partition.offset_map_runs > 1 else ""
+        yield f"{topic.target}-{partition.partition}: {first.source_offset} → {first.target_offset}{more}"
+
+
+def _configuration(topic: TopicReport) -> Iterator[str]:
+    if topic.config_held:
+        yield f"{topic.target}: {_settings(topic.config_held)} held back: {'; '.join(topic.config_held_because)}"
+    for key, why in topic.config_refused.items():
+        yield f"{topic.target}: {key} refused by the target: {why}"
+    if topic.config_command:
+        yield f"  {topic.config_command}"
+
+
+def _settings(configs: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{key}={'(default)' if value is None else value}" for key, value in configs.items())
+
+
+def _listed(console: Console, title: str, lines: list[str]) -> RenderableType:
+    shown = lines[:ROWS_ON_TERMINAL] if console.is_terminal else lines
+    text = Text(title)
+    for line in shown:
+        text.append(f"\n  {line}")
+    if len(shown) < len(lines):
+        text.append(f"\n  … and {len(lines) - len(shown)} more; --format json has them all")
+    return text
+
+
+def interruption(progress: RestoreProgress, *, interrupted: bool) -> str:
+    """In what state a restore that ended before its report leaves the target."""
+    what = "interrupted" if interrupted else "the restore failed"
+    if not progress.touched:
+        return f"{what} while {progress.phase}: nothing was written to the target"
+    topics = list(progress.touched)
+    names = ", ".join(topics[:10]) + (f" and {len(topics) - 10} more" if len(topics) > 10 else "")
+    if progress.phase is Phase.PREPARING:
+        return f"{what} while {progress.phase}: topics may exist already, empty: {names}; run the restore again"
+    return (
+        f"{what} while {progress.phase}: {progress.acknowledged_records:,} records"
+        f" ({format_bytes(progress.acknowledged_bytes)}) are in the target, in topics without retention and compaction:"
+        f" {names}\nto start over, delete them and run the restore again"
+    )

@@ -1,0 +1,59 @@
+"""How far a restore is: counters that the restore moves and whoever shows them reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    OPENING = "reading the archive's index"
+    PREFLIGHT = "looking at the target"
+    PREPARING = "preparing topics"
+    RESTORING = "restoring"
+    VERIFYING = "verifying"
+    CONFIGURING = "applying configuration"
+    DONE = "done"
+
+
+@dataclass(slots=True, kw_only=True)
+class RestoreProgress:
+    """Mutable and of one event loop. Seconds are monotonic, of the restore's clock."""
+
+    began_at: float
+    phase: Phase = Phase.OPENING
+    phase_began_at: float = 0.0
+    total_bytes: int = 0
+    """To read through, after the archive's own compression."""
+    read_bytes: int = 0
+    acknowledged_bytes: int = 0
+    acknowledged_records: int = 0
+    partitions: int = 0
+    partitions_done: int = 0
+    to_verify_bytes: int = 0
+    verified_bytes: int = 0
+    touched: dict[str, None] = field(default_factory=dict)
+    """Target topics that are no longer as they were."""
+
+    def enter(self, phase: Phase, now: float) -> None:
+        self.phase, self.phase_began_at = phase, now
+
+    @property
+    def done_bytes(self) -> int:
+        return self.verified_bytes if self.phase is Phase.VERIFYING else self.read_bytes
+
+    @property
+    def expected_bytes(self) -> int:
+        return self.to_verify_bytes if self.phase is Phase.VERIFYING else self.total_bytes
+
+    def rate_bytes_per_second(self, now: float) -> float:
+        """Mean of this phase."""
+        elapsed = now - self.phase_began_at
+        return self.done_bytes / elapsed if elapsed > 0 else 0.0
+
+    def eta_seconds(self, now: float) -> float | None:
+        """Until the end of this phase at its present pace; None: not known."""
+        rate = self.rate_bytes_per_second(now)
+        if self.phase not in (Phase.RESTORING, Phase.VERIFYING) or rate <= 0:
+            return None
+        return max(self.expected_bytes - self.done_bytes, 0) / rate

@@ -1,0 +1,285 @@
+"""The whole path of a restore on one page: plan → preflight → topics → produce → verify → configuration → report.
+
+Keeps I5 (cannot read is never absent), I7 (by topic id), I8 (each offset once) and I9 (bounded memory: what readers
+hold and what is not yet acknowledged are two budgets in bytes). The target is written only after preflight found
+nothing; topics that received records stay in the configuration that protects them until everything is verified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from kbackupd.archive.archive import Archive
+from kbackupd.kafka.connection import KafkaConnection
+from kbackupd.kafka.metadata import cluster_metadata
+from kbackupd.kafka.produce import RawProducer
+from kbackupd.kafka.types import TopicPartition
+from kbackupd.model.errors import KbackupError
+from kbackupd.model.settings import RestoreSettings
+from kbackupd.restore.byte_budget import ByteBudget
+from kbackupd.restore.configs import RestoredFacts, after_restore
+from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan, outcomes_of
+from kbackupd.restore.preflight import TargetState, examine_target
+from kbackupd.restore.produce import Producing
+from kbackupd.restore.progress import Phase, RestoreProgress
+from kbackupd.restore.report import RestoreReport
+from kbackupd.restore.results import PartitionResult, build_report
+from kbackupd.restore.rewrite import PartitionRewriter, ProduceBatch, ProducerIdentity
+from kbackupd.restore.source import Chunk, Unreadable, read_partition
+from kbackupd.restore.topics import ConfigOutcome, ReadyTopic, apply_recorded, prepare_topics
+from kbackupd.restore.verify import ContentDigest, Expected, Verified, verify_target
+
+READ_AT_ONCE = 64
+"""Partitions being read at the same time, as far as the budget lets them."""
+COALESCED_BYTES = 8 << 20
+"""Stored bytes the archive fetches by one request where runs are adjacent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreMemory:
+    """Bounds in bytes; with the process itself a restore stays below 300 MiB."""
+
+    reading_bytes: int = 96 << 20
+    unacknowledged_bytes: int = 64 << 20
+
+
+@dataclass(slots=True)
+class _Run:
+    """What the steps of one execution share."""
+
+    plan: RestorePlan
+    settings: RestoreSettings
+    archive: Archive
+    connection: KafkaConnection
+    progress: RestoreProgress
+    reading: ByteBudget
+    unacknowledged: ByteBudget
+    results: dict[TopicPartition, PartitionResult] = field(default_factory=dict)
+
+    async def leaders(self) -> Mapping[TopicPartition, int]:
+        metadata = await cluster_metadata(self.connection, [topic.target for topic in self.plan.topics])
+        return {
+            TopicPartition(topic.name, partition.partition): partition.leader_id
+            for topic in metadata.topics
+            for partition in topic.partitions
+            if partition.leader_id >= 0
+        }
+
+    def now(self) -> float:
+        return self.connection.clock.monotonic()
+
+
+async def execute(
+    plan: RestorePlan,
+    *,
+    settings: RestoreSettings,
+    archive: Archive,
+    connection: KafkaConnection,
+    progress: RestoreProgress,
+    memory: RestoreMemory | None = None,
+) -> RestoreReport:
+    """Carry `plan` out. On return everything the report counts is in the logs of all in-sync replicas of the target.
+
+    Cancelled, the target holds a prefix of each partition, in topics that neither expire nor compact; they must be
+    deleted before the restore is run again.
+
+    Args:
+        archive: the one the plan was made from.
+        progress: moved along.
+
+    Raises:
+        PreflightError: nothing was written.
+        KafkaUnavailableError, KafkaDeniedError: the target could not be asked, or a topic not be prepared.
+    """
+    memory = memory or RestoreMemory()
+    clock = connection.clock
+    began_ms = clock.now_ms()
+    run = _Run(
+        plan=plan,
+        settings=settings,
+        archive=archive,
+        connection=connection,
+        progress=progress,
+        reading=ByteBudget(memory.reading_bytes),
+        unacknowledged=ByteBudget(memory.unacknowledged_bytes),
+    )
+    progress.total_bytes, progress.partitions = plan.raw_bytes, plan.partitions
+    progress.enter(Phase.PREFLIGHT, run.now())
+    state = await examine_target(connection, plan)
+
+    progress.enter(Phase.PREPARING, run.now())
+    producer = await RawProducer.open(connection)
+    progress.touched |= dict.fromkeys(topic.target for topic in plan.topics)
+    ready = await prepare_topics(connection, plan, state)
+
+    progress.enter(Phase.RESTORING, run.now())
+    await _produce_all(run, producer, ready)
+    restored_at = run.now()
+
+    verified: Mapping[TopicPartition, Verified] = {}
+    if settings.options.verify:
+        progress.enter(Phase.VERIFYING, restored_at)
+        verified = await _verify(run, ready)
+    verified_at = run.now()
+
+    progress.enter(Phase.CONFIGURING, verified_at)
+    outcomes = await _configure(run, state, verified)
+    progress.enter(Phase.DONE, run.now())
+    return build_report(
+        plan,
+        ready=ready,
+        results=run.results,
+        verified=verified,
+        outcomes=outcomes,
+        target_cluster_id=state.cluster_id,
+        began_ms=began_ms,
+        restore_seconds=restored_at - progress.began_at,
+        verify_seconds=verified_at - restored_at,
+        total_seconds=run.now() - progress.began_at,
+        peak_buffered_bytes=run.reading.peak_bytes + run.unacknowledged.peak_bytes,
+    )
+
+
+async def _produce_all(run: _Run, producer: RawProducer, ready: Mapping[str, ReadyTopic]) -> None:
+    """Restore every partition; what goes wrong with one is in its result and ends no other (principle P6)."""
+
+    def acknowledged(tp: TopicPartition, batch: ProduceBatch) -> None:
+        result = run.results[tp]
+        result.records += batch.records
+        result.data_bytes += len(batch.data)
+        run.progress.acknowledged_records += batch.records
+        run.progress.acknowledged_bytes += len(batch.data)
+
+    identity = ProducerIdentity(producer.producer_id, producer.producer_epoch)
+    waiting = [(topic, partition) for topic in run.plan.topics for partition in topic.partitions]
+    # The largest last in the list, so first to be taken: what takes longest must not begin last.
+    waiting.sort(key=lambda item: item[1].raw_bytes)
+    producing = Producing(
+        producer,
+        leaders=run.leaders,
+        acknowledged=acknowledged,
+        budget=run.unacknowledged,
+        clock=run.connection.clock,
+        rate_limit_bytes_per_second=run.settings.options.rate_limit_bytes_per_second,
+    )
+
+    async def work() -> None:
+        while waiting:
+            topic, partition = waiting.pop()
+            await _restore_partition(run, producing, identity, topic, partition, ready[topic.target])
+            run.progress.partitions_done += 1
+
+    async with producing, asyncio.TaskGroup() as readers:
+        for _ in range(min(READ_AT_ONCE, len(waiting))):
+            readers.create_task(work())
+
+
+async def _restore_partition(
+    run: _Run,
+    producing: Producing,
+    identity: ProducerIdentity,
+    topic: TopicPlan,
+    partition: PartitionPlan,
+    ready: ReadyTopic,
+) -> None:
+    tp = TopicPartition(topic.target, partition.partition)
+    history = run.archive.history(topic.id_of(partition), partition.branch)
+    first_offset = ready.log_ends[partition.partition]
+    rewriter = PartitionRewriter(
+        outcomes=outcomes_of(history), producer=identity, max_batch_bytes=ready.max_batch_bytes
+    )
+    result = run.results[tp] = PartitionResult(
+        tally=rewriter.tally,
+        offset_map=rewriter.offset_map,
+        expected=Expected(id=ready.id_of(partition.partition), first_offset=first_offset, digest=ContentDigest()),
+    )
+    if partition.is_empty:
+        return
+    producing.begin(tp, next_offset=first_offset)
+    reserved = _reading_cost_bytes(partition)
+    await run.reading.take(reserved)
+    try:
+        async with aclosing(read_partition(run.archive, history, read_ahead_bytes=reserved)) as chunks:
+            async for chunk in chunks:
+                await _restore_chunk(run, producing, tp, rewriter, result, chunk)
+    except KbackupError as error:
+        result.failure = str(error)
+    finally:
+        run.reading.give_back(reserved)
+    try:
+        await producing.finish(tp)
+    except KbackupError as error:
+        result.failure = f"{error} ({error.hint})" if error.hint else str(error)
+
+
+async def _restore_chunk(
+    run: _Run,
+    producing: Producing,
+    tp: TopicPartition,
+    rewriter: PartitionRewriter,
+    result: PartitionResult,
+    chunk: Chunk | Unreadable,
+) -> None:
+    if isinstance(chunk, Unreadable):
+        result.damaged = True
+        rewriter.tally.add_missing(chunk.offsets, chunk.records, chunk.reason)
+        return
+    for batch in await asyncio.to_thread(_rewrite, rewriter, result.expected.digest, chunk):
+        await run.unacknowledged.take(len(batch.data))
+        producing.put(tp, batch)
+    run.progress.read_bytes += chunk.size_bytes
+
+
+def _rewrite(rewriter: PartitionRewriter, digest: ContentDigest, chunk: Chunk) -> list[ProduceBatch]:
+    produced = [one for batch in chunk.batches for one in rewriter.rewrite(batch)]
+    for batch in produced:
+        digest.add(batch.data, batch.records)
+    return produced
+
+
+def _reading_cost_bytes(partition: PartitionPlan) -> int:
+    """What reading the partition holds at a time: its largest run, or as many small ones as one request brings."""
+    stored = max(partition.download_bytes, 1)
+    coalesced = min(1.0, COALESCED_BYTES / stored) * (partition.download_bytes + partition.raw_bytes)
+    return max(partition.largest_read_bytes, int(coalesced))
+
+
+async def _verify(run: _Run, ready: Mapping[str, ReadyTopic]) -> Mapping[TopicPartition, Verified]:
+    """Read back every partition that was restored to its end."""
+    expected = {tp: result.expected for tp, result in run.results.items() if not result.failure}
+    run.progress.to_verify_bytes = sum(one.digest.data_bytes for one in expected.values())
+
+    def read(count_bytes: int) -> None:
+        run.progress.verified_bytes += count_bytes
+
+    return await verify_target(run.connection, expected, leaders=run.leaders, read=read)
+
+
+async def _configure(
+    run: _Run, state: TargetState, verified: Mapping[TopicPartition, Verified]
+) -> dict[str, ConfigOutcome]:
+    """Apply the recorded configuration where that deletes nothing; a topic that failed keeps the safe one."""
+    decisions = {}
+    for topic in run.plan.topics:
+        tps = [TopicPartition(topic.target, partition.partition) for partition in topic.partitions]
+        results = [run.results[tp] for tp in tps]
+        stamps = [one.tally.oldest_max_timestamp_ms for one in results]
+        existing = state.existing.get(topic.target)
+        decisions[topic.target] = after_restore(
+            recorded=topic.configs,
+            earlier=existing.overrides if existing else {},
+            defaults=state.defaults,
+            facts=RestoredFacts(
+                complete=all(not one.failure for one in results)
+                and not any(verified[tp].problem for tp in tps if tp in verified),
+                oldest_timestamp_ms=min((stamp for stamp in stamps if stamp is not None), default=None),
+                largest_partition_bytes=max((one.data_bytes for one in results), default=0),
+                records=sum(one.records for one in results),
+            ),
+            mode=run.plan.retention_after,
+            now_ms=run.connection.clock.now_ms(),
+        )
+    return await apply_recorded(run.connection, decisions)

@@ -1,0 +1,159 @@
+"""From what each partition's work left behind to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from kbackupd.kafka.types import TopicPartition
+from kbackupd.restore.configs import config_command
+from kbackupd.restore.offset_map import OffsetMap
+from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan
+from kbackupd.restore.report import (
+    MAPPED_RUNS_LISTED,
+    ListedTransaction,
+    PartitionReport,
+    RestoreReport,
+    TopicReport,
+    verdict_of,
+)
+from kbackupd.restore.rewrite import Tally
+from kbackupd.restore.topics import ConfigOutcome, ReadyTopic
+from kbackupd.restore.verify import Expected, Verified
+
+
+@dataclass(slots=True, kw_only=True)
+class PartitionResult:
+    """What one partition's restore has come to; grows while it runs."""
+
+    tally: Tally
+    offset_map: OffsetMap
+    expected: Expected
+    records: int = 0
+    """Acknowledged."""
+    data_bytes: int = 0
+    failure: str = ""
+    damaged: bool = False
+    """The archive's bytes were not what was written."""
+
+
+def build_report(
+    plan: RestorePlan,
+    *,
+    ready: Mapping[str, ReadyTopic],
+    results: Mapping[TopicPartition, PartitionResult],
+    verified: Mapping[TopicPartition, Verified],
+    outcomes: Mapping[str, ConfigOutcome],
+    target_cluster_id: str,
+    began_ms: int,
+    restore_seconds: float,
+    verify_seconds: float,
+    total_seconds: float,
+    peak_buffered_bytes: int,
+) -> RestoreReport:
+    topics = tuple(
+        _topic_report(plan, topic, ready[topic.target], results, verified, outcomes[topic.target])
+        for topic in plan.topics
+    )
+    partitions = [partition for topic in topics for partition in topic.partitions]
+    # A damaged claim or checkpoint costs no records; a damaged segment does, even if nothing tells which.
+    lost = [f"{one.key}: {one.reason}" for one in plan.damaged if one.key.startswith("segments/")]
+    data_bytes = sum(topic.bytes_restored for topic in topics)
+    return RestoreReport(
+        verdict=verdict_of(topics, damaged=bool(lost) or any(result.damaged for result in results.values())),
+        archive=plan.archive,
+        backup_id=plan.backup_id,
+        archive_id=plan.archive_id,
+        source_cluster_id=plan.source_cluster_id,
+        target_cluster_id=target_cluster_id,
+        topics=topics,
+        damaged=tuple(lost),
+        partitions=len(partitions),
+        records_restored=sum(topic.records_restored for topic in topics),
+        bytes_restored=data_bytes,
+        records_aborted=sum(partition.records_aborted for partition in partitions),
+        records_undecided=sum(partition.records_undecided for partition in partitions),
+        records_missing=sum(partition.records_missing for partition in partitions),
+        began_ms=began_ms,
+        restore_seconds=restore_seconds,
+        verify_seconds=verify_seconds,
+        total_seconds=total_seconds,
+        bytes_per_second=data_bytes / restore_seconds if restore_seconds > 0 else 0.0,
+        peak_buffered_bytes=peak_buffered_bytes,
+    )
+
+
+def _topic_report(
+    plan: RestorePlan,
+    topic: TopicPlan,
+    ready: ReadyTopic,
+    results: Mapping[TopicPartition, PartitionResult],
+    verified: Mapping[TopicPartition, Verified],
+    outcome: ConfigOutcome,
+) -> TopicReport:
+    pending = outcome.held | {key: topic.configs.get(key) for key in outcome.refused}
+    return TopicReport(
+        source=topic.source,
+        target=topic.target,
+        topic_id=topic.topic_id,
+        target_topic_id=ready.topic_id,
+        created=ready.created,
+        partitions=tuple(
+            _partition_report(partition, results[tp], verified.get(tp))
+            for partition in topic.partitions
+            for tp in (TopicPartition(topic.target, partition.partition),)
+        ),
+        config_applied=outcome.applied,
+        config_held=outcome.held,
+        config_held_because=outcome.reasons,
+        config_refused=outcome.refused,
+        config_command=config_command(plan.target, topic.target, pending),
+    )
+
+
+def _partition_report(partition: PartitionPlan, result: PartitionResult, verified: Verified | None) -> PartitionReport:
+    tally, first_offset = result.tally, result.expected.first_offset
+    return PartitionReport(
+        partition=partition.partition,
+        records_restored=result.records,
+        bytes_restored=result.data_bytes,
+        records_aborted=tally.aborted,
+        records_undecided=tally.undecided,
+        records_of_unknown_outcome=tally.unknown_outcome,
+        records_missing=_missing(partition, result),
+        records_restamped=tally.restamped,
+        records_converted=tally.converted,
+        control_batches=tally.control_batches,
+        fast_batches=tally.fast_batches,
+        slow_batches=tally.slow_batches,
+        target_first_offset=first_offset,
+        target_next_offset=first_offset + result.records,
+        offset_map=tuple(islice(result.offset_map.runs(target_first_offset=first_offset), MAPPED_RUNS_LISTED)),
+        offset_map_runs=len(result.offset_map),
+        transactions=tuple(
+            ListedTransaction(
+                producer_id=key.producer_id,
+                producer_epoch=key.producer_epoch,
+                outcome=key.visibility,
+                first_offset=row.first_offset,
+                next_offset=row.next_offset,
+                records=row.records,
+                restored=key.visibility.kept,
+            )
+            for key, row in tally.transactions.items()
+        ),
+        missing=tuple(tally.missing_parts),
+        not_in_archive=partition.not_in_archive,
+        failure=result.failure,
+        verified=verified,
+    )
+
+
+def _missing(partition: PartitionPlan, result: PartitionResult) -> int:
+    tally = result.tally
+    rewritten = tally.missing + tally.restored - result.records
+    if not result.failure:
+        return rewritten
+    settled = result.records + tally.aborted + tally.undecided + tally.outside + tally.control_batches
+    return max(rewritten, partition.records - settled)

@@ -1,0 +1,149 @@
+"""The target topics: created, made safe before the first record, given their recorded configuration after the last."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kbackupd.kafka.admin import alter_topic_configs, create_topic, effective_topic_configs
+from kbackupd.kafka.connection import KafkaConnection
+from kbackupd.kafka.types import KafkaErrorCode
+from kbackupd.model.errors import IncompleteError, KafkaDeniedError, UnreachableError
+from kbackupd.model.positions import PartitionId, TopicId
+from kbackupd.restore.configs import Changes, ConfigDecision, during_restore
+from kbackupd.restore.plan import RestorePlan, TopicPlan
+from kbackupd.restore.preflight import TargetState
+
+_AT_ONCE = 8
+_VISIBLE_SECONDS = 30.0
+_POLL_SECONDS = 0.05
+_SINCE_KAFKA_3_6 = ("message.timestamp.before.max.ms", "message.timestamp.after.max.ms")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyTopic:
+    """A target topic that may be produced into."""
+
+    topic_id: TopicId
+    log_ends: Mapping[int, int]
+    max_batch_bytes: int
+    created: bool
+
+    def id_of(self, partition: int) -> PartitionId:
+        return PartitionId(self.topic_id, partition)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigOutcome:
+    """What became of a topic's recorded configuration."""
+
+    applied: Changes
+    held: Changes
+    reasons: tuple[str, ...]
+    refused: dict[str, str] = field(default_factory=dict)
+    """Key → why the target would not take it."""
+
+
+async def prepare_topics(connection: KafkaConnection, plan: RestorePlan, state: TargetState) -> dict[str, ReadyTopic]:
+    """Create the topics that are absent, and make all of them safe to restore into; by target name.
+
+    On return every partition has a leader and the safe configuration is in force. Cancelled or failed, some topics
+    exist, empty and safe: a later run takes them over.
+
+    Raises:
+        KafkaDeniedError: creating or configuring one was refused.
+        KafkaUnavailableError: the target did not answer in time.
+    """
+    turn = asyncio.Semaphore(_AT_ONCE)
+    ready: dict[str, ReadyTopic] = {}
+
+    async def prepare(topic: TopicPlan) -> None:
+        async with turn:
+            configs = during_restore(topic.configs, topic.largest_batch_bytes)
+            existing = state.existing.get(topic.target)
+            if existing is None:
+                topic_id = await _create(connection, topic, configs)
+                log_ends: Mapping[int, int] = {partition.partition: 0 for partition in topic.partitions}
+            else:
+                await _make_safe(connection, topic.target, configs)
+                topic_id, log_ends = existing.topic_id, existing.log_ends
+            ready[topic.target] = ReadyTopic(
+                topic_id=topic_id,
+                log_ends=log_ends,
+                max_batch_bytes=int(configs["max.message.bytes"]),
+                created=existing is None,
+            )
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for topic in plan.topics:
+                group.create_task(prepare(topic))
+    except* (KafkaDeniedError, UnreachableError) as failures:
+        first = failures.exceptions[0]
+        raise first from failures
+    return ready
+
+
+async def _create(connection: KafkaConnection, topic: TopicPlan, configs: Mapping[str, str]) -> TopicId:
+    try:
+        created = await create_topic(connection, topic.target, partitions=len(topic.partitions), configs=configs)
+    except KafkaDeniedError as error:
+        if error.code != KafkaErrorCode.INVALID_CONFIG:
+            raise
+        # Brokers before 3.6 know one bound for both directions, whose default lets everything pass.
+        older = {key: value for key, value in configs.items() if key not in _SINCE_KAFKA_3_6}
+        created = await create_topic(connection, topic.target, partitions=len(topic.partitions), configs=older)
+    return created.topic_id
+
+
+async def _make_safe(connection: KafkaConnection, name: str, configs: Mapping[str, str]) -> None:
+    await alter_topic_configs(connection, {name: configs})
+    deadline = connection.clock.monotonic() + _VISIBLE_SECONDS
+    while connection.clock.monotonic() < deadline:
+        described = (await effective_topic_configs(connection, [name], list(configs)))[name]
+        if all(described.values.get(key) == value for key, value in configs.items()):
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+    raise IncompleteError(
+        f"topic {name}: the configuration that protects a restore was not in force within {_VISIBLE_SECONDS:g} s",
+        hint="delete the empty topic and run the restore again, it then creates the topic itself",
+    )
+
+
+async def apply_recorded(
+    connection: KafkaConnection, decisions: Mapping[str, ConfigDecision]
+) -> dict[str, ConfigOutcome]:
+    """Give each topic what its decision says, by topic name; what the target refuses is told, never raised."""
+    turn = asyncio.Semaphore(_AT_ONCE)
+    outcomes: dict[str, ConfigOutcome] = {}
+
+    async def apply(name: str, decision: ConfigDecision) -> None:
+        async with turn:
+            refused = await _apply(connection, name, decision.apply) if decision.apply else {}
+            outcomes[name] = ConfigOutcome(
+                applied={key: value for key, value in decision.apply.items() if key not in refused},
+                held=decision.held,
+                reasons=tuple(decision.reasons),
+                refused=refused,
+            )
+
+    async with asyncio.TaskGroup() as group:
+        for name, decision in decisions.items():
+            group.create_task(apply(name, decision))
+    return outcomes
+
+
+async def _apply(connection: KafkaConnection, name: str, changes: Changes) -> dict[str, str]:
+    """The keys that could not be set, and why."""
+    try:
+        await alter_topic_configs(connection, {name: changes})
+    except (KafkaDeniedError, UnreachableError) as error:
+        if len(changes) == 1 or isinstance(error, UnreachableError):
+            return dict.fromkeys(changes, error.message)
+        # One key the target does not know (an older source, tiered storage) must not cost the others.
+        refused: dict[str, str] = {}
+        for key, value in changes.items():
+            refused |= await _apply(connection, name, {key: value})
+        return refused
+    return {}
