@@ -182,6 +182,11 @@ class KafkaServer:
         if self._process is not None:
             self._process.signal(signal.SIGCONT)
 
+    def keep(self) -> None:
+        """Let it run on after this interpreter ends; who asks for that also says how it is stopped (`pid`)."""
+        if self._process is not None:
+            self._process.keep()
+
     def restart(self) -> None:
         """Stop gracefully and start again on the same data and ports."""
         self.stop()

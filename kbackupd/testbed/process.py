@@ -25,7 +25,10 @@ _TELLING = re.compile(r"ERROR|FATAL|Exception|Caused by|panic|^[EF][0-9]{4} ")
 
 # The guard is forked by the very shell that then becomes the server: there is no instant at which the server runs
 # unguarded, and while the guard lives the group's id cannot be given to strangers.
-_GUARDED_EXEC = 'exec 3<&0; (read _ <&3; kill -KILL 0) </dev/null >/dev/null 2>&1 & exec "$@" </dev/null 3<&-'
+_GUARDED_EXEC = (
+    'exec 3<&0; (read word <&3; [ "$word" = keep ] || kill -KILL 0) </dev/null >/dev/null 2>&1 & '
+    'exec "$@" </dev/null 3<&-'
+)
 
 
 class ServerFailedError(UnreachableError):
@@ -35,20 +38,32 @@ class ServerFailedError(UnreachableError):
 class GuardedProcess:
     """A running child; one object per life of the server.
 
+    Args:
+        log: its output is appended here, standard error too unless `errors` names another file.
+
     Raises:
         OSError: the program cannot be started.
     """
 
-    def __init__(self, name: str, command: Sequence[str], *, log: Path, cwd: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        log: Path,
+        cwd: Path,
+        env: Mapping[str, str],
+        errors: Path | None = None,
+    ) -> None:
         self.name = name
         self.log = log
-        with log.open("ab") as output:
+        with log.open("ab") as output, (errors or log).open("ab") as error_output:
             self._log_start = output.seek(0, os.SEEK_END)
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", _GUARDED_EXEC, name, *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=error_output,
                 cwd=cwd,
                 env=dict(env),
                 start_new_session=True,
@@ -62,6 +77,19 @@ class GuardedProcess:
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
+
+    @property
+    def exit_status(self) -> int:
+        """As the system tells it: negative for a signal. Only once it is not alive."""
+        status = self._process.poll()
+        if status is None:
+            raise RuntimeError(f"{self.name} still runs")
+        return status
+
+    @property
+    def exit_code(self) -> int | None:
+        """As `subprocess` has it (negative: killed by that signal); None while it runs."""
+        return self._process.poll()
 
     def signal(self, number: signal.Signals) -> None:
         """Send to the server alone, if it still runs."""
@@ -85,6 +113,12 @@ class GuardedProcess:
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         self._release()
+
+    def keep(self) -> None:
+        """Let the server outlive this interpreter: the guard leaves without killing anything. There is no way back."""
+        if self._process.stdin is not None:
+            self._process.stdin.write(b"keep\n")
+            self._process.stdin.close()
 
     def _release(self) -> None:
         """Let the guard go: closing the pipe makes it kill what is left of the group, itself included."""

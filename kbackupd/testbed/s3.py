@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from xml.etree import ElementTree
 
 from kbackupd.testbed.ports import free_ports
 from kbackupd.testbed.process import Deadline, GuardedProcess, ServerFailedError
@@ -146,6 +147,26 @@ class S3Server:
             raise ServerFailedError(f"cannot create bucket {name}: HTTP {status} {body.decode(errors='replace')}")
         return name
 
+    def list_objects(self, bucket: str, prefix: str = "") -> dict[str, int]:
+        """Every key below `prefix` with its size in bytes.
+
+        Raises:
+            ServerFailedError: the server refused to list.
+        """
+        found: dict[str, int] = {}
+        query = {"list-type": "2", "prefix": prefix}
+        while True:
+            status, body = self.client().request("GET", f"/{bucket}", query=query)
+            if status != 200:
+                raise ServerFailedError(f"cannot list {bucket}: HTTP {status} {body.decode(errors='replace')}")
+            page = ElementTree.fromstring(body)
+            for entry in page.iterfind("{*}Contents"):
+                found[entry.findtext("{*}Key", "")] = int(entry.findtext("{*}Size", "0"))
+            token = page.findtext("{*}NextContinuationToken", "")
+            if not token:
+                return found
+            query["continuation-token"] = token
+
     def stop(self) -> None:
         """SIGTERM, SIGKILL two seconds later; data and ports are kept."""
         if self._process is not None:
@@ -167,6 +188,11 @@ class S3Server:
     def thaw(self) -> None:
         if self._process is not None:
             self._process.signal(signal.SIGCONT)
+
+    def keep(self) -> None:
+        """Let it run on after this interpreter ends; who asks for that also says how it is stopped (`pid`)."""
+        if self._process is not None:
+            self._process.keep()
 
     def restart(self) -> None:
         self.stop()

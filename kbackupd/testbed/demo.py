@@ -1,0 +1,396 @@
+"""`python -m kbackupd.testbed.demo [--keep]`: the whole promise in two minutes, on real servers.
+
+Produces live load into a real Kafka, backs it up to a real S3 server, kills the daemon with SIGKILL under load, starts
+it again, flushes, validates every byte, destroys the Kafka cluster, restores into an empty one and compares every
+record with what was produced. Exit code 0 only if all of it held. Leaves nothing running, whatever happens; with
+`--keep` it leaves the restored cluster, the S3 server and a daemon running and says how to talk to them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import yaml
+from confluent_kafka import Consumer, TopicPartition
+from rich.console import Console
+from rich.table import Table
+
+from kbackupd.model.errors import KbackupError
+from kbackupd.model.units import format_bytes
+from kbackupd.testbed.daemon import Daemon, Section
+from kbackupd.testbed.exposure import ExposureWatch
+from kbackupd.testbed.kafka import KafkaServer
+from kbackupd.testbed.process import Deadline, ServerFailedError
+from kbackupd.testbed.s3 import S3Server
+from kbackupd.testbed.screen import Screen, Stage
+from kbackupd.testbed.topics import create_topic, partition_leaders
+from kbackupd.testbed.truth import Outcome, Truth, compare_records, read_topic
+from kbackupd.testbed.workload import LiveLoad, PlainStream, RecordMaker, TransactionalStream, produce
+
+BUCKET = "kafka-backups"
+PREFIX = "demo"
+BACKUP_ID = "demo"
+
+PLAIN: Mapping[str, tuple[int, PlainStream]] = {
+    "orders": (4, PlainStream(topic="orders", codec="zstd", records_per_second=300)),
+    "payments": (3, PlainStream(topic="payments", codec="lz4", records_per_second=200)),
+    "clicks": (3, PlainStream(topic="clicks", codec="snappy", records_per_second=300, value_bytes=150)),
+    "invoices": (2, PlainStream(topic="invoices", codec="gzip", records_per_second=100, value_bytes=1_200)),
+    "audit": (2, PlainStream(topic="audit", codec="none", records_per_second=200)),
+}
+TRANSACTIONAL: Mapping[str, int] = {"ledger": 3, "transfers": 2}
+TRANSACTIONS = TransactionalStream(topics=tuple(TRANSACTIONAL), codec="zstd", records_per_second=200)
+EMPTY: Mapping[str, int] = {"nothing-yet": 2}
+PARTITIONS: Mapping[str, int] = {
+    **{topic: partitions for topic, (partitions, _) in PLAIN.items()},
+    **TRANSACTIONAL,
+    **EMPTY,
+}
+TIERS = {"critical": ["payments", "ledger", "transfers"], "standard": ["*"]}
+HISTORY_RECORDS = 8_000
+LOAD_SECONDS = (8.0, 10.0, 8.0)
+"""Live load before the first kill, between the kills, and after the last."""
+DEAD_SECONDS = (1.0, 3.0)
+CATCH_UP_DEADLINE_SECONDS = 120.0
+
+
+@dataclass(slots=True)
+class Findings:
+    """What the report is made of."""
+
+    kills: int = 0
+    objects: int = 0
+    stored_bytes: int = 0
+    worst_exposure_seconds: float = 0.0
+    worst_running_seconds: float = 0.0
+    recovery_seconds: list[float] = field(default_factory=list)
+    validation_seconds: float = 0.0
+    restore_seconds: float = 0.0
+    rto_seconds: float = 0.0
+    restored_records: int = 0
+    differences: list[str] = field(default_factory=list)
+
+
+class Demo:
+    """The story, one method a chapter; `tell` is the order of events."""
+
+    def __init__(self, screen: Screen, home: Path, cleanup: ExitStack) -> None:
+        self.screen = screen
+        self.home = home
+        self.truth = Truth()
+        self.findings = Findings()
+        self.kafka = KafkaServer(directory=home / "kafka")
+        self.s3 = S3Server(directory=home / "s3")
+        self.daemon: Daemon | None = None
+        self._cleanup = cleanup
+        cleanup.callback(self.kafka.close)
+        cleanup.callback(self.s3.close)
+
+    def tell(self) -> None:
+        """Everything up to the report.
+
+        Raises:
+            KbackupError: some step failed; differences found at the end are in the findings instead.
+        """
+        self.start_servers()
+        self.create_topics()
+        daemon = self.start_daemon()
+        watch = ExposureWatch(daemon.status, frozenset(TIERS))
+        watch.start()
+        streams: list[PlainStream | TransactionalStream] = [*(stream for _, stream in PLAIN.values()), TRANSACTIONS]
+        load = LiveLoad(self.kafka.bootstrap, self.truth, streams, seed=int(time.time()))
+        load.start()
+        try:
+            self.kill_under_load(daemon, watch)
+        finally:
+            with self.screen.stage("stop the load; every record acknowledged, every transaction decided"):
+                load.stop()
+        self.flush(daemon)
+        watch.stop()
+        self.findings.worst_exposure_seconds = watch.worst_seconds
+        self.findings.worst_running_seconds = watch.worst_running_seconds
+        self.validate(daemon)
+        self.drain(daemon)
+        self.destroy()
+        destroyed_at = time.monotonic()
+        self.restore(daemon)
+        self.compare()
+        self.findings.rto_seconds = time.monotonic() - destroyed_at
+
+    def start_servers(self) -> None:
+        with self.screen.stage("start Apache Kafka 4.3.1 and an S3 server") as stage:
+            # Side by side: each spends most of its start waiting.
+            with ThreadPoolExecutor(2) as both:
+                for started in (both.submit(self.kafka.start), both.submit(self.s3.start)):
+                    started.result()
+            self.s3.create_bucket(BUCKET)
+            stage.update(f"Kafka at {self.kafka.bootstrap}, S3 at {self.s3.endpoint}")
+
+    def create_topics(self) -> None:
+        with self.screen.stage("create topics and produce some history") as stage:
+            for topic, partitions in PARTITIONS.items():
+                create_topic(self.kafka.bootstrap, topic, partitions=partitions)
+                self.truth.know_topic(topic, partitions)
+            maker = RecordMaker("history")
+            for topic, (_, stream) in PLAIN.items():
+                drafts = (maker.draft() for _ in range(HISTORY_RECORDS // len(PLAIN)))
+                produce(self.kafka.bootstrap, self.truth, topic, drafts, codec=stream.codec)
+                stage.update(f"{len(PARTITIONS)} topics, {self.truth.record_count:,} records")
+
+    def start_daemon(self) -> Daemon:
+        with self.screen.stage("start the daemon: kbackupd run") as stage:
+            daemon = self._daemon("daemon", BACKUP_ID, self.kafka)
+            daemon.start()
+            stage.update("ready")
+        return daemon
+
+    def kill_under_load(self, daemon: Daemon, watch: ExposureWatch) -> None:
+        """Live load throughout; SIGKILL at random moments, and a start after each."""
+        for number, seconds in enumerate(LOAD_SECONDS):
+            with self.screen.stage("live load, backed up as it comes") as stage:
+                deadline = Deadline(seconds + random.uniform(0.0, 2.0))
+                while not deadline.passed:
+                    daemon.require_running()
+                    self._show_load(stage, watch)
+                    time.sleep(0.1)
+            if number == len(LOAD_SECONDS) - 1:
+                return
+            with self.screen.stage("kill -9 the daemon under load, start it again") as stage:
+                daemon.kill()
+                self.findings.kills += 1
+                deadline = Deadline(random.uniform(*DEAD_SECONDS))
+                while not deadline.passed:
+                    self._show_load(stage, watch)
+                    time.sleep(0.1)
+                began = time.monotonic()
+                daemon.start()
+                self.findings.recovery_seconds.append(time.monotonic() - began)
+                stage.update(f"ready again {self.findings.recovery_seconds[-1]:.1f} s after its start")
+
+    def flush(self, daemon: Daemon) -> None:
+        """Flush until the answers cover everything the brokers have."""
+        with self.screen.stage("flush: kbackupd ctl flush") as stage:
+            ends = self._log_ends()
+            deadline = Deadline(CATCH_UP_DEADLINE_SECONDS)
+            while missing := _uncovered(ends, daemon.ctl("flush")):
+                if deadline.passed:
+                    raise ServerFailedError(f"a flush does not cover what was produced: {missing}")
+                stage.update(f"{sum(missing.values()):,} offsets to go")
+                time.sleep(0.2)
+            stage.update(f"{len(ends)} partitions durable to their ends, {sum(ends.values()):,} offsets")
+
+    def validate(self, daemon: Daemon) -> None:
+        with self.screen.stage("validate every byte: kbackupd validate --deep") as stage:
+            finished = daemon.cli(
+                *("validate", "--path", daemon.path, "--backup-id", BACKUP_ID, "--deep", "--format", "json"),
+                *(part for topic in PARTITIONS for part in ("--expect-topic", topic)),
+                progress=stage.update,
+            )
+            finished.json()
+            self.findings.validation_seconds = finished.seconds
+            objects = self.s3.list_objects(BUCKET, f"{PREFIX}/")
+            self.findings.objects, self.findings.stored_bytes = len(objects), sum(objects.values())
+            stage.update(f"valid: {len(objects)} objects, {format_bytes(self.findings.stored_bytes)}")
+
+    def drain(self, daemon: Daemon) -> None:
+        with self.screen.stage("stop the daemon: SIGTERM, drain") as stage:
+            if exit_code := daemon.stop():
+                raise ServerFailedError(f"the daemon drained with exit code {exit_code}; see {daemon.log}")
+            stage.update("exit code 0")
+
+    def destroy(self) -> None:
+        with self.screen.stage("DESTROY the Kafka cluster and its data") as stage:
+            lost = self.kafka.cluster_id
+            self.kafka.destroy()
+            stage.update(f"cluster {lost} is gone; the clock runs")
+
+    def restore(self, daemon: Daemon) -> None:
+        with self.screen.stage("start an empty cluster") as stage:
+            self.kafka.start()
+            stage.update(f"cluster {self.kafka.cluster_id}")
+        configuration = self.home / "restore.yaml"
+        configuration.write_text(yaml.safe_dump({"restore": self._restore_section(daemon)}, sort_keys=False))
+        with self.screen.stage("restore: kbackupd restore") as stage:
+            finished = daemon.cli("restore", "--config", str(configuration), progress=stage.update).require(0)
+            self.findings.restore_seconds = finished.seconds
+
+    def compare(self) -> None:
+        """Every partition against the truth, read by a client that shares no code with kbackupd."""
+        with self.screen.stage("compare every record with what was produced") as stage:
+            for topic, partitions in PARTITIONS.items():
+                if len(partition_leaders(self.kafka.bootstrap, topic)) != partitions:
+                    self.findings.differences.append(f"{topic}: not {partitions} partitions")
+                    continue
+                for partition, records in read_topic(self.kafka.bootstrap, topic).items():
+                    wanted = self.truth.records(topic, partition)
+                    # Aborted records and control markers took offsets in the source and are not restored.
+                    found = compare_records(wanted, records, offsets=topic not in TRANSACTIONAL)
+                    self.findings.differences += [f"{topic}-{partition}: {one}" for one in found]
+                    self.findings.restored_records += len(records)
+                stage.update(f"{self.findings.restored_records:,} records")
+
+    def report(self) -> bool:
+        """Print the figures and the verdict; True if all held."""
+        findings, outcomes = self.findings, self.truth.outcomes
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        aborted = outcomes[Outcome.ABORTED]
+        rows = {
+            "produced": f"{self.truth.record_count:,} records, {format_bytes(self.truth.content_bytes)} of keys and "
+            f"values, {sum(PARTITIONS.values())} partitions of {len(PARTITIONS)} topics, 5 codecs",
+            "transactions": f"{outcomes[Outcome.COMMITTED]} committed, {aborted} aborted",
+            "archive": f"{findings.objects} objects, {format_bytes(findings.stored_bytes)}, every byte validated "
+            f"in {findings.validation_seconds:.1f} s",
+            "kill -9 under load": f"{findings.kills} times; ready again in "
+            f"{', '.join(f'{seconds:.1f} s' for seconds in findings.recovery_seconds)}",
+            "RPO, running": f"{findings.worst_running_seconds:.1f} s at worst",
+            "RPO, kills included": f"{findings.worst_exposure_seconds:.1f} s at worst",
+            "RTO": f"{findings.rto_seconds:.1f} s from the loss of the cluster to restored and compared "
+            f"(restore itself {findings.restore_seconds:.1f} s)",
+            "restored": f"{findings.restored_records:,} committed records, {len(findings.differences)} differences",
+        }
+        for name, text in rows.items():
+            table.add_row(f"[bold]{name}[/bold]", text)
+        self.screen.console.print()
+        self.screen.console.print(table, highlight=False)
+        self.screen.console.print()
+        if findings.differences:
+            for difference in findings.differences[:20]:
+                self.screen.console.print(f"  {difference}", markup=False, highlight=False)
+            self.screen.say("[bold red]FAILED: what was restored is not what was produced.[/bold red]")
+            return False
+        self.screen.say("[bold green]PASSED: every record, byte for byte, is what was produced.[/bold green]")
+        return True
+
+    def leave_running(self) -> None:
+        """Back up the restored cluster too, let everything outlive this process, and say how to talk to it."""
+        with self.screen.stage("start a daemon on the restored cluster"):
+            daemon = self._daemon("kept", f"{BACKUP_ID}-restored", self.kafka)
+            daemon.start()
+        groups = [pid for pid in (daemon.pid, self.kafka.pid, self.s3.pid) if pid is not None]
+        stop = self.home / "stop.sh"
+        killing = "\n".join(f"kill -KILL -- -{group} 2>/dev/null" for group in groups)
+        stop.write_text(f"#!/bin/sh\nkill -TERM {groups[0]} 2>/dev/null; sleep 2\n{killing}\nrm -rf {self.home}\n")
+        for server in (daemon, self.kafka, self.s3):
+            server.keep()
+        self._cleanup.pop_all()
+        variables = " ".join(f"{name}={value}" for name, value in self.s3.environment.items())
+        kbackupd = f"{sys.executable} -m kbackupd.cli.main"
+        for title, line in {
+            "Kafka": f"bootstrap {self.kafka.bootstrap}",
+            "S3": f"export {variables}",
+            "status": f"{kbackupd} ctl --socket {daemon.socket} status",
+            "metrics": f"curl http://127.0.0.1:{daemon.port}/metrics",
+            "the archive": f"{kbackupd} describe --path {daemon.path} --backup-id {BACKUP_ID}",
+            "logs": f"{daemon.log}  {self.kafka.log}  {self.s3.log}",
+            "stop all": f"sh {stop}",
+        }.items():
+            self.screen.console.print(f"  {title:12} {line}", markup=False, highlight=False, soft_wrap=True)
+
+    def _daemon(self, directory: str, backup_id: str, kafka: KafkaServer) -> Daemon:
+        targets: dict[str, tuple[str, str]] = {"critical": ("30s", "15m"), "standard": ("5m", "4h")}
+        daemon = Daemon(
+            self.home / directory,
+            bootstrap=kafka.bootstrap,
+            s3=self.s3,
+            bucket=BUCKET,
+            prefix=PREFIX,
+            backup_id=backup_id,
+            tiers=[
+                {"name": name, "topics": list(topics), "rpo": targets[name][0], "rto": targets[name][1]}
+                for name, topics in TIERS.items()
+            ],
+        )
+        self._cleanup.callback(daemon.kill)
+        return daemon
+
+    def _restore_section(self, daemon: Daemon) -> Section:
+        return {
+            "source": {
+                "path": daemon.path,
+                "backup_id": BACKUP_ID,
+                "s3": {"region": self.s3.region, "endpoint": self.s3.endpoint, "force_path_style": True},
+            },
+            "target": {"bootstrap_servers": [self.kafka.bootstrap]},
+        }
+
+    def _show_load(self, stage: Stage, watch: ExposureWatch) -> None:
+        exposure = "unknown" if watch.now_seconds is None else f"{watch.now_seconds:.1f} s"
+        stage.update(f"{self.truth.record_count:,} records produced, exposure {exposure}")
+
+    def _log_ends(self) -> dict[tuple[str, int], int]:
+        """High watermark per user partition, asked of the brokers by the independent client."""
+        consumer = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": "demo-ends", "log_level": 0})
+        try:
+            return {
+                (topic, partition): consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30.0)[1]
+                for topic, partitions in PARTITIONS.items()
+                for partition in range(partitions)
+            }
+        finally:
+            consumer.close()
+
+
+def _uncovered(ends: Mapping[tuple[str, int], int], flushed: Section) -> dict[tuple[str, int], int]:
+    """How many offsets below `ends` a flush does not call durable, per partition where any."""
+    durable: dict[tuple[object, object], int] = {}
+    listed = flushed.get("partitions")
+    for one in listed if isinstance(listed, list) else []:
+        if isinstance(one, dict) and isinstance(offset := one.get("durable_offset"), int):
+            durable[one.get("topic"), one.get("partition")] = offset
+    missing = {place: end - durable.get(place, 0) for place, end in ends.items()}
+    return {place: count for place, count in missing.items() if count > 0}
+
+
+def main() -> int:
+    """Run the demo; exit code 0 passed, 1 failed, 130 interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m kbackupd.testbed.demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave cluster, S3 and a daemon running at the end")
+    keep = parser.parse_args().keep
+    console = Console()
+    # SIGTERM is met like Ctrl-C: as an exception that runs every clean-up on its way out.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with ExitStack() as cleanup:
+            home = Path(tempfile.mkdtemp(prefix="kbackupd-demo-"))
+            cleanup.callback(shutil.rmtree, home, ignore_errors=True)
+            # Runs first of all on leaving: a second Ctrl-C must not cut the clean-up short.
+            demo = Demo(Screen(console), home, cleanup)
+            cleanup.callback(_ignore_signals)
+            demo.tell()
+            passed = demo.report()
+            if keep and passed:
+                demo.leave_running()
+    except KeyboardInterrupt:
+        console.print("interrupted; nothing is left running")
+        return 130
+    except KbackupError as error:
+        console.print(f"FAILED: {error.message}", style="red", markup=False, highlight=False)
+        if error.hint:
+            console.print(f"hint: {error.hint}", markup=False, highlight=False)
+        return 1
+    return 0 if passed else 1
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
