@@ -122,24 +122,41 @@ async def claim_epoch(store: ObjectStore, *, writer: str, identity: Identity, cl
     newest = await newest_number(store, keys.claims_prefix(writer), lambda n: keys.claim_key(writer, n), first=1)
     epoch = (newest or 0) + 1
     for _ in range(100):
-        claim = WriterClaim(
-            key=keys.claim_key(writer, epoch),
-            identity=identity,
-            writer=writer,
-            writer_epoch=epoch,
-            # Two daemons that claim the same epoch must not write the same bytes: the nonce tells them apart.
-            claimed_ms=clock.now_ms(),
-            software=f"kbackupd/{__version__} {uuid.uuid4()}",
-        )
+        claim = _claim(writer, epoch, identity, clock)
         try:
             await store.put_if_absent(claim.key, [documents.encode_claim(claim)])
         except ObjectExistsError:
             epoch += 1
             continue
+        await _require_create_only(store, _claim(writer, epoch, identity, clock))
         return epoch
     raise RefusedError(
         f"writer {writer!r}: a hundred epochs in a row were claimed by others while this one tried",
         hint="stop the other daemons that use the same backup_id and writer",
+    )
+
+
+def _claim(writer: str, epoch: int, identity: Identity, clock: Clock) -> WriterClaim:
+    """A claim like no other: identical bytes count as a retried PUT of one's own, and two daemons would share an epoch."""
+    return WriterClaim(
+        key=keys.claim_key(writer, epoch),
+        identity=identity,
+        writer=writer,
+        writer_epoch=epoch,
+        claimed_ms=clock.now_ms(),
+        software=f"kbackupd/{__version__} {uuid.uuid4()}",
+    )
+
+
+async def _require_create_only(store: ObjectStore, rival: WriterClaim) -> None:
+    """Some S3 servers ignore `If-None-Match` and would let one daemon overwrite another's objects: find out now."""
+    try:
+        await store.put_if_absent(rival.key, [documents.encode_claim(rival)])
+    except ObjectExistsError:
+        return
+    raise RefusedError(
+        f"{store.location} let {rival.key} be overwritten: it ignores `If-None-Match: *`",
+        hint="use a store with conditional writes (Amazon S3 has them); without them nothing protects what is archived",
     )
 
 

@@ -24,6 +24,6 @@ def command(
     observability = settings.observability
     writer = configure_logging(format=observability.log_format, level=observability.log_level)
     try:
-        uvloop.run(run_daemon(settings))
+        uvloop.run(run_daemon(settings, dropped_lines=lambda: writer.dropped))
     finally:
         writer.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import structlog
 
@@ -40,8 +40,13 @@ class Aborted(KbackupError):
     exit_code = 6
 
 
-async def run_daemon(settings: DaemonSettings, *, clock: Clock | None = None) -> None:
+async def run_daemon(
+    settings: DaemonSettings, *, clock: Clock | None = None, dropped_lines: Callable[[], int] | None = None
+) -> None:
     """Back up until SIGTERM or SIGINT, drain, return.
+
+    Args:
+        dropped_lines: how many log lines were dropped so far, for the metric.
 
     On return everything fetched is durable and checkpointed. Raises the reason otherwise:
         UnreachableError, DeniedError: Kafka or the store could not be used at the start.
@@ -90,6 +95,8 @@ async def run_daemon(settings: DaemonSettings, *, clock: Clock | None = None) ->
             per_partition=settings.observability.per_partition_metrics,
         )
         metrics.watch_memory(service.memory)
+        if dropped_lines is not None:
+            metrics.watch_dropped_lines(dropped_lines)
         async with _serving(settings, service):
             await _until_stopped(pipeline, settings.backup.shutdown_timeout_seconds)
     log.info(events.DAEMON_STOPPED)
@@ -126,7 +133,9 @@ async def _open_archive_store(settings: DaemonSettings, metrics: Metrics, clock:
         metrics.store_retried(operation, error)
         log.debug(events.STORE_RETRIED, operation=operation, error=error.message, attempt=attempt)
 
-    store = await open_store(settings.storage, create=True, on_retry=retried, clock=clock)
+    store = await open_store(
+        settings.storage, create=True, on_operation=metrics.store_operation_ended, on_retry=retried, clock=clock
+    )
     try:
         yield ScopedStore(store, settings.backup_id)
     finally:

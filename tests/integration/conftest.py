@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +40,13 @@ def s3_bucket(s3_server: S3Server) -> str:
 def s3_prefix(request: pytest.FixtureRequest) -> str:
     """A key prefix of this test alone, without slashes at either end."""
     return f"{_slug(request)}-{_unique()}"
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory of this test's own whose path leaves room for a UNIX socket's 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="kb-") as directory:
+        yield Path(directory)
 
 
 @pytest.fixture
