@@ -137,7 +137,7 @@ async def claim_epoch(store: ObjectStore, *, writer: str, identity: Identity, cl
 
 
 def _claim(writer: str, epoch: int, identity: Identity, clock: Clock) -> WriterClaim:
-    """A claim like no other: identical bytes count as a retried PUT of one's own, and two daemons would share an epoch."""
+    """A claim like no other: identical bytes count as a retried PUT, and two daemons would share an epoch."""
     return WriterClaim(
         key=keys.claim_key(writer, epoch),
         identity=identity,

@@ -64,7 +64,10 @@ class SessionLoop:
         self.failing = False
         self.last_good_sent: float | None = None
         """When the last unthrottled answer was asked for: what it left out had not changed then."""
-        self._answered: set[PartitionId] = set()
+        self._told: dict[PartitionId, int] = {}
+        """High watermark by partition as this session last told it, which is what the broker compares with: after a
+        partition left and came back between two requests, an unchanged one is not answered again."""
+        self._joined: dict[PartitionId, float] = {}
         self._session = session
         self._intake = intake
         self._roster = roster
@@ -79,19 +82,23 @@ class SessionLoop:
 
     def put(self, partition: PartitionCapture) -> None:
         self.partitions[partition.id] = partition
+        self._joined[partition.id] = self._clock.monotonic()
         self._session.want(partition.id, partition.target())
         self._nonempty.set()
 
     def remove(self, id: PartitionId) -> None:
         if self.partitions.pop(id, None) is not None:
-            self._answered.discard(id)
+            del self._joined[id]
             self._session.forget(id)
             if not self.partitions:
                 self._nonempty.clear()
 
     def unchanged_since(self, id: PartitionId) -> float | None:
         """Monotonic time at which this partition was still as last answered; None: unknown."""
-        return self.last_good_sent if id in self._answered else None
+        partition = self.partitions.get(id)
+        if partition is None or self.last_good_sent is None or self.last_good_sent < self._joined[id]:
+            return None
+        return self.last_good_sent if self._told.get(id) == partition.proof.high_watermark else None
 
     async def run(self) -> None:
         """Until cancelled. What is in memory then was charged to the open segment or is given back."""
@@ -117,7 +124,7 @@ class SessionLoop:
 
     async def _failed(self, error: KafkaUnavailableError | KafkaDeniedError, failures: int) -> None:
         self.failing = True
-        self._answered.clear()
+        self._told.clear()
         self._metrics.error_met(error)
         self._problems.report(f"broker {self.node_id}", error.message, hint=error.hint)
         if failures == 1:
@@ -162,13 +169,13 @@ class SessionLoop:
         todo: list[tuple[PartitionCapture, PartitionAnswer]] = []
         scans: list[tuple[bytes, int]] = []
         for part in answer.partitions:
+            self._told[part.id] = part.high_watermark
             partition = self.partitions.get(part.id)
             if partition is None or part.asked_offset != partition.position:
                 continue
             if part.error_code != KafkaErrorCode.NONE:
                 self._intake.refused(partition, part.error_code)
                 continue
-            self._answered.add(part.id)
             todo.append((partition, part))
             scans.append((part.records, part.asked_offset))
         if sum(len(records) for records, _ in scans) > INLINE_SCAN_BYTES:
