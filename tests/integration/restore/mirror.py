@@ -1,0 +1,115 @@
+"""Archives of real topics, made from the broker's own log files, and their restore into the same broker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from kbackupd.archive.archive import Archive
+from kbackupd.format.header import parse_header
+from kbackupd.kafka.connection import KafkaConnection
+from kbackupd.model.clock import SystemClock
+from kbackupd.model.positions import TopicId
+from kbackupd.model.settings import (
+    FilesystemSettings,
+    RestoreOptions,
+    RestoreSettings,
+    RestoreSource,
+    RestoreTarget,
+    RetentionAfter,
+    SecuritySettings,
+    StorageSettings,
+    TopicMapping,
+    TopicSelection,
+)
+from kbackupd.restore.plan import RestorePlan, make_plan
+from kbackupd.restore.progress import RestoreProgress
+from kbackupd.restore.report import RestoreReport
+from kbackupd.restore.restore import RestoreMemory, execute
+from kbackupd.testbed.kafka import KafkaServer
+from kbackupd.testbed.truth import raw_log, split_batches
+from tests.archive_builder import BACKUP_ID, ArchiveBuilder, SourceLog
+
+
+def settings_for(
+    bootstrap: str,
+    mapping: Mapping[str, str],
+    *,
+    retention_after: RetentionAfter = RetentionAfter.AUTO,
+    verify: bool = True,
+    rate_limit_bytes_per_second: int | None = None,
+) -> RestoreSettings:
+    """Restore settings whose storage nobody opens: the archive is handed over."""
+    return RestoreSettings(
+        source=RestoreSource(
+            path="memory:",
+            backup_id=BACKUP_ID,
+            storage=StorageSettings(backend=FilesystemSettings(path=Path("/nowhere"))),
+        ),
+        target=RestoreTarget(bootstrap_servers=(bootstrap,)),
+        options=RestoreOptions(
+            topics=TopicSelection(include=tuple(mapping)),
+            topic_mapping=tuple(TopicMapping(source=source, target=target) for source, target in mapping.items()),
+            retention_after=retention_after,
+            rate_limit_bytes_per_second=rate_limit_bytes_per_second,
+            verify=verify,
+        ),
+    )
+
+
+def mirror_log(log: SourceLog, raw: bytes) -> None:
+    """Give `log` the batches of a broker's log files, open transactions included."""
+    for batch in split_batches(raw):
+        header = parse_header(batch.data, 0)
+        if header.is_control:
+            log._open.pop(header.producer_id, None)
+        elif header.is_transactional:
+            log._open.setdefault(header.producer_id, header.base_offset)
+        log.add(batch.data)
+
+
+def mirror_topic(
+    built: ArchiveBuilder, server: KafkaServer, name: str, *, partitions: int, configs: dict[str, str] | None = None
+) -> TopicId:
+    """The real topic `name` as a topic of the builder's source cluster."""
+    topic_id = built.topic(name, partitions=partitions, configs=configs)
+    for number in range(partitions):
+        mirror_log(built.log(topic_id, number), raw_log(server, name, number))
+    return topic_id
+
+
+async def archive_everything(built: ArchiveBuilder) -> None:
+    """One daemon's life that captures every topic of the builder to its end."""
+    life = await built.start()
+    for topic_id, topic in built.topics.items():
+        life.see(topic_id)
+        for number in range(topic.partitions):
+            life.capture(topic_id, number)
+    await life.flush()
+
+
+async def plan_of(built: ArchiveBuilder, settings: RestoreSettings) -> RestorePlan:
+    return make_plan(await Archive.open(built.store, BACKUP_ID), settings)
+
+
+async def restore(
+    built: ArchiveBuilder, settings: RestoreSettings, *, memory: RestoreMemory | None = None
+) -> RestoreReport:
+    """Plan and carry out, as the command does."""
+    clock = SystemClock()
+    archive = await Archive.open(built.store, BACKUP_ID)
+    plan = make_plan(archive, settings)
+    async with KafkaConnection(
+        bootstrap_servers=settings.target.bootstrap_servers,
+        security=SecuritySettings(),
+        client_id="restore-test",
+        clock=clock,
+    ) as connection:
+        return await execute(
+            plan,
+            settings=settings,
+            archive=archive,
+            connection=connection,
+            progress=RestoreProgress(began_at=clock.monotonic()),
+            memory=memory,
+        )
