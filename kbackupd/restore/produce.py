@@ -27,8 +27,7 @@ REQUEST_BYTES = 8 << 20
 REQUEST_TIMEOUT_MS = 30_000
 GIVE_UP_SECONDS = 180.0
 """A partition none of whose batches is taken for so long has failed."""
-_FIRST_PAUSE_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 3.0
+_MOST_DOUBLINGS = 5
 _TRIES_OF_A_CORRUPT_BATCH = 5
 """Retriable by its name, since the wire may have damaged it; a batch that is wrong inside stays wrong."""
 
@@ -98,6 +97,7 @@ class Producing:
         acknowledged: called once for each batch that is in the target's log, in the partition's order.
         budget: gets each batch's bytes back once it is settled, or its partition failed.
         rate_limit_bytes_per_second: None for unlimited.
+        first_pause_seconds: before a refused or unanswered batch is sent again; doubles up to 32 times that.
     """
 
     def __init__(
@@ -110,6 +110,7 @@ class Producing:
         clock: Clock,
         rate_limit_bytes_per_second: int | None = None,
         give_up_seconds: float = GIVE_UP_SECONDS,
+        first_pause_seconds: float = 0.1,
     ) -> None:
         self._sender = sender
         self._ask_leaders = leaders
@@ -118,6 +119,7 @@ class Producing:
         self._clock = clock
         self._rate_limit = rate_limit_bytes_per_second
         self._give_up_seconds = give_up_seconds
+        self._first_pause_seconds = first_pause_seconds
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._leaders: Mapping[TopicPartition, int] = {}
         self._leaders_wanted = True
@@ -210,7 +212,7 @@ class Producing:
         except UnreachableError as error:
             for partition in self._partitions.values():
                 partition.last_error = partition.last_error or error
-        self._leaders_not_before = self._clock.monotonic() + _FIRST_PAUSE_SECONDS * 5
+        self._leaders_not_before = self._clock.monotonic() + self._first_pause_seconds * 5
 
     def _send_ready(self, now: float) -> None:
         """Start as many requests as there are places and batches for."""
@@ -340,8 +342,8 @@ class Producing:
     def _again(self, partition: _Partition, error: KbackupError, now: float) -> None:
         if not partition.settling:
             partition.failures += 1
-            pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(partition.failures - 1, 10), _LONGEST_PAUSE_SECONDS)
-            partition.not_before = now + pause
+            doublings = min(partition.failures - 1, _MOST_DOUBLINGS)
+            partition.not_before = now + self._first_pause_seconds * 2**doublings
         if partition.failing_since is None:
             partition.failing_since = now
         partition.settling = True

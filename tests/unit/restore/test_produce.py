@@ -1,0 +1,253 @@
+"""Every batch once and in order, against brokers that lose answers, move leaders and remember five batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kbackupd.kafka.types import KafkaErrorCode, ProduceAnswer, TopicPartition
+from kbackupd.model.clock import SystemClock
+from kbackupd.model.errors import IncompleteError, KafkaDeniedError, KafkaUnavailableError, KbackupError
+from kbackupd.restore.byte_budget import ByteBudget
+from kbackupd.restore.produce import REQUESTS_IN_FLIGHT, Producing
+from kbackupd.restore.rewrite import ProduceBatch
+
+CODE = KafkaErrorCode
+PARTITIONS = [TopicPartition("orders", number) for number in range(3)]
+
+
+@dataclass
+class FakeLog:
+    """A partition's log: sequences checked as Kafka's ProducerStateManager does."""
+
+    leader: int
+    batches: list[bytes] = field(default_factory=list)
+    next_offset: int = 0
+    next_sequence: int = 0
+    remembered: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=5))
+
+    def append(self, sequence: int, data: bytes, records: int) -> ProduceAnswer:
+        for known, offset in self.remembered:
+            if known == sequence:
+                return answer(CODE.NONE, offset)
+        if sequence != self.next_sequence:
+            return answer(CODE.OUT_OF_ORDER_SEQUENCE_NUMBER)
+        base = self.next_offset
+        self.batches.append(data)
+        self.remembered.append((sequence, base))
+        self.next_sequence += records
+        self.next_offset += records
+        return answer(CODE.NONE, base)
+
+
+def answer(code: int, base_offset: int = -1) -> ProduceAnswer:
+    return ProduceAnswer(error_code=code, base_offset=base_offset, log_append_time=-1, log_start_offset=0)
+
+
+class FakeCluster:
+    """Two brokers; `faults` says, request by request, what goes wrong ("" for nothing)."""
+
+    def __init__(self, faults: list[str]) -> None:
+        self.logs = {tp: FakeLog(leader=tp.partition % 2) for tp in PARTITIONS}
+        self.faults = deque(faults)
+        self.in_flight = {0: 0, 1: 0}
+        self.most_in_flight = 0
+        self.sizes: dict[bytes, tuple[int, int]] = {}
+
+    async def leaders(self) -> Mapping[TopicPartition, int]:
+        return {tp: log.leader for tp, log in self.logs.items()}
+
+    async def produce(
+        self, node_id: int, batches: Mapping[TopicPartition, bytes], *, timeout_ms: int
+    ) -> dict[TopicPartition, ProduceAnswer]:
+        fault = self.faults.popleft() if self.faults else ""
+        self.in_flight[node_id] += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight[node_id])
+        try:
+            if fault == "never arrives":
+                raise KafkaUnavailableError("reset")
+            if fault == "leaders move":
+                for log in self.logs.values():
+                    log.leader = 1 - log.leader
+            answers = {tp: self._take(node_id, tp, data, fault) for tp, data in batches.items()}
+            await asyncio.sleep(0)
+            if fault == "answer lost":
+                raise KafkaUnavailableError("timed out")
+            return answers
+        finally:
+            self.in_flight[node_id] -= 1
+
+    def _take(self, node_id: int, tp: TopicPartition, data: bytes, fault: str) -> ProduceAnswer:
+        log = self.logs[tp]
+        if log.leader != node_id:
+            return answer(CODE.NOT_LEADER_OR_FOLLOWER)
+        sequence, records = self.sizes[data]
+        if fault == "refused once" and tp.partition == 1:
+            return answer(CODE.NOT_ENOUGH_REPLICAS)
+        taken = log.append(sequence, data, records)
+        if fault == "appended, not replicated":
+            return answer(CODE.NOT_ENOUGH_REPLICAS_AFTER_APPEND)
+        if fault == "duplicate without offset" and taken.error_code == CODE.NONE:
+            return answer(CODE.DUPLICATE_SEQUENCE_NUMBER)
+        return taken
+
+    def batch(self, tp: TopicPartition, number: int, records: int, sequence: int) -> ProduceBatch:
+        data = f"{tp.topic}-{tp.partition}-{number}".encode().ljust(50 + number)
+        self.sizes[data] = (sequence, records)
+        return ProduceBatch(
+            data=data, records=records, base_sequence=sequence, source_first_offset=sequence, max_timestamp_ms=0
+        )
+
+
+@asynccontextmanager
+async def producing(
+    cluster: FakeCluster,
+    acknowledged: list[tuple[TopicPartition, ProduceBatch]],
+    *,
+    budget: ByteBudget | None = None,
+    give_up_seconds: float = 20.0,
+) -> AsyncIterator[Producing]:
+    async with Producing(
+        cluster,
+        leaders=cluster.leaders,
+        acknowledged=lambda tp, batch: acknowledged.append((tp, batch)),
+        budget=budget or ByteBudget(1 << 20),
+        clock=SystemClock(),
+        give_up_seconds=give_up_seconds,
+        first_pause_seconds=0.0005,
+    ) as engine:
+        yield engine
+
+
+async def feed(
+    cluster: FakeCluster, engine: Producing, budget: ByteBudget, tp: TopicPartition, sizes: list[int]
+) -> list[bytes]:
+    """Put batches of `sizes` records and wait until all are in; the bytes put, in order."""
+    engine.begin(tp, next_offset=0)
+    put, sequence = [], 0
+    for number, records in enumerate(sizes):
+        batch = cluster.batch(tp, number, records, sequence)
+        sequence += records
+        await budget.take(len(batch.data))
+        engine.put(tp, batch)
+        put.append(batch.data)
+    await engine.finish(tp)
+    return put
+
+
+FAULTS = [
+    "",
+    "",
+    "",
+    "never arrives",
+    "answer lost",
+    "leaders move",
+    "refused once",
+    "appended, not replicated",
+    "duplicate without offset",
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    faults=st.lists(st.sampled_from(FAULTS), max_size=40),
+    sizes=st.lists(st.lists(st.integers(1, 9), max_size=25), min_size=3, max_size=3),
+    budget_bytes=st.sampled_from([60, 300, 1 << 20]),
+)
+def test_every_batch_lands_once_and_in_order_whatever_goes_wrong(
+    faults: list[str], sizes: list[list[int]], budget_bytes: int
+) -> None:
+    cluster = FakeCluster(faults)
+    acknowledged: list[tuple[TopicPartition, ProduceBatch]] = []
+    budget = ByteBudget(budget_bytes)
+
+    async def run() -> list[list[bytes]]:
+        async with producing(cluster, acknowledged, budget=budget) as engine:
+            return await asyncio.gather(*(feed(cluster, engine, budget, tp, sizes[tp.partition]) for tp in PARTITIONS))
+
+    put = asyncio.run(run())
+
+    assert [cluster.logs[tp].batches for tp in PARTITIONS] == put
+    for tp in PARTITIONS:
+        assert [batch.data for at, batch in acknowledged if at == tp] == cluster.logs[tp].batches
+    assert cluster.most_in_flight <= REQUESTS_IN_FLIGHT
+    assert budget.held_bytes == 0
+    assert budget.peak_bytes <= max(budget_bytes, 75)
+
+
+async def test_one_partitions_refusal_ends_that_partition_alone_and_gives_its_bytes_back() -> None:
+    cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
+    refused, fine = PARTITIONS[0], PARTITIONS[1]
+    take = cluster._take
+
+    def refusing(node_id: int, tp: TopicPartition, data: bytes, fault: str) -> ProduceAnswer:
+        return answer(CODE.MESSAGE_TOO_LARGE) if tp == refused else take(node_id, tp, data, fault)
+
+    cluster._take = refusing  # type: ignore[method-assign]  # one broker that refuses one partition
+    async with producing(cluster, [], budget=budget) as engine:
+        with pytest.raises(IncompleteError, match="MESSAGE_TOO_LARGE"):
+            await feed(cluster, engine, budget, refused, [3, 3])
+        assert len(await feed(cluster, engine, budget, fine, [2] * 10)) == 10
+
+    assert budget.held_bytes == 0
+    assert cluster.logs[fine].next_offset == 20
+
+
+async def test_a_log_that_somebody_else_writes_into_is_noticed_at_once() -> None:
+    cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
+    tp = PARTITIONS[0]
+    cluster.logs[tp].next_offset = 7
+
+    async with producing(cluster, [], budget=budget) as engine:
+        with pytest.raises(IncompleteError, match="landed at offset 7 instead of 0"):
+            await feed(cluster, engine, budget, tp, [1])
+
+
+async def test_a_broker_that_lost_acknowledged_batches_is_an_error_not_a_retry() -> None:
+    cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
+    tp = PARTITIONS[0]
+    cluster.logs[tp].next_sequence = 5
+
+    async with producing(cluster, [], budget=budget) as engine:
+        with pytest.raises(IncompleteError, match="OUT_OF_ORDER_SEQUENCE_NUMBER"):
+            await feed(cluster, engine, budget, tp, [1])
+
+
+@pytest.mark.parametrize("error", [KafkaUnavailableError("nobody answers"), KafkaDeniedError("login refused")])
+async def test_a_target_that_stays_away_or_refuses_us_is_given_up_with_its_reason(error: KbackupError) -> None:
+    cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
+
+    async def refuse(
+        node_id: int, batches: Mapping[TopicPartition, bytes], *, timeout_ms: int
+    ) -> dict[TopicPartition, ProduceAnswer]:
+        raise error
+
+    cluster.produce = refuse  # type: ignore[method-assign]  # a cluster that never takes anything
+    async with producing(cluster, [], budget=budget, give_up_seconds=0.05) as engine:
+        with pytest.raises(KbackupError, match=error.message):
+            await feed(cluster, engine, budget, PARTITIONS[0], [1, 1])
+
+    assert budget.held_bytes == 0
+
+
+async def test_a_partition_without_a_leader_waits_for_one() -> None:
+    cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
+    asked = 0
+
+    async def leaders() -> Mapping[TopicPartition, int]:
+        nonlocal asked
+        asked += 1
+        return {} if asked < 4 else {tp: log.leader for tp, log in cluster.logs.items()}
+
+    cluster.leaders = leaders  # type: ignore[method-assign]  # an election that takes a while
+    async with producing(cluster, [], budget=budget) as engine:
+        await feed(cluster, engine, budget, PARTITIONS[0], [4])
+
+    assert cluster.logs[PARTITIONS[0]].next_offset == 4
