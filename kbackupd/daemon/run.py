@@ -14,6 +14,8 @@ from kbackupd.archive.identity import claim_epoch, identity_of, open_or_create
 from kbackupd.archive.recovery import recover
 from kbackupd.capture.budget import MemoryBudget
 from kbackupd.capture.pipeline import Pipeline, Resume
+from kbackupd.capture.sampling import partition_samples
+from kbackupd.capture.steering import Steering
 from kbackupd.daemon.memory import budget_bytes
 from kbackupd.daemon.service import Service
 from kbackupd.daemon.source import KafkaSource
@@ -85,12 +87,13 @@ async def run_daemon(
             document=document,
             writer_epoch=resume.writer_epoch,
             pipeline=pipeline,
+            steering=Steering(pipeline, source=source, clock=clock),
             clock=clock,
             metrics=metrics,
             problems=problems,
         )
         metrics.watch_partitions(
-            pipeline.samples,
+            lambda: partition_samples(pipeline, clock),
             rpo_targets=service.rpo_targets,
             per_partition=settings.observability.per_partition_metrics,
         )

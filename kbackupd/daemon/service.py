@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from kbackupd import __version__
 from kbackupd.capture.pipeline import Pipeline
+from kbackupd.capture.sampling import partition_samples
+from kbackupd.capture.steering import Steering
 from kbackupd.daemon.memory import rss_bytes
 from kbackupd.model.archive import ArchiveDocument
 from kbackupd.model.clock import Clock
@@ -33,6 +35,7 @@ class Service:
         document: ArchiveDocument,
         writer_epoch: int,
         pipeline: Pipeline,
+        steering: Steering,
         clock: Clock,
         metrics: Metrics,
         problems: Problems,
@@ -41,6 +44,7 @@ class Service:
         self._document = document
         self._writer_epoch = writer_epoch
         self._pipeline = pipeline
+        self._steering = steering
         self._clock = clock
         self._metrics = metrics
         self._problems = problems
@@ -59,7 +63,7 @@ class Service:
         )
 
     def status(self) -> StatusReport:
-        exposure = aggregate(self._pipeline.samples())
+        exposure = aggregate(partition_samples(self._pipeline, self._clock))
         health = self._health(exposure)
         publisher = self._pipeline.publisher
         last = publisher.last_stored
@@ -86,7 +90,7 @@ class Service:
         )
 
     def health(self) -> HealthReport:
-        return self._health(aggregate(self._pipeline.samples()))
+        return self._health(aggregate(partition_samples(self._pipeline, self._clock)))
 
     def _health(self, exposure: Exposure) -> HealthReport:
         reasons = []
@@ -118,13 +122,13 @@ class Service:
         return HealthReport(live=True, ready=self._was_ready, healthy=healthy, reasons=tuple(reasons))
 
     async def flush(self, topics: str) -> FlushReport:
-        return await self._pipeline.flush(topics)
+        return await self._steering.flush(topics)
 
     async def pause(self, topics: str) -> PauseReport:
-        return await self._pipeline.pause(topics)
+        return await self._steering.pause(topics)
 
     async def resume(self, topics: str) -> PauseReport:
-        return await self._pipeline.resume(topics)
+        return await self._steering.resume(topics)
 
     def render_metrics(self) -> bytes:
         return self._metrics.render()

@@ -1,0 +1,38 @@
+"""Where every partition stands at this moment: the one source of exposure, lag and state for metrics and status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kbackupd.capture.pipeline import Pipeline
+from kbackupd.model.clock import Clock
+from kbackupd.model.status import PartitionSample, PartitionState
+
+
+def partition_samples(pipeline: Pipeline, clock: Clock) -> Iterator[PartitionSample]:
+    """Where every partition stands at this moment."""
+    now = clock.monotonic()
+    for partition in pipeline.roster.partitions.values():
+        durable = pipeline.publisher.watermark.durable(partition.id)
+        state = partition.state
+        loop = pipeline.sessions.loop_of(partition)
+        if loop is not None:
+            unchanged = loop.unchanged_since(partition.id)
+            if unchanged is not None:
+                partition.proof.left_out(unchanged, durable)
+            if loop.failing and state in (PartitionState.FOLLOWING, PartitionState.CATCHING_UP):
+                state = PartitionState.RETRYING
+        high_watermark = partition.proof.high_watermark
+        yield PartitionSample(
+            topic=partition.topic,
+            topic_id=partition.id.topic_id,
+            partition=partition.id.partition,
+            tier=partition.tier,
+            state=state,
+            exposure_seconds=partition.proof.exposure(now),
+            lag_records=max(0, high_watermark - durable) if high_watermark >= 0 and durable >= 0 else None,
+            durable_offset=durable,
+            high_watermark=high_watermark,
+            log_start_offset=partition.log_start_offset,
+            time_to_loss_seconds=None,
+        )

@@ -1,0 +1,154 @@
+"""What operators ask of a running pipeline: flush, pause, resume (docs/control.md)."""
+
+from __future__ import annotations
+
+import asyncio
+from fnmatch import fnmatchcase
+
+import structlog
+
+from kbackupd.capture.partition import PartitionCapture
+from kbackupd.capture.pipeline import Pipeline
+from kbackupd.capture.roll import RollReason
+from kbackupd.capture.source import Source
+from kbackupd.kafka.types import LATEST_TIMESTAMP, KafkaErrorCode, TopicPartition
+from kbackupd.model.clock import Clock
+from kbackupd.model.errors import UnreachableError, UsageError
+from kbackupd.model.events import Paused
+from kbackupd.model.positions import PartitionId
+from kbackupd.model.status import FlushedPartition, FlushReport, PauseReport
+from kbackupd.observe import events
+
+FLUSH_DEADLINE_SECONDS = 120.0
+
+log = structlog.get_logger()
+
+
+class Steering:
+    def __init__(self, pipeline: Pipeline, *, source: Source, clock: Clock) -> None:
+        self._pipeline = pipeline
+        self._source = source
+        self._clock = clock
+
+    async def flush(self, topics: str) -> FlushReport:
+        """Make durable what the matching partitions hold now, as their leaders tell it at this moment.
+
+        On return everything below the offsets in the report is durable. Cancelled, the uploads go on.
+
+        Raises:
+            UsageError: no topic matches.
+            UnreachableError: brokers or store did not get there in time; everything goes on meanwhile.
+        """
+        started = self._clock.monotonic()
+        partitions = list(self._pipeline.roster.matching(topics))
+        if not partitions:
+            raise UsageError(f"no topic of the backup matches {topics!r}", hint="kbackupd ctl status lists them")
+        before = self._pipeline.publisher.next_seq
+        try:
+            async with asyncio.timeout(FLUSH_DEADLINE_SECONDS):
+                targets = await self._log_ends(partitions)
+                await self._captured(targets)
+                self._pipeline.seal(RollReason.FLUSH)
+                await self._pipeline.all_durable()
+        except TimeoutError as error:
+            raise UnreachableError(
+                f"the flush of {topics!r} did not finish within {FLUSH_DEADLINE_SECONDS:.0f} s",
+                hint="kbackupd ctl status shows what is slow; nothing is lost, it goes on meanwhile",
+            ) from error
+        return FlushReport(
+            topics=topics,
+            partitions=tuple(
+                FlushedPartition(
+                    topic=partition.topic,
+                    topic_id=partition.id.topic_id,
+                    partition=partition.id.partition,
+                    durable_offset=self._pipeline.publisher.watermark.durable(partition.id),
+                )
+                for partition in partitions
+            ),
+            segments=tuple(self._pipeline.publisher.keys_from(before)),
+            outcome="stored" if self._pipeline.publisher.next_seq > before else "nothing new",
+            seconds=self._clock.monotonic() - started,
+        )
+
+    async def _log_ends(self, partitions: list[PartitionCapture]) -> dict[PartitionId, int]:
+        """High watermarks now, of those that are being fetched; the rest are as they are and say so."""
+        by_leader: dict[int, dict[TopicPartition, PartitionCapture]] = {}
+        for partition in partitions:
+            if partition.fetchable and not partition.failures:
+                tp = TopicPartition(partition.topic, partition.id.partition)
+                by_leader.setdefault(partition.leader_id, {})[tp] = partition
+        targets: dict[PartitionId, int] = {}
+        for node_id, group in by_leader.items():
+            asked = {tp: (LATEST_TIMESTAMP, partition.leader_epoch) for tp, partition in group.items()}
+            for tp, answer in (await self._source.list_offsets(node_id, asked)).items():
+                if answer.error_code == KafkaErrorCode.NONE:
+                    targets[group[tp].id] = answer.offset
+        return targets
+
+    async def _captured(self, targets: dict[PartitionId, int]) -> None:
+        """Return once every target is fetched, or its partition cannot be fetched any more."""
+        waiting = dict(targets)
+        while True:
+            self._pipeline.progress.clear()
+            for id in list(waiting):
+                partition = self._pipeline.roster.partitions[id]
+                branched = partition.position < waiting[id] and partition.failures
+                if partition.position >= waiting[id] or not partition.fetchable or branched:
+                    del waiting[id]
+            if not waiting:
+                return
+            try:
+                await asyncio.wait_for(self._pipeline.progress.wait(), 0.25)
+            except TimeoutError:
+                continue
+
+    async def pause(self, topics: str) -> PauseReport:
+        """Stop fetching the matching topics; remembered over restarts on return."""
+        partitions = list(self._pipeline.roster.matching(topics))
+        if not partitions:
+            raise UsageError(f"no topic of the backup matches {topics!r}", hint="kbackupd ctl status lists them")
+        self._pipeline.roster.pauses[topics] = None
+        return await self._steer(topics, partitions, [topics], paused=True)
+
+    async def resume(self, topics: str) -> PauseReport:
+        """Undo every pause whose glob is `topics` or is matched by it; remembered over restarts on return."""
+        roster = self._pipeline.roster
+        undone = [glob for glob in roster.pauses if glob == topics or fnmatchcase(glob, topics)]
+        partitions = list(roster.matching(topics))
+        if not undone:
+            held = [
+                glob for glob in self._pipeline.roster.pauses if any(fnmatchcase(p.topic, glob) for p in partitions)
+            ]
+            what = f"{topics!r} is paused by {held[0]!r}" if held else f"nothing that matches {topics!r} is paused"
+            hint = f"kbackupd ctl resume --topic {held[0]!r}" if held else "kbackupd ctl status shows what is paused"
+            raise UsageError(what, hint=hint)
+        affected = [
+            p for p in self._pipeline.roster.partitions.values() if any(fnmatchcase(p.topic, glob) for glob in undone)
+        ]
+        for glob in undone:
+            del roster.pauses[glob]
+        return await self._steer(topics, [p for p in affected if not p.closed], undone, paused=False)
+
+    async def _steer(
+        self, topics: str, partitions: list[PartitionCapture], globs: list[str], *, paused: bool
+    ) -> PauseReport:
+        for partition in partitions:
+            partition.paused = self._pipeline.roster.is_paused(partition.topic)
+            self._pipeline.roster.place(partition)
+        for glob in globs:
+            self._pipeline.intake.record(Paused(topics=glob, paused=paused, at_ms=self._clock.now_ms()))
+        log.info(events.TOPICS_PAUSED if paused else events.TOPICS_RESUMED, topics=topics, partitions=len(partitions))
+        self._pipeline.seal(RollReason.FLUSH)
+        try:
+            async with asyncio.timeout(FLUSH_DEADLINE_SECONDS):
+                await self._pipeline.all_durable()
+            durable = True
+        except TimeoutError:
+            durable = False
+        return PauseReport(
+            topics=tuple(sorted({partition.topic for partition in partitions})),
+            partitions=len(partitions),
+            paused=paused,
+            durable=durable,
+        )
