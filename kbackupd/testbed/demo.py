@@ -9,6 +9,7 @@ record with what was produced. Exit code 0 only if all of it held. Leaves nothin
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import shutil
 import signal
@@ -298,6 +299,14 @@ class Demo:
         }.items():
             self.screen.console.print(f"  {title:12} {line}", markup=False, highlight=False, soft_wrap=True)
 
+    def save_logs(self) -> Path:
+        """Copy every log to where the clean-up does not reach; their directory."""
+        kept = Path(tempfile.mkdtemp(prefix="kbackupd-demo-failed-"))
+        for log in (self.kafka.log, self.s3.log, *(self.home / "daemon").glob("*")):
+            with contextlib.suppress(OSError, shutil.SpecialFileError):
+                shutil.copy(log, kept)
+        return kept
+
     def _daemon(self, directory: str, backup_id: str, kafka: KafkaServer) -> Daemon:
         targets: dict[str, tuple[str, str]] = {"critical": ("30s", "15m"), "standard": ("5m", "4h")}
         daemon = Daemon(
@@ -368,7 +377,11 @@ def main() -> int:
             # Runs first of all on leaving: a second Ctrl-C must not cut the clean-up short.
             demo = Demo(Screen(console), home, cleanup)
             cleanup.callback(_ignore_signals)
-            demo.tell()
+            try:
+                demo.tell()
+            except KbackupError:
+                console.print(f"logs kept in {demo.save_logs()}", markup=False, highlight=False, soft_wrap=True)
+                raise
             passed = demo.report()
             if keep and passed:
                 demo.leave_running()
@@ -376,7 +389,7 @@ def main() -> int:
         console.print("interrupted; nothing is left running")
         return 130
     except KbackupError as error:
-        console.print(f"FAILED: {error.message}", style="red", markup=False, highlight=False)
+        console.print(f"FAILED: {error.message}", style="red", markup=False, highlight=False, soft_wrap=True)
         if error.hint:
             console.print(f"hint: {error.hint}", markup=False, highlight=False)
         return 1

@@ -101,7 +101,9 @@ def kafka_tool(class_name: str, *arguments: str, deadline_seconds: float = _TOOL
     Raises:
         ServerFailedError: it ended with another status than 0, or not in time.
     """
-    command = java_command(class_name, arguments, options=(*FAST_START, "-Xmx256m"), log_level="warn")
+    command = java_command(
+        class_name, arguments, options=(*FAST_START, "-Xmx256m", "-XX:-UsePerfData"), log_level="warn"
+    )
     try:
         done = subprocess.run(
             command,

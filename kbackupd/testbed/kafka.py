@@ -86,7 +86,15 @@ class KafkaServer:
         self.quorum = dict(quorum) if quorum is not None else {node_id: _port_pair()}
         """Per node id: client port and controller port."""
         self.port, self._controller_port = self.quorum[node_id]
-        self._options = (f"-Xmx{heap}", "-Xms64m", "-XX:+ExitOnOutOfMemoryError", *jvm_options)
+        self._options = (
+            f"-Xmx{heap}",
+            "-Xms64m",
+            "-XX:+ExitOnOutOfMemoryError",
+            # A killed JVM leaves its unpacked codec libraries and its performance counters: here, not in /tmp.
+            "-XX:-UsePerfData",
+            f"-Djava.io.tmpdir={self.directory}",
+            *jvm_options,
+        )
         self._process: GuardedProcess | None = None
 
     @property

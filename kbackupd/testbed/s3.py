@@ -106,7 +106,12 @@ class S3Server:
         identities = self.directory / "identities.json"
         identities.write_text(json.dumps(self._identities()))
         self._process = GuardedProcess(
-            "S3 server", self._command(identities), log=self.log, cwd=self.directory, env=os.environ
+            "S3 server",
+            self._command(identities),
+            log=self.log,
+            cwd=self.directory,
+            # It writes a second set of logs into the temporary directory and leaves them there.
+            env={**os.environ, "TMPDIR": str(self.directory)},
         )
         while not self._answers():
             if not self._process.alive or deadline.passed:

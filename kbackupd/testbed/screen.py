@@ -70,7 +70,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """A line of its own; rich markup is understood."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def _finished(self, mark: str, title: str, stage: Stage) -> None:
         detail = f"  [dim]{escape(stage.detail)}[/dim]" if stage.detail else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import re
@@ -310,3 +311,44 @@ class TestTruth:
         found = read_topic(kafka.bootstrap, copy)[0][1:]
         assert compare_records(wanted, found, offsets=False) == []
         assert compare_records(wanted, found) != []
+
+
+def processes_mentioning(text: str) -> list[str]:
+    """Command lines of live processes that contain `text`."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if text in command and int(entry.name) != os.getpid():
+                found.append(command)
+    return found
+
+
+class TestDemo:
+    @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+    def test_a_demo_that_is_cut_short_leaves_nothing_running(self, tmp_path: Path, how: signal.Signals) -> None:
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "kbackupd.testbed.demo"],
+            env={**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "200", "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            assert demo.stdout is not None
+            shown = []
+            for line in demo.stdout:
+                shown.append(line)
+                if "start the daemon" in line:
+                    break
+            assert shown[-1].startswith("✓ start the daemon"), "".join(shown)
+            assert len(processes_mentioning(str(tmp_path))) >= 3
+            demo.send_signal(how)
+            assert demo.wait(60.0) == (-signal.SIGKILL if how is signal.SIGKILL else 130)
+            demo.stdout.close()
+        finally:
+            demo.kill()
+            demo.wait()
+        wait_until(lambda: processes_mentioning(str(tmp_path)) == [])
+        if how is not signal.SIGKILL:
+            assert list(tmp_path.iterdir()) == []
