@@ -216,8 +216,15 @@ class Producing:
 
     def _send_ready(self, now: float) -> None:
         """Start as many requests as there are places and batches for."""
-        if now < self._paced_until:
-            return
+        while now >= self._paced_until:
+            ready = self._ready_by_leader(now)
+            if not ready:
+                return
+            for node_id, candidates in ready.items():
+                self._start_request(node_id, candidates)
+
+    def _ready_by_leader(self, now: float) -> dict[int, list[tuple[_Partition, _Entry]]]:
+        """The next batch of each partition that may send one, for brokers that may take a request."""
         ready: dict[int, list[tuple[_Partition, _Entry]]] = {}
         for partition in self._partitions.values():
             entry = partition.next_to_send(now)
@@ -227,18 +234,12 @@ class Producing:
             if node_id is None:
                 self._leaders_wanted = True
                 partition.failing_since = now if partition.failing_since is None else partition.failing_since
-            else:
+            elif self._in_flight.get(node_id, 0) < REQUESTS_IN_FLIGHT:
                 ready.setdefault(node_id, []).append((partition, entry))
-        for node_id, candidates in ready.items():
-            while candidates and self._in_flight.get(node_id, 0) < REQUESTS_IN_FLIGHT:
-                candidates = self._start_request(node_id, candidates)
-                if self._paced_until > now:
-                    return
+        return ready
 
-    def _start_request(
-        self, node_id: int, candidates: list[tuple[_Partition, _Entry]]
-    ) -> list[tuple[_Partition, _Entry]]:
-        """Send the first batches of `candidates` that fit one request; returns the others."""
+    def _start_request(self, node_id: int, candidates: list[tuple[_Partition, _Entry]]) -> None:
+        """Send the first of `candidates`, as many as fit one request."""
         chosen: list[tuple[_Partition, _Entry]] = []
         size = 0
         for partition, entry in candidates:
@@ -258,7 +259,6 @@ class Producing:
         task = self._tasks.create_task(self._request(node_id, chosen), name=f"restore-produce-{node_id}")
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
-        return candidates[len(chosen) :]
 
     async def _request(self, node_id: int, chosen: list[tuple[_Partition, _Entry]]) -> None:
         answers: dict[TopicPartition, ProduceAnswer] = {}

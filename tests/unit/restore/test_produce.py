@@ -251,3 +251,12 @@ async def test_a_partition_without_a_leader_waits_for_one() -> None:
         await feed(cluster, engine, budget, PARTITIONS[0], [4])
 
     assert cluster.logs[PARTITIONS[0]].next_offset == 4
+
+
+async def test_five_requests_are_kept_in_flight_to_a_broker() -> None:
+    cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
+
+    async with producing(cluster, [], budget=budget) as engine:
+        await feed(cluster, engine, budget, PARTITIONS[0], [1] * 30)
+
+    assert cluster.most_in_flight == REQUESTS_IN_FLIGHT
