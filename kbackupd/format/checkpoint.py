@@ -98,7 +98,7 @@ def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
     """The whole object.
 
     Raises:
-        ValueError: a partition of a topic that `topics` lacks.
+        ValueError: a partition of a topic that `topics` lacks, or anything else that a reader would refuse.
     """
     index = TopicIndex({topic.id: topic.name for topic in checkpoint.topics})
     rows = checkpoint.partitions
@@ -141,7 +141,12 @@ def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
         footer_json=footer_json,
         body_bytes=MAGIC_BYTES,
     )
-    return MAGIC[CHECKPOINT] + tail
+    data = MAGIC[CHECKPOINT] + tail
+    try:
+        decode_checkpoint(checkpoint.key, data, checkpoint.identity)
+    except CorruptObjectError as problem:
+        raise ValueError(f"a checkpoint that no reader would take: {problem}") from problem
+    return data
 
 
 def _columns(rows: Sequence[tuple[int, ...]], width: int) -> list[list[int]]:

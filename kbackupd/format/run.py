@@ -6,6 +6,7 @@ around them.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,8 +15,8 @@ import zstandard
 from crc32c import crc32c
 
 from kbackupd.format.batch import iter_batches, scan_batches
-from kbackupd.format.codecs import PayloadError, UnknownCodecError, decompress_payload
-from kbackupd.format.header import HEADER_BYTES
+from kbackupd.format.codecs import LZ4, PayloadError, UnknownCodecError, decompress_payload
+from kbackupd.format.header import HEADER_BYTES, LENGTH_OVERHEAD, BatchHeader
 from kbackupd.model.errors import CorruptObjectError
 from kbackupd.model.path import RecordBatches
 from kbackupd.model.positions import PartitionId
@@ -193,11 +194,27 @@ def run_findings(run: Run, raw: bytes) -> Iterator[BatchFinding]:
 
 def _payload_findings(raw: bytes) -> Iterator[BatchFinding]:
     for header, batch in iter_batches(raw):
-        if not header.codec or header.is_legacy:
+        # Old producers gave lz4 frames in magic 0 a wrong header checksum (KAFKA-3160): unreadable, but no damage.
+        if not header.codec or (header.magic == 0 and header.codec == LZ4):
             continue
         try:
-            decompress_payload(header.codec, batch[HEADER_BYTES:])
+            decompress_payload(header.codec, _wrapped(header, batch) if header.is_legacy else batch[HEADER_BYTES:])
         except UnknownCodecError as problem:
             yield BatchFinding(header.base_offset, header.next_offset, str(problem), False)
         except PayloadError as problem:
             yield BatchFinding(header.base_offset, header.next_offset, str(problem), True)
+
+
+def _wrapped(header: BatchHeader, message: memoryview) -> memoryview:
+    """The value of a compressed legacy message: the message set inside."""
+    # Behind offset, size, CRC, magic and attributes: the timestamp (magic 1 only), then key and value with lengths.
+    position = LENGTH_OVERHEAD + 6 + 8 * header.magic
+    try:
+        (key_bytes,) = struct.unpack_from(">i", message, position)
+        (value_bytes,) = struct.unpack_from(">i", message, position + 4 + max(key_bytes, 0))
+    except struct.error as problem:
+        raise PayloadError(f"legacy message ends inside its key: {problem}") from problem
+    begins = position + 8 + max(key_bytes, 0)
+    if value_bytes < 0 or begins + value_bytes != len(message):
+        raise PayloadError("legacy wrapper message without a whole value")
+    return message[begins:]

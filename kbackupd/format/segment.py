@@ -19,6 +19,7 @@ from kbackupd.format.container import (
     SEGMENT,
     TAIL_READ_BYTES,
     NeedMore,
+    Tail,
     check_magic,
     encode_tail,
     parse_tail,
@@ -83,7 +84,8 @@ def seal(draft: SegmentDraft, *, codec: Literal["zstd", "none"], level: int = 3)
         level: of zstd.
 
     Raises:
-        ValueError: a writer name, number or time that no key can hold, or a topic id that `topics` lacks.
+        ValueError: a writer name, number or time that no key can hold, a topic id that `topics` lacks, or anything
+            else that a reader of this footer would refuse.
     """
     key = segment_key(draft.writer, draft.writer_epoch, draft.seq, draft.sealed_ms)
     # The checksum would be a second one over the same bytes; the size lets a reader allocate once.
@@ -106,11 +108,24 @@ def seal(draft: SegmentDraft, *, codec: Literal["zstd", "none"], level: int = 3)
         runs.append(_sealed_run(run, position, form.stored_bytes, form.codec, checksum))
         position += form.stored_bytes
     footer = _footer(draft, key, tuple(runs), position, body.hexdigest())
+    footer_json = encode_footer(footer)
     tail, digest = encode_tail(
-        kind=SEGMENT, key=key, identity=draft.identity, footer_json=encode_footer(footer), body_bytes=position
+        kind=SEGMENT, key=key, identity=draft.identity, footer_json=footer_json, body_bytes=position
     )
+    _refuse_unreadable(key, draft.identity, footer_json, position, digest)
     parts.append(tail)
     return SealedSegment(ref=ObjectRef(key, digest), footer=footer, parts=parts, size_bytes=position + len(tail))
+
+
+def _refuse_unreadable(key: str, identity: Identity, footer_json: bytes, body_bytes: int, digest: str) -> None:
+    # What is stored can never be corrected. A defect of the caller must stop here, not at the first restore.
+    try:
+        decode_footer(
+            key,
+            Tail(kind=SEGMENT, identity=identity, footer_json=footer_json, body_bytes=body_bytes, digest=digest),
+        )
+    except CorruptObjectError as problem:
+        raise ValueError(f"a segment that no reader would take: {problem}") from problem
 
 
 def _sealed_run(draft: RunDraft, position: int, stored_bytes: int, codec: str, checksum: int) -> Run:

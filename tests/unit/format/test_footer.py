@@ -190,3 +190,10 @@ def test_objects_of_another_archive_are_refused_by_name() -> None:
         open_footer(SEGMENT.ref.key, SEGMENT_BYTES, len(SEGMENT_BYTES), stranger)
     with pytest.raises(CorruptObjectError, match="belongs to another archive"):
         decode_checkpoint(CHECKPOINT.key, CHECKPOINT_BYTES, stranger)
+
+
+def test_what_no_reader_would_take_is_not_written_in_the_first_place() -> None:
+    with pytest.raises(ValueError, match=r"no reader would take.*in_flight"):
+        seal(replace(example_draft(), in_flight=(2, 1)), codec="none")
+    with pytest.raises(ValueError, match=r"no reader would take.*contradict the key"):
+        encode_checkpoint(replace(CHECKPOINT, number=9))

@@ -11,7 +11,7 @@ from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbackupd.format.codecs import ZSTD
+from kbackupd.format.codecs import GZIP, ZSTD, compress_payload
 from kbackupd.format.container import TAIL_READ_BYTES, NeedMore
 from kbackupd.format.header import HEADER_BYTES
 from kbackupd.format.records import build_batch
@@ -251,3 +251,14 @@ def test_corrupt_at_source_bytes_and_legacy_messages_are_verified_as_what_they_a
     segment = seal(draft_of(corrupt_run(), legacy), codec="zstd")
     footer = verify_whole(segment.ref.key, whole(segment))
     assert [run.flags for run in footer.runs] == [RunFlag.CORRUPT, RunFlag.LEGACY_MAGIC]
+
+
+@pytest.mark.parametrize("magic", [0, 1])
+def test_legacy_wrappers_are_decompressed_too(magic: int) -> None:
+    inner = compress_payload(GZIP, legacy_message(0, b"old", magic=magic))
+    good = legacy_message(0, inner, magic=magic, codec=GZIP)
+    bad = legacy_message(1, b"no gzip at all", magic=magic, codec=GZIP)
+    segment = seal(draft_of(run_of(good + bad)), codec="none")
+    (finding,) = run_findings(segment.footer.runs[0], good + bad)
+    assert (finding.first_offset, finding.next_offset, finding.damage) == (1, 2, True)
+    assert "gzip payload does not decompress" in finding.reason
