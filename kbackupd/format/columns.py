@@ -109,7 +109,7 @@ def group_pairs(
     grouped: dict[int, list[tuple[int, int]]] = {}
     for row, epoch, offset in zip(rows, epochs, offsets, strict=True):
         pairs = grouped.setdefault(row, [])
-        if pairs and (pairs[-1][0] >= epoch or pairs[-1][1] > offset):
+        if pairs and pairs[-1][0] >= epoch:
             raise Violation(f"{name}: leader epochs of row {row} do not ascend")
         pairs.append((epoch, offset))
     return {row: tuple(pairs) for row, pairs in grouped.items()}
