@@ -22,7 +22,7 @@ from typing import Literal
 
 from kbackupd.archive.identity import claim_epoch, open_or_create
 from kbackupd.archive.recovery import recover
-from kbackupd.archive.writer_state import WriterState
+from kbackupd.archive.writer_state import WriterState, add_epochs, cut_epochs
 from kbackupd.format.batch import iter_batches, scan_batches
 from kbackupd.format.checkpoint import encode_checkpoint
 from kbackupd.format.keys import checkpoint_key
@@ -56,9 +56,13 @@ class SourceLog:
         self._clock = clock
         self.log_start_offset = first_offset
         self.next_offset = first_offset
-        self.leader_epoch = 0
+        self.epochs: list[tuple[int, int]] = [(0, first_offset)]
         self.batches: list[bytes] = []
         self._open: dict[int, int] = {}
+
+    @property
+    def leader_epoch(self) -> int:
+        return self.epochs[-1][0]
 
     @property
     def last_stable_offset(self) -> int:
@@ -136,8 +140,26 @@ class SourceLog:
         """What an unclean election does: everything from `offset` on is gone, another leader goes on."""
         self.batches = [batch for batch in self.batches if next(iter_batches(batch))[0].next_offset <= offset]
         self.next_offset = offset
-        self.leader_epoch += 1
+        self.log_start_offset = min(self.log_start_offset, offset)
+        epoch = self.leader_epoch + 1
+        cut_epochs(self.epochs, offset)
+        self.epochs.append((epoch, offset))
         self._open = {producer: first for producer, first in self._open.items() if first < offset}
+
+    def diverged_from(self, epochs: Sequence[tuple[int, int]], next_offset: int) -> int | None:
+        """Where a follower that got to `next_offset` with these leader epochs must cut its log, or None (KIP-595)."""
+        if not epochs:
+            return self.next_offset if next_offset > self.next_offset else None
+        last = epochs[-1][0]
+        known = [number for number, (epoch, _) in enumerate(self.epochs) if epoch <= last]
+        if not known:
+            return self.epochs[0][1] if self.epochs[0][1] < next_offset else None
+        number = known[-1]
+        epoch = self.epochs[number][0]
+        end = self.epochs[number + 1][1] if number + 1 < len(self.epochs) else self.next_offset
+        if epoch == last and end >= next_offset:
+            return None
+        return min([end, next_offset, *(start for later, start in epochs if later > epoch)])
 
     def compact(self, keep: Sequence[int]) -> None:
         """Batches whose base offset is not in `keep` are compacted away."""
@@ -227,6 +249,7 @@ class _Position:
     branch: int
     next_branch: int
     open: dict[int, tuple[int, int]] = field(default_factory=dict)
+    epochs: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Life:
@@ -254,7 +277,7 @@ class Life:
         self._applied_seq = 0
         self._new_segments: list[tuple[str, str, int]] = []
         self._positions = {
-            id: _Position(p.next_offset, p.branch, p.next_branch, dict(p.open_transactions))
+            id: _Position(p.next_offset, p.branch, p.next_branch, dict(p.open_transactions), list(p.leader_epochs))
             for id, p in state.partitions.items()
         }
         self._known = {topic.id for topic in state.topics.values() if not topic.closed}
@@ -299,13 +322,25 @@ class Life:
             )
             self._positions[id] = _Position(log.log_start_offset, 0, 1)
 
+    def know(self, topic_id: TopicId) -> None:
+        """`see` it, unless this life or one whose word is durable did."""
+        if topic_id not in self._known:
+            self.see(topic_id)
+
+    def follow_cut(self, topic_id: TopicId, partition: int) -> None:
+        """The leader answers that its log parted from ours at an offset: go on there, on a new branch."""
+        id = PartitionId(topic_id, partition)
+        log, position = self.built.log(topic_id, partition), self._positions[id]
+        cut = log.diverged_from(position.epochs, position.next_offset)
+        if cut is not None:
+            self.truncated(topic_id, partition, cut)
+
     def position(self, topic_id: TopicId, partition: int) -> int:
         return self._positions[PartitionId(topic_id, partition)].next_offset
 
     def capture(self, topic_id: TopicId, partition: int, *, until: int | None = None) -> None:
         """Fetch what the log has from our position on (batches that begin below `until`)."""
-        if topic_id not in self._known:
-            self.see(topic_id)
+        self.know(topic_id)
         id = PartitionId(topic_id, partition)
         log, position = self.built.log(topic_id, partition), self._positions[id]
         data = log.fetch(position.next_offset, until)
@@ -331,6 +366,7 @@ class Life:
         else:
             self._runs.append(RunDraft.of(batches))
         position.next_offset = scan.next_offset
+        add_epochs(position.epochs, scan.leader_epochs)
         self._touched[id] = None
         for begun in scan.begun:
             position.open.setdefault(begun.producer_id, (begun.producer_epoch, begun.offset))
@@ -431,6 +467,7 @@ class Life:
         )
         position.branch, position.next_branch = position.next_branch, position.next_branch + 1
         position.next_offset = offset
+        cut_epochs(position.epochs, offset)
         position.open = {p: (epoch, first) for p, (epoch, first) in position.open.items() if first < offset}
 
     def deleted(self, topic_id: TopicId) -> None:
