@@ -7,6 +7,7 @@ the order they came, so that a large request is not starved by small ones.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 
 
@@ -42,7 +43,9 @@ class MemoryBudget:
             if granted.done() and not granted.cancelled():
                 self.release(count)
             else:
-                self._waiters.remove((count, granted))
+                # Whoever gave bytes back between the cancellation and this line has taken us out of the queue already.
+                with contextlib.suppress(ValueError):
+                    self._waiters.remove((count, granted))
                 self._serve()
             raise
         return count

@@ -16,6 +16,7 @@ from kbackupd.capture.intake import Intake
 from kbackupd.capture.partition import PartitionCapture
 from kbackupd.capture.roster import CapturedTopic, Roster
 from kbackupd.capture.source import Source
+from kbackupd.capture.waiting import woken
 from kbackupd.kafka.types import KafkaErrorCode, PartitionMetadata, TopicMetadata
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
@@ -89,10 +90,7 @@ class Discovery:
                 log.warning(events.METADATA_FAILED, error=error.message)
             await asyncio.sleep(MIN_SPACING_SECONDS)
             interval = 1.0 if self._missing else self._interval_seconds
-            try:
-                await asyncio.wait_for(self._roster.metadata_wanted.wait(), interval)
-            except TimeoutError:
-                continue
+            await woken(self._roster.metadata_wanted, interval)
 
     async def look_around(self) -> None:
         """One round. Raises KafkaUnavailableError or KafkaDeniedError and then changes nothing."""

@@ -27,6 +27,7 @@ from kbackupd.capture.roll import RollPolicy, RollReason, decide, next_deadline
 from kbackupd.capture.roster import Roster
 from kbackupd.capture.sessions import Sessions
 from kbackupd.capture.source import Source
+from kbackupd.capture.waiting import woken
 from kbackupd.model.clock import Clock
 from kbackupd.model.positions import PartitionId
 from kbackupd.model.segment import Identity, OpenTransaction
@@ -188,10 +189,7 @@ class Pipeline:
             deadline = next_deadline(self._policy, facts)
             # Half a second bounds how late starvation is noticed: a waiting fetch loop reports no progress.
             wait = 0.5 if deadline is None else min(0.5, max(0.0, deadline - self._clock.monotonic()))
-            try:
-                await asyncio.wait_for(self.progress.wait(), wait)
-            except TimeoutError:
-                continue
+            await woken(self.progress, wait)
 
     def seal(self, reason: RollReason) -> asyncio.Task[int] | None:
         """Close the open segment at once and have it sealed and uploaded after those before it; None if it is empty.

@@ -16,6 +16,7 @@ from typing import Protocol
 import structlog
 
 from kbackupd.capture.partition import QUARANTINE_AFTER_FAILURES, PartitionCapture, SessionKind
+from kbackupd.capture.waiting import woken
 from kbackupd.model.clock import Clock
 from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.observe import events
@@ -148,7 +149,4 @@ class Roster:
                 if partition is not None and partition.failures and id not in self._placed and id not in self.lookups:
                     self.place(partition)
             timeout = self._retries[0][0] - now if self._retries else None
-            try:
-                await asyncio.wait_for(self._retry_changed.wait(), timeout)
-            except TimeoutError:
-                continue
+            await woken(self._retry_changed, timeout)

@@ -11,6 +11,7 @@ from kbackupd.capture.partition import PartitionCapture
 from kbackupd.capture.pipeline import Pipeline
 from kbackupd.capture.roll import RollReason
 from kbackupd.capture.source import Source
+from kbackupd.capture.waiting import woken
 from kbackupd.kafka.types import LATEST_TIMESTAMP, KafkaErrorCode, TopicPartition
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import UnreachableError, UsageError
@@ -98,10 +99,7 @@ class Steering:
                     del waiting[id]
             if not waiting:
                 return
-            try:
-                await asyncio.wait_for(self._pipeline.progress.wait(), 0.25)
-            except TimeoutError:
-                continue
+            await woken(self._pipeline.progress, 0.25)
 
     async def pause(self, topics: str) -> PauseReport:
         """Stop fetching the matching topics; remembered over restarts on return."""
