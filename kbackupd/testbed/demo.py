@@ -281,7 +281,7 @@ class Demo:
             daemon.start()
         groups = [pid for pid in (daemon.pid, self.kafka.pid, self.s3.pid) if pid is not None]
         stop = self.home / "stop.sh"
-        killing = "\n".join(f"kill -KILL -- -{group} 2>/dev/null" for group in groups)
+        killing = "\n".join(f"kill -KILL -{group} 2>/dev/null" for group in groups)
         stop.write_text(f"#!/bin/sh\nkill -TERM {groups[0]} 2>/dev/null; sleep 2\n{killing}\nrm -rf {self.home}\n")
         for server in (daemon, self.kafka, self.s3):
             server.keep()

@@ -186,6 +186,23 @@ class TestServers:
             owner.stdout and owner.stdout.close()
         wait_until(lambda: group_members(group) == [])
 
+    def test_a_server_that_is_kept_outlives_its_interpreter(self, tmp_path: Path) -> None:
+        script = (
+            "import sys, pathlib\n"
+            "from kbackupd.testbed.process import GuardedProcess\n"
+            "here = pathlib.Path(sys.argv[1])\n"
+            "child = GuardedProcess('sleeper', ['sleep', '600'], log=here / 'log', cwd=here, env={})\n"
+            "child.keep()\n"
+            "print(child.pid)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+        group = int(done.stdout)
+        try:
+            # The guard leaves by itself; the server is what stays.
+            wait_until(lambda: group_members(group) == [group])
+        finally:
+            os.killpg(group, signal.SIGKILL)
+
     def test_stopping_a_server_releases_its_guard(self, tmp_path: Path) -> None:
         child = GuardedProcess("sleeper", ["sleep", "600"], log=tmp_path / "log", cwd=tmp_path, env={})
         assert child.stop(deadline_seconds=10.0)
