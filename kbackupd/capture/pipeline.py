@@ -23,6 +23,7 @@ from kbackupd.capture.discovery import Discovery
 from kbackupd.capture.intake import Intake
 from kbackupd.capture.positions import Positioner
 from kbackupd.capture.publish import Publisher
+from kbackupd.capture.rate import RateLimit
 from kbackupd.capture.roll import RollPolicy, RollReason, decide, next_deadline
 from kbackupd.capture.roster import Roster
 from kbackupd.capture.sessions import Sessions
@@ -84,6 +85,7 @@ class Pipeline:
         self.sessions = Sessions(
             source=source,
             budget=budget,
+            rate=RateLimit(settings.source.rate_limit_bytes_per_second, clock),
             clock=clock,
             metrics=metrics,
             problems=problems,

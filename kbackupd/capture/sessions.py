@@ -15,6 +15,7 @@ import structlog
 from kbackupd.capture.budget import MemoryBudget
 from kbackupd.capture.intake import Intake, scan_answers
 from kbackupd.capture.partition import PartitionCapture, SessionKind
+from kbackupd.capture.rate import RateLimit
 from kbackupd.capture.roster import Roster
 from kbackupd.capture.source import Session, Source
 from kbackupd.kafka.types import FetchAnswer, KafkaErrorCode, PartitionAnswer
@@ -51,6 +52,7 @@ class SessionLoop:
         intake: Intake,
         roster: Roster,
         budget: MemoryBudget,
+        rate: RateLimit,
         clock: Clock,
         metrics: Metrics,
         problems: Problems,
@@ -72,6 +74,7 @@ class SessionLoop:
         self._intake = intake
         self._roster = roster
         self._budget = budget
+        self._rate = rate
         self._clock = clock
         self._metrics = metrics
         self._problems = problems
@@ -141,6 +144,7 @@ class SessionLoop:
             else 0
         )
         ask_bytes = max(self._request_bytes, largest)
+        await self._rate.admit()
         taken = await self._budget.reserve(ask_bytes * RECEIVING_COPIES)
         try:
             if not self.partitions:
@@ -149,6 +153,7 @@ class SessionLoop:
                 max_bytes=ask_bytes, max_wait_ms=MAX_WAIT_MS, timeout_seconds=TIMEOUT_SECONDS
             )
             self._metrics.fetch_answered(self.kind.value)
+            self._rate.spend(answer.size_bytes)
             held = sum(len(part.records) for part in answer.partitions) * HOLDING_COPIES
             taken = self._budget.adjust(taken, held)
             await self._take_in(answer)
@@ -210,6 +215,7 @@ class Sessions:
         *,
         source: Source,
         budget: MemoryBudget,
+        rate: RateLimit,
         clock: Clock,
         metrics: Metrics,
         problems: Problems,
@@ -219,6 +225,7 @@ class Sessions:
     ) -> None:
         self._source = source
         self._budget = budget
+        self._rate = rate
         self._clock = clock
         self._metrics = metrics
         self._problems = problems
@@ -246,6 +253,7 @@ class Sessions:
                 intake=self._intake,
                 roster=self._roster,
                 budget=self._budget,
+                rate=self._rate,
                 clock=self._clock,
                 metrics=self._metrics,
                 problems=self._problems,

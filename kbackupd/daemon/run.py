@@ -69,7 +69,7 @@ async def run_daemon(
             clock=clock,
         ) as connection,
     ):
-        source = KafkaSource(connection, rack=settings.source.client_rack, clock=clock)
+        source = KafkaSource(connection, clock=clock)
         cluster_id = (await source.metadata([])).cluster_id
         document, resume = await _take_over(settings, store, cluster_id, clock)
         pipeline = Pipeline(

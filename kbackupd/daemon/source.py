@@ -17,9 +17,8 @@ QUESTION_SECONDS = 15.0
 
 
 class KafkaSource:
-    def __init__(self, connection: KafkaConnection, *, rack: str, clock: Clock) -> None:
+    def __init__(self, connection: KafkaConnection, *, clock: Clock) -> None:
         self._connection = connection
-        self._rack = rack
         self._clock = clock
 
     async def metadata(self, topics: Sequence[str] | None = None) -> ClusterMetadata:
@@ -39,4 +38,4 @@ class KafkaSource:
         return await describe_topic_configs(self._connection, topics, timeout_seconds=QUESTION_SECONDS)
 
     def session(self, node_id: int) -> Session:
-        return FetchSession(self._connection, node_id, rack=self._rack, clock=self._clock)
+        return FetchSession(self._connection, node_id, clock=self._clock)

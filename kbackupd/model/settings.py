@@ -126,7 +126,6 @@ class SourceSettings:
     topics: TopicSelection = field(default_factory=TopicSelection)
     internal_topics: bool = True
     security: SecuritySettings = field(default_factory=SecuritySettings)
-    client_rack: str = ""
     rate_limit_bytes_per_second: int | None = None
     """None: unlimited."""
 

@@ -25,7 +25,6 @@ from kbackupd.settings.fields import (
     Rate,
     Size,
     SomeTopicGlobs,
-    Text,
     TopicGlobs,
     Whole,
     at_least_bytes,
@@ -52,8 +51,6 @@ class SourceSection(Section):
     """Also keep `__consumer_offsets` and `__transaction_state`, where the cluster permits reading them."""
     security: SecuritySection = SecuritySection()
     """TLS and SASL towards the brokers."""
-    client_rack: Text = ""
-    """Rack (availability zone) of this daemon, to fetch from a near replica (KIP-392)."""
     rate_limit: Rate | None = None
     """Bytes per second fetched from all brokers together; default: unlimited."""
 

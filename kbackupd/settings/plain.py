@@ -45,7 +45,6 @@ def daemon_settings(file: DaemonFile) -> DaemonSettings:
             topics=TopicSelection(include=file.source.topics.include, exclude=file.source.topics.exclude),
             internal_topics=file.source.internal_topics,
             security=_security(file.source.security),
-            client_rack=file.source.client_rack,
             rate_limit_bytes_per_second=file.source.rate_limit,
         ),
         storage=_storage(file.storage),

@@ -94,7 +94,6 @@ source:
   bootstrap_servers: ["[::1]:9093"]
   topics: {include: [orders, "pay*"], exclude: ["*-tmp"]}
   internal_topics: false
-  client_rack: eu-west-1a
   rate_limit: 50MiB/s
   security:
     protocol: SASL_SSL
@@ -125,7 +124,6 @@ control: {socket: /tmp/control.sock}
             bootstrap_servers=("[::1]:9093",),
             topics=TopicSelection(include=("orders", "pay*"), exclude=("*-tmp",)),
             internal_topics=False,
-            client_rack="eu-west-1a",
             rate_limit_bytes_per_second=50 * MIB,
             security=SecuritySettings(
                 protocol=SecurityProtocol.SASL_SSL,
