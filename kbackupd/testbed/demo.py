@@ -19,69 +19,35 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
 import yaml
 from confluent_kafka import Consumer, TopicPartition
 from rich.console import Console
-from rich.table import Table
 
 from kbackupd.model.errors import KbackupError
 from kbackupd.model.units import format_bytes
 from kbackupd.testbed.daemon import Daemon, Section
+from kbackupd.testbed.demo_report import Findings, report
+from kbackupd.testbed.demo_topics import HISTORY_RECORDS, PARTITIONS, PLAIN, TIERS, TRANSACTIONAL, TRANSACTIONS
 from kbackupd.testbed.exposure import ExposureWatch
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.process import Deadline, ServerFailedError
 from kbackupd.testbed.s3 import S3Server
 from kbackupd.testbed.screen import Screen, Stage
 from kbackupd.testbed.topics import create_topic, partition_leaders
-from kbackupd.testbed.truth import Outcome, Truth, compare_records, read_topic
+from kbackupd.testbed.truth import Truth, compare_records, read_topic
 from kbackupd.testbed.workload import LiveLoad, PlainStream, RecordMaker, TransactionalStream, produce
 
 BUCKET = "kafka-backups"
 PREFIX = "demo"
 BACKUP_ID = "demo"
 
-PLAIN: Mapping[str, tuple[int, PlainStream]] = {
-    "orders": (4, PlainStream(topic="orders", codec="zstd", records_per_second=300)),
-    "payments": (3, PlainStream(topic="payments", codec="lz4", records_per_second=200)),
-    "clicks": (3, PlainStream(topic="clicks", codec="snappy", records_per_second=300, value_bytes=150)),
-    "invoices": (2, PlainStream(topic="invoices", codec="gzip", records_per_second=100, value_bytes=1_200)),
-    "audit": (2, PlainStream(topic="audit", codec="none", records_per_second=200)),
-}
-TRANSACTIONAL: Mapping[str, int] = {"ledger": 3, "transfers": 2}
-TRANSACTIONS = TransactionalStream(topics=tuple(TRANSACTIONAL), codec="zstd", records_per_second=200)
-EMPTY: Mapping[str, int] = {"nothing-yet": 2}
-PARTITIONS: Mapping[str, int] = {
-    **{topic: partitions for topic, (partitions, _) in PLAIN.items()},
-    **TRANSACTIONAL,
-    **EMPTY,
-}
-TIERS = {"critical": ["payments", "ledger", "transfers"], "standard": ["*"]}
-HISTORY_RECORDS = 8_000
 LOAD_SECONDS = (8.0, 10.0, 8.0)
 """Live load before the first kill, between the kills, and after the last."""
 DEAD_SECONDS = (1.0, 3.0)
 CATCH_UP_DEADLINE_SECONDS = 120.0
-
-
-@dataclass(slots=True)
-class Findings:
-    """What the report is made of."""
-
-    kills: int = 0
-    objects: int = 0
-    stored_bytes: int = 0
-    worst_exposure_seconds: float = 0.0
-    worst_running_seconds: float = 0.0
-    recovery_seconds: list[float] = field(default_factory=list)
-    validation_seconds: float = 0.0
-    restore_seconds: float = 0.0
-    rto_seconds: float = 0.0
-    restored_records: int = 0
-    differences: list[str] = field(default_factory=list)
 
 
 class Demo:
@@ -242,38 +208,6 @@ class Demo:
                     self.findings.restored_records += len(records)
                 stage.update(f"{self.findings.restored_records:,} records")
 
-    def report(self) -> bool:
-        """Print the figures and the verdict; True if all held."""
-        findings, outcomes = self.findings, self.truth.outcomes
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        aborted = outcomes[Outcome.ABORTED]
-        rows = {
-            "produced": f"{self.truth.record_count:,} records, {format_bytes(self.truth.content_bytes)} of keys and "
-            f"values, {sum(PARTITIONS.values())} partitions of {len(PARTITIONS)} topics, 5 codecs",
-            "transactions": f"{outcomes[Outcome.COMMITTED]} committed, {aborted} aborted",
-            "archive": f"{findings.objects} objects, {format_bytes(findings.stored_bytes)}, every byte validated "
-            f"in {findings.validation_seconds:.1f} s",
-            "kill -9 under load": f"{findings.kills} times; ready again in "
-            f"{', '.join(f'{seconds:.1f} s' for seconds in findings.recovery_seconds)}",
-            "RPO, running": f"{findings.worst_running_seconds:.1f} s at worst",
-            "RPO, kills included": f"{findings.worst_exposure_seconds:.1f} s at worst",
-            "RTO": f"{findings.rto_seconds:.1f} s from the loss of the cluster to restored and compared "
-            f"(restore itself {findings.restore_seconds:.1f} s)",
-            "restored": f"{findings.restored_records:,} committed records, {len(findings.differences)} differences",
-        }
-        for name, text in rows.items():
-            table.add_row(f"[bold]{name}[/bold]", text)
-        self.screen.console.print()
-        self.screen.console.print(table, highlight=False)
-        self.screen.console.print()
-        if findings.differences:
-            for difference in findings.differences[:20]:
-                self.screen.console.print(f"  {difference}", markup=False, highlight=False)
-            self.screen.say("[bold red]FAILED: what was restored is not what was produced.[/bold red]")
-            return False
-        self.screen.say("[bold green]PASSED: every record, byte for byte, is what was produced.[/bold green]")
-        return True
-
     def leave_running(self) -> None:
         """Back up the restored cluster too, let everything outlive this process, and say how to talk to it."""
         with self.screen.stage("start a daemon on the restored cluster"):
@@ -382,7 +316,7 @@ def main() -> int:
             except KbackupError:
                 console.print(f"logs kept in {demo.save_logs()}", markup=False, highlight=False, soft_wrap=True)
                 raise
-            passed = demo.report()
+            passed = report(console, demo.truth, demo.findings)
             if keep and passed:
                 demo.leave_running()
     except KeyboardInterrupt:
