@@ -34,6 +34,7 @@ class RateLimit:
         return max(0.0, self._paid_until - self._clock.monotonic())
 
     async def admit(self) -> None:
-        """Return when a request may be sent."""
-        while (wait := self.wait_seconds) > 0:
+        """Return when all that was received until now is paid for."""
+        wait = self.wait_seconds
+        if wait > 0:
             await asyncio.sleep(wait)
