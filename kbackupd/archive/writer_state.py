@@ -11,7 +11,17 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from kbackupd.model.events import Gap, PartitionSeen, Paused, TopicDeleted, TopicExcluded, TopicSeen, Truncated
+from kbackupd.format.keys import parse_segment_key
+from kbackupd.model.events import (
+    Gap,
+    GapCause,
+    PartitionSeen,
+    Paused,
+    TopicDeleted,
+    TopicExcluded,
+    TopicSeen,
+    Truncated,
+)
 from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.model.segment import (
     Checkpoint,
@@ -103,13 +113,16 @@ class WriterState:
             if not run.flags & RunFlag.CORRUPT:
                 steps[run.id].append(run)
         for event in footer.events:
-            if isinstance(event, Gap | Truncated):
+            # The gap of a deletion moves nothing: should the topic prove alive after all (a lagging broker's answer was
+            # believed), it is those offsets that must still be fetched.
+            if isinstance(event, Truncated) or (isinstance(event, Gap) and event.cause != GapCause.TOPIC_DELETED):
                 steps[event.id].append(event)
+        held_back: set[PartitionId] = set()
         for id, items in steps.items():
             partition = self.partitions.get(id)
-            if partition is not None:
-                _advance(partition, items)
-        self._settle_transactions(footer)
+            if partition is not None and not _advance(partition, items):
+                held_back.add(id)
+        self._settle_transactions(footer, held_back)
         merge_sequence(self.coverage.setdefault(footer.writer_epoch, []), footer.seq)
         for earlier in footer.earlier:
             self.declared_next_epoch = max(self.declared_next_epoch, earlier.writer_epoch + 1)
@@ -144,14 +157,15 @@ class WriterState:
                 case _:
                     pass
 
-    def _settle_transactions(self, footer: Footer) -> None:
+    def _settle_transactions(self, footer: Footer, held_back: set[PartitionId]) -> None:
         """The footer's word on what is open replaces ours for every partition it holds runs of."""
         touched = {run.id for run in footer.runs if not run.flags & RunFlag.CORRUPT}
-        for id in touched:
-            if id in self.partitions:
-                self.partitions[id].open_transactions.clear()
+        # Held back by a lost segment, a partition stands before what this footer speaks of.
+        reached = {id for id in touched - held_back if id in self.partitions}
+        for id in reached:
+            self.partitions[id].open_transactions.clear()
         for open_ in footer.open_transactions:
-            if open_.id in self.partitions:
+            if open_.id in reached:
                 self.partitions[open_.id].open_transactions[open_.producer_id] = (
                     open_.producer_epoch,
                     open_.first_offset,
@@ -219,7 +233,9 @@ class WriterState:
         state.declared_next_epoch = checkpoint.declared_next_epoch
         state.chain_head = checkpoint.chain_head
         state.events = checkpoint.events
-        state.last_sealed_ms = checkpoint.sealed_ms
+        # The checkpoint's own stamp is the clock's, which may have stepped back; segments never do.
+        head = parse_segment_key(checkpoint.chain_head.key) if checkpoint.chain_head else None
+        state.last_sealed_ms = head.sealed_ms if head else 0
         state.pauses = dict.fromkeys(checkpoint.pauses)
         for topic in checkpoint.topics:
             state.topics[topic.id] = TopicState(
@@ -255,8 +271,8 @@ class WriterState:
         )
 
 
-def _advance(partition: PartitionState, items: list[Run | Gap | Truncated]) -> None:
-    """Move `partition` over what is contiguous in `items`, branch after branch."""
+def _advance(partition: PartitionState, items: list[Run | Gap | Truncated]) -> bool:
+    """Move `partition` over what is contiguous in `items`, branch after branch; False if it is held back."""
     by_branch: dict[int, list[Run | Gap | Truncated]] = defaultdict(list)
     for item in items:
         by_branch[item.branch].append(item)
@@ -269,17 +285,18 @@ def _advance(partition: PartitionState, items: list[Run | Gap | Truncated]) -> N
             # A truncation beyond what is contiguous was seen by a life whose earlier segment is lost: stay on the old
             # branch, whose leader epoch makes the broker report the divergence again.
             if cut is None or cut.parent != partition.branch or cut.offset > partition.next_offset:
-                return
+                return False
             partition.branch = branch
             partition.next_offset = cut.offset
             cut_epochs(partition.leader_epochs, cut.offset)
             _drop_transactions_from(partition, cut.offset)
         for item in sorted((i for i in by_branch[branch] if not isinstance(i, Truncated)), key=_first_offset):
             if _first_offset(item) > partition.next_offset:
-                return
+                return False
             partition.next_offset = max(partition.next_offset, item.next_offset)
             if isinstance(item, Run):
                 add_epochs(partition.leader_epochs, item.leader_epochs)
+    return True
 
 
 def _first_offset(item: Run | Gap) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from kbackupd.capture.roll import OpenFacts
 from kbackupd.format.segment import RunDraft
-from kbackupd.model.events import Gap, LedgerEvent, PartitionSeen, Truncated
+from kbackupd.model.events import Gap, GapCause, LedgerEvent, PartitionSeen, Truncated
 from kbackupd.model.path import RecordBatches
 from kbackupd.model.positions import PartitionId
 from kbackupd.model.segment import OpenTransaction, RunFlag, Sample, TransactionOutcome
@@ -31,6 +31,8 @@ class ClosedSegment:
     events: tuple[LedgerEvent, ...]
     next_offsets: Mapping[PartitionId, int]
     """Where each partition is covered to once this segment and all before it are durable."""
+    cuts: Mapping[PartitionId, int]
+    """How many truncations of a partition are among the events."""
     held_bytes: int
     charged_bytes: int
     """Of the memory budget; given back when the segment is durable."""
@@ -46,6 +48,7 @@ class OpenSegment:
         self._sample_count = 0
         self._events: list[LedgerEvent] = []
         self._next_offsets: dict[PartitionId, int] = {}
+        self._cuts: dict[PartitionId, int] = {}
         self._charged_bytes = 0
 
     def add(self, batches: RecordBatches, *, now: float) -> None:
@@ -78,10 +81,14 @@ class OpenSegment:
     def event(self, event: LedgerEvent, *, now: float) -> None:
         self._events.append(event)
         match event:
+            case Gap(cause=GapCause.TOPIC_DELETED):
+                # Moves nothing: should the topic prove alive after all, it is these offsets that must be fetched.
+                self._last.pop(event.id, None)
             case Gap():
                 self._next_offsets[event.id] = event.next_offset
                 self._last.pop(event.id, None)
             case Truncated():
+                self._cuts[event.id] = self._cuts.get(event.id, 0) + 1
                 self._next_offsets[event.id] = event.offset
                 self._last.pop(event.id, None)
             case PartitionSeen():
@@ -108,6 +115,7 @@ class OpenSegment:
             samples=tuple(sample for kept in self._samples.values() for sample in kept),
             events=tuple(self._events),
             next_offsets=dict(self._next_offsets),
+            cuts=dict(self._cuts),
             held_bytes=self.facts.held_bytes,
             charged_bytes=self._charged_bytes,
         )

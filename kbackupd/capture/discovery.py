@@ -7,11 +7,11 @@ twice, by name and successfully (I5): a lagging broker's answer, or one cut by p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
-from kbackupd.archive.writer_state import WriterState
+from kbackupd.archive.writer_state import PartitionState, WriterState
 from kbackupd.capture.intake import Intake
 from kbackupd.capture.partition import PartitionCapture
 from kbackupd.capture.roster import CapturedTopic, Roster
@@ -20,7 +20,7 @@ from kbackupd.capture.waiting import woken
 from kbackupd.kafka.types import KafkaErrorCode, PartitionMetadata, TopicMetadata
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
-from kbackupd.model.events import GapCause, TopicDeleted, TopicExcluded, TopicSeen
+from kbackupd.model.events import Gap, GapCause, TopicDeleted, TopicExcluded, TopicSeen
 from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.model.settings import SourceSettings
 from kbackupd.observe import events
@@ -101,7 +101,7 @@ class Discovery:
             if topic.error_code == KafkaErrorCode.NONE and self._selects(topic.name, topic.internal)
         }
         configs = await self._configs([topic.name for topic in selected.values()])
-        gone = await self._gone({topic.name for topic in metadata.topics}, {t.topic_id for t in metadata.topics})
+        gone = await self._gone(metadata.topics)
         for topic in selected.values():
             self._met(topic, configs.get(topic.name))
         for topic_id in gone:
@@ -141,32 +141,34 @@ class Discovery:
             name: dict(answer.values) for name, answer in answers.items() if answer.error_code == KafkaErrorCode.NONE
         }
 
-    async def _gone(self, names: set[str], ids: set[TopicId]) -> list[TopicId]:
+    async def _gone(self, listed: Sequence[TopicMetadata]) -> list[TopicId]:
         """Open incarnations that brokers deny, often enough to believe it."""
-        absent = [topic for topic in self._roster.topics.values() if not topic.closed and topic.id not in ids]
-        replaced = [topic.id for topic in absent if topic.name in names]
-        unseen = [topic for topic in absent if topic.name not in names]
-        self._missing = {topic.id: self._missing.get(topic.id, 0) for topic in unseen}
-        if not unseen:
-            return replaced
-        asked = await self._source.metadata([topic.name for topic in unseen])
-        codes = {topic.name: topic.error_code for topic in asked.topics}
-        gone = list(replaced)
-        for topic in unseen:
-            if codes.get(topic.name) == KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
-                self._missing[topic.id] += 1
-                if self._missing[topic.id] >= BELIEVED_AFTER:
-                    gone.append(topic.id)
-                    del self._missing[topic.id]
-            else:
-                del self._missing[topic.id]
-                if codes.get(topic.name) == KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED:
+        open_ = [topic for topic in self._roster.topics.values() if not topic.closed]
+        # A name answered with an error says nothing about its incarnations (invariant I5).
+        rows = {row.name: row for row in listed}
+        ids = {row.topic_id for row in listed}
+        absent = [
+            topic
+            for topic in open_
+            if topic.id not in ids and (topic.name not in rows or rows[topic.name].error_code == KafkaErrorCode.NONE)
+        ]
+        unseen = [topic for topic in absent if topic.name not in rows]
+        denied = {topic.id for topic in absent if topic.name in rows}
+        if unseen:
+            asked = await self._source.metadata([topic.name for topic in unseen])
+            codes = {topic.name: topic.error_code for topic in asked.topics}
+            for topic in unseen:
+                if codes.get(topic.name) == KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
+                    denied.add(topic.id)
+                elif codes.get(topic.name) == KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED:
                     self._problems.report(
                         f"topic {topic.name}",
                         "permissions hide it now; it is not being backed up",
                         hint=f"grant Describe and Read on topic {topic.name!r} to kbackupd's principal",
                     )
-        return gone
+        counts = {topic.id: self._missing.get(topic.id, 0) + 1 for topic in absent if topic.id in denied}
+        self._missing = {id: count for id, count in counts.items() if count < BELIEVED_AFTER}
+        return [id for id, count in counts.items() if count >= BELIEVED_AFTER]
 
     def _met(self, topic: TopicMetadata, configs: dict[str, str] | None) -> None:
         known = self._roster.topics.get(topic.topic_id)
@@ -200,10 +202,12 @@ class Discovery:
             tier=SYSTEM_TIER if system else self._tier_of(topic.name),
             configs=configs or (durable.configs if durable else {}),
         )
+        reopened = topic.topic_id in self._roster.topics
         self._roster.topics[topic.topic_id] = opened
         self._roster.names[topic.topic_id] = topic.name
         unchanged = (
-            durable is not None
+            not reopened
+            and durable is not None
             and not durable.closed
             and durable.partitions == opened.partitions
             and durable.configs == opened.configs
@@ -211,8 +215,9 @@ class Discovery:
         if not unchanged:
             self._record_topic(opened, previous=predecessor.id if predecessor else None)
         if predecessor is not None:
+            # The predecessor is closed when brokers have denied it often enough: one that lags behind would otherwise
+            # make the two incarnations close each other in turn.
             log.warning(events.TOPIC_RECREATED, topic=topic.name, topic_id=topic.topic_id, previous=predecessor.id)
-            self._close(predecessor)
         elif durable is None:
             log.info(events.TOPIC_DISCOVERED, topic=topic.name, topic_id=topic.topic_id, partitions=opened.partitions)
         return opened
@@ -234,7 +239,10 @@ class Discovery:
         id = PartitionId(topic.id, row.partition)
         partition = self._roster.partitions.get(id)
         if partition is None or partition.closed:
-            partition = self._partition(topic, id)
+            if partition is None:
+                partition = self._partition(topic, id)
+            else:
+                partition.reopened()
             partition.leader_id, partition.leader_epoch = row.leader_id, row.leader_epoch
             self._roster.add(partition)
             self._roster.place(partition)
@@ -253,7 +261,7 @@ class Discovery:
         system = topic.name in SYSTEM_TOPICS
         durable = self._state.partitions.get(id)
         if durable is not None:
-            return PartitionCapture.resumed(durable, topic=topic.name, system=system, tier=topic.tier)
+            return self._resumed(durable, topic)
         log.debug(events.PARTITION_DISCOVERED, partition=f"{topic.name}/{id.partition}")
         if self._first_starts_latest and not system:
             self._starts_latest.add(id)
@@ -274,8 +282,16 @@ class Discovery:
                 continue
             self._roster.close(partition)
             if 0 <= partition.position < partition.proof.high_watermark:
-                end = partition.proof.high_watermark
-                self._intake.record(partition.skip_to(end, GapCause.TOPIC_DELETED, at_ms))
+                self._intake.record(
+                    Gap(
+                        id=partition.id,
+                        branch=partition.branch,
+                        first_offset=partition.position,
+                        next_offset=partition.proof.high_watermark,
+                        cause=GapCause.TOPIC_DELETED,
+                        at_ms=at_ms,
+                    )
+                )
         topic.closed = True
         self._intake.record(TopicDeleted(topic_id=topic.id, at_ms=at_ms))
 
@@ -307,8 +323,16 @@ class Discovery:
         for id, state in self._state.partitions.items():
             known = self._roster.topics.get(id.topic_id)
             if known is not None:
-                system = known.name in SYSTEM_TOPICS
-                self._roster.add(PartitionCapture.resumed(state, topic=known.name, system=system, tier=known.tier))
+                self._roster.add(self._resumed(state, known))
+
+    def _resumed(self, durable: PartitionState, topic: CapturedTopic) -> PartitionCapture:
+        system = topic.name in SYSTEM_TOPICS
+        partition = PartitionCapture.resumed(durable, topic=topic.name, system=system, tier=topic.tier)
+        if durable.next_branch > durable.branch + 1:
+            # An earlier life went on on a branch this one cannot join, because the segment in between is lost. Readers
+            # take the newest branch: what is captured from here on must be it, or they would not see it.
+            self._intake.record(partition.cut_to(partition.position, at_ms=self._clock.now_ms()))
+        return partition
 
     def _check_literals(self, names: set[str]) -> None:
         for literal in self._settings.topics.literals:

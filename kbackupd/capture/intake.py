@@ -73,6 +73,7 @@ class Intake:
                     cause=event.cause.value,
                 )
             case Truncated():
+                self._watermark.truncated(event.id, event.offset)
                 log.warning(
                     events.LOG_TRUNCATED, partition=self._name(event.id), offset=event.offset, branch=event.branch
                 )
@@ -110,6 +111,9 @@ class Intake:
         """
         partition.log_start_offset = answer.log_start_offset
         partition.last_stable_offset = answer.last_stable_offset
+        if answer.diverging is not None:
+            self.record(partition.diverged(answer.diverging, at_ms=self._clock.now_ms()))
+        # After the cut: what is durable of the old log proves nothing about this one.
         partition.proof.answered(fetch.sent_monotonic, answer.high_watermark, self._watermark.durable(partition.id))
         self.open.sample(
             Sample(
@@ -123,8 +127,6 @@ class Intake:
             )
         )
         if answer.diverging is not None:
-            at_ms = self._clock.now_ms()
-            self.record(partition.diverged(answer.diverging, at_ms=at_ms))
             self._roster.recovered(partition)
             return True
         if scan is not None and scan.good_bytes:

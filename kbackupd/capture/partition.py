@@ -122,6 +122,12 @@ class PartitionCapture:
         self.failures = 0
         self.reason = ""
 
+    def reopened(self) -> None:
+        """Its topic was not gone after all: go on where we were. No position was given up when it was closed."""
+        self.closed = False
+        self.leader_id = self.leader_epoch = -1
+        self.recovered()
+
     def took(self, batches: RecordBatches) -> None:
         """`batches` went into the open segment: move on."""
         scan = batches.scan

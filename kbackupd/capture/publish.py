@@ -99,7 +99,7 @@ class Publisher:
             seq, self.next_seq = self.next_seq, self.next_seq + 1
             pending = tuple(sorted(self._in_flight))
             self._in_flight[seq] = asyncio.get_running_loop().create_future()
-            self.watermark.sealed(seq, closed.next_offsets)
+            self.watermark.sealed(seq, closed.next_offsets, closed.cuts)
             self._last_sealed_ms = max(self._last_sealed_ms, self._clock.now_ms())
             draft = SegmentDraft(
                 identity=self._identity,

@@ -21,19 +21,47 @@ class Watermark:
         self._in_flight: dict[PartitionId, deque[tuple[int, int]]] = {}
         self._partitions_of: dict[int, tuple[PartitionId, ...]] = {}
         self._landed: set[int] = set()
+        self._cuts: dict[PartitionId, deque[int]] = {}
+        """Truncations that no sealed segment holds yet, by the offset each cut to."""
 
     def durable(self, id: PartitionId) -> int:
         """Offset below which everything is durable; -1 for a partition nothing is known of."""
         return self._durable.get(id, -1)
 
-    def sealed(self, seq: int, next_offsets: Mapping[PartitionId, int]) -> None:
+    def truncated(self, id: PartitionId, offset: int) -> None:
+        """The source's log was cut to `offset`, and another one goes on from there.
+
+        At once, not when the segment that says so is durable: what is stored above `offset` is of the old log, and
+        would pass for the new one's, which nobody has stored yet.
+        """
+        self._cuts.setdefault(id, deque()).append(offset)
+        if id in self._durable:
+            self._durable[id] = min(self._durable[id], offset)
+        waiting = self._in_flight.get(id)
+        if waiting:
+            self._in_flight[id] = deque((seq, min(next_offset, offset)) for seq, next_offset in waiting)
+
+    def sealed(
+        self, seq: int, next_offsets: Mapping[PartitionId, int], cuts: Mapping[PartitionId, int] | None = None
+    ) -> None:
         """Segment `seq` holds everything of these partitions up to `next_offsets`, if it becomes durable.
 
         Called in the order of `seq`. A truncation may make a next offset smaller than the one before.
+
+        Args:
+            cuts: how many truncations of a partition the segment tells of.
         """
+        for id, count in (cuts or {}).items():
+            pending = self._cuts[id]
+            for _ in range(count):
+                pending.popleft()
+            if not pending:
+                del self._cuts[id]
         self._partitions_of[seq] = tuple(next_offsets)
         for id, next_offset in next_offsets.items():
-            self._in_flight.setdefault(id, deque()).append((seq, next_offset))
+            # A cut that came after this segment was closed holds for it as well.
+            reach = min((next_offset, *self._cuts.get(id, ())))
+            self._in_flight.setdefault(id, deque()).append((seq, reach))
 
     def stored(self, entry: CatalogEntry) -> list[PartitionId]:
         """Account for a durable segment; returns the partitions whose durable offset this moved."""
