@@ -8,8 +8,9 @@ partition is sent before it is settled. One partition's failure stops that parti
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
@@ -21,7 +22,7 @@ from kbackupd.restore.byte_budget import ByteBudget
 from kbackupd.restore.rewrite import ProduceBatch
 
 REQUESTS_IN_FLIGHT = 5
-"""Per broker. Brokers remember a producer's last five batches, so no repeated one goes unrecognised (KAFKA-5494)."""
+"""Per broker and lane: brokers remember a producer's last five batches, so no repeated one goes unrecognised."""
 REQUEST_BYTES = 8 << 20
 """Batches of one request; a larger single batch goes alone."""
 REQUEST_TIMEOUT_MS = 30_000
@@ -54,6 +55,8 @@ class BatchSender(Protocol):
 Leaders = Callable[[], Awaitable[Mapping[TopicPartition, int]]]
 """Asks the target who leads what now; a partition without a leader is left out."""
 Acknowledged = Callable[[TopicPartition, ProduceBatch], None]
+_Lane = tuple[int, int]
+"""Broker and number of the sender."""
 
 
 @dataclass(slots=True)
@@ -68,6 +71,7 @@ class _Partition:
     """One partition's unacknowledged batches, oldest first."""
 
     tp: TopicPartition
+    lane: int
     next_offset: int
     """Where the oldest unacknowledged batch must land."""
     entries: deque[_Entry] = field(default_factory=deque)
@@ -93,6 +97,8 @@ class Producing:
     Leaving the context cancels what is under way; wait for `finish` of each partition first.
 
     Args:
+        senders: one for each lane, all with the same producer id: a broker works on one request of a connection at a
+            time, so it takes several connections to keep more than one of its threads busy. A partition keeps its lane.
         leaders: asked at the start and whenever an answer suggests a change.
         acknowledged: called once for each batch that is in the target's log, in the partition's order.
         budget: gets each batch's bytes back once it is settled, or its partition failed.
@@ -102,7 +108,7 @@ class Producing:
 
     def __init__(
         self,
-        sender: BatchSender,
+        senders: Sequence[BatchSender],
         *,
         leaders: Leaders,
         acknowledged: Acknowledged,
@@ -112,7 +118,8 @@ class Producing:
         give_up_seconds: float = GIVE_UP_SECONDS,
         first_pause_seconds: float = 0.1,
     ) -> None:
-        self._sender = sender
+        self._senders = senders
+        self._lanes = itertools.cycle(range(len(senders)))
         self._ask_leaders = leaders
         self._acknowledged = acknowledged
         self._budget = budget
@@ -124,7 +131,7 @@ class Producing:
         self._leaders: Mapping[TopicPartition, int] = {}
         self._leaders_wanted = True
         self._leaders_not_before = 0.0
-        self._in_flight: dict[int, int] = {}
+        self._in_flight: dict[_Lane, int] = {}
         self._paced_until = 0.0
         self._wake = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
@@ -146,7 +153,7 @@ class Producing:
 
     def begin(self, tp: TopicPartition, *, next_offset: int) -> None:
         """Accept batches for `tp`, whose log ends at `next_offset` now."""
-        self._partitions[tp] = _Partition(tp=tp, next_offset=next_offset)
+        self._partitions[tp] = _Partition(tp=tp, lane=next(self._lanes), next_offset=next_offset)
 
     def put(self, tp: TopicPartition, batch: ProduceBatch) -> None:
         """Queue the partition's next batch; its bytes were taken from the budget before.
@@ -217,15 +224,15 @@ class Producing:
     def _send_ready(self, now: float) -> None:
         """Start as many requests as there are places and batches for."""
         while now >= self._paced_until:
-            ready = self._ready_by_leader(now)
+            ready = self._ready_by_lane(now)
             if not ready:
                 return
-            for node_id, candidates in ready.items():
-                self._start_request(node_id, candidates)
+            for lane, candidates in ready.items():
+                self._start_request(lane, candidates)
 
-    def _ready_by_leader(self, now: float) -> dict[int, list[tuple[_Partition, _Entry]]]:
+    def _ready_by_lane(self, now: float) -> dict[_Lane, list[tuple[_Partition, _Entry]]]:
         """The next batch of each partition that may send one, for brokers that may take a request."""
-        ready: dict[int, list[tuple[_Partition, _Entry]]] = {}
+        ready: dict[_Lane, list[tuple[_Partition, _Entry]]] = {}
         for partition in self._partitions.values():
             entry = partition.next_to_send(now)
             if entry is None:
@@ -234,11 +241,13 @@ class Producing:
             if node_id is None:
                 self._leaders_wanted = True
                 partition.failing_since = now if partition.failing_since is None else partition.failing_since
-            elif self._in_flight.get(node_id, 0) < REQUESTS_IN_FLIGHT:
-                ready.setdefault(node_id, []).append((partition, entry))
+                continue
+            lane = (node_id, partition.lane)
+            if self._in_flight.get(lane, 0) < REQUESTS_IN_FLIGHT:
+                ready.setdefault(lane, []).append((partition, entry))
         return ready
 
-    def _start_request(self, node_id: int, candidates: list[tuple[_Partition, _Entry]]) -> None:
+    def _start_request(self, lane: _Lane, candidates: list[tuple[_Partition, _Entry]]) -> None:
         """Send the first of `candidates`, as many as fit one request."""
         chosen: list[tuple[_Partition, _Entry]] = []
         size = 0
@@ -253,25 +262,26 @@ class Producing:
         # Served last next time, so that partitions share a broker fairly whatever their order.
         for partition, _ in chosen:
             self._partitions[partition.tp] = self._partitions.pop(partition.tp)
-        self._in_flight[node_id] = self._in_flight.get(node_id, 0) + 1
+        self._in_flight[lane] = self._in_flight.get(lane, 0) + 1
         if self._rate_limit is not None:
             self._paced_until = max(self._clock.monotonic(), self._paced_until) + size / self._rate_limit
-        task = self._tasks.create_task(self._request(node_id, chosen), name=f"restore-produce-{node_id}")
+        task = self._tasks.create_task(self._request(lane, chosen), name=f"restore-produce-{lane}")
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
 
-    async def _request(self, node_id: int, chosen: list[tuple[_Partition, _Entry]]) -> None:
+    async def _request(self, lane: _Lane, chosen: list[tuple[_Partition, _Entry]]) -> None:
         answers: dict[TopicPartition, ProduceAnswer] = {}
         failure: KbackupError | None = None
         try:
-            answers = await self._sender.produce(
+            node_id, number = lane
+            answers = await self._senders[number].produce(
                 node_id,
                 {partition.tp: entry.batch.data for partition, entry in chosen},
                 timeout_ms=REQUEST_TIMEOUT_MS,
             )
         except KbackupError as error:
             failure = error
-        self._in_flight[node_id] -= 1
+        self._in_flight[lane] -= 1
         now = self._clock.monotonic()
         for partition, entry in chosen:
             entry.in_flight = False

@@ -32,6 +32,7 @@ from kbackupd.restore.source import Chunk, Unreadable, read_partition
 from kbackupd.restore.topics import ConfigOutcome, ReadyTopic, apply_recorded, prepare_topics
 from kbackupd.restore.verify import ContentDigest, Expected, Verified, verify_target
 
+LANES = int(__import__("os").environ.get("LANES", "1"))
 READ_AT_ONCE = 64
 """Partitions being read at the same time, as far as the budget lets them."""
 COALESCED_BYTES = 8 << 20
@@ -157,8 +158,12 @@ async def _produce_all(run: _Run, producer: RawProducer, ready: Mapping[str, Rea
     waiting = [(topic, partition) for topic in run.plan.topics for partition in topic.partitions]
     # The largest last in the list, so first to be taken: what takes longest must not begin last.
     waiting.sort(key=lambda item: item[1].raw_bytes)
+    lanes = [
+        RawProducer(run.connection, producer_id=producer.producer_id, producer_epoch=producer.producer_epoch)
+        for _ in range(LANES)
+    ]
     producing = Producing(
-        producer,
+        lanes,
         leaders=run.leaders,
         acknowledged=acknowledged,
         budget=run.unacknowledged,

@@ -113,9 +113,10 @@ async def producing(
     *,
     budget: ByteBudget | None = None,
     give_up_seconds: float = 20.0,
+    lanes: int = 1,
 ) -> AsyncIterator[Producing]:
     async with Producing(
-        cluster,
+        [cluster, cluster] if lanes == 2 else [cluster],
         leaders=cluster.leaders,
         acknowledged=lambda tp, batch: acknowledged.append((tp, batch)),
         budget=budget or ByteBudget(1 << 20),
