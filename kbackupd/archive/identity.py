@@ -7,6 +7,7 @@ claim of a writer epoch is one create-only object.
 from __future__ import annotations
 
 import hashlib
+import re
 import uuid
 from collections.abc import Callable
 
@@ -96,8 +97,13 @@ async def newest_number(store: ObjectStore, prefix: str, key_of: Callable[[int],
 
     async def any_from(number: int) -> bool:
         after = key_of(number - 1) if number > first else ""
-        async for _ in store.list_from(prefix, start_after=after, limit=1):
-            return True
+        async for info in store.list_from(prefix, start_after=after, limit=1):
+            if _is_number(info.key, key_of):
+                return True
+            # A stranger's object below our prefix: look past it, or "is there any" would be true for ever.
+            async for other in store.list_from(prefix, start_after=info.key):
+                if _is_number(other.key, key_of):
+                    return True
         return False
 
     if not await any_from(first):
@@ -112,6 +118,14 @@ async def newest_number(store: ObjectStore, prefix: str, key_of: Callable[[int],
         else:
             high = middle
     return low
+
+
+def _is_number(key: str, key_of: Callable[[int], str]) -> bool:
+    digits = re.findall(r"[0-9]+", key.rpartition("/")[2])
+    try:
+        return len(digits) == 1 and key_of(int(digits[0])) == key
+    except ValueError:  # more digits than any key has
+        return False
 
 
 async def claim_epoch(store: ObjectStore, *, writer: str, identity: Identity, clock: Clock) -> int:

@@ -59,6 +59,8 @@ class PartitionCapture:
     failures: int = 0
     reason: str = ""
     corrupt_attempts: int = 0
+    unexplained: int = 0
+    """How often in a row its leader called the position out of range and named a range that holds it."""
     behind_answers: int = 0
     fetch_bytes: int = 0
     """Raised above the session's default for a batch larger than it."""
@@ -119,7 +121,7 @@ class PartitionCapture:
         return ceiling * random.uniform(0.5, 1.0)
 
     def recovered(self) -> None:
-        self.failures = 0
+        self.failures = self.unexplained = 0
         self.reason = ""
 
     def reopened(self) -> None:

@@ -162,6 +162,7 @@ class Pipeline:
                     fetching.create_task(self.checkpointer.run(), name="checkpoints"),
                 ]
                 await self._stopping.wait()
+                self.roster.halt()
                 for task in loops:
                     task.cancel()
                 await self.sessions.stop()

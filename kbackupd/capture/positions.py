@@ -39,7 +39,7 @@ def reposition(
     if partition.position > log_end:
         end = log_end if epoch_end < 0 else min(epoch_end, log_end)
         return partition.cut_to(end, at_ms=at_ms)
-    if partition.failures >= UNEXPLAINED_TRIES:
+    if partition.unexplained >= UNEXPLAINED_TRIES:
         # The leader cannot tell how much of our log is its own: read all it has again rather than miss any of it.
         return partition.cut_to(log_start, at_ms=at_ms)
     return None
@@ -64,65 +64,92 @@ class Positioner:
         self._intake = intake
         self._clock = clock
         self._starts_latest = starts_latest
+        self._asking: set[PartitionId] = set()
 
     async def run(self) -> None:
-        """Serve look-ups as they come; runs until cancelled."""
-        while True:
-            await self._roster.lookup_wanted.wait()
-            self._roster.lookup_wanted.clear()
-            by_leader: dict[int, list[PartitionCapture]] = defaultdict(list)
-            for id in list(self._roster.lookups):
-                del self._roster.lookups[id]
-                partition = self._roster.partitions.get(id)
-                if partition is None or partition.closed:
-                    continue
-                if partition.leader_id < 0:
-                    self._roster.fail(partition, "the partition has no leader", refresh=True)
-                else:
-                    by_leader[partition.leader_id].append(partition)
-            await asyncio.gather(*(self._serve(node_id, group) for node_id, group in by_leader.items()))
+        """Serve look-ups as they come; runs until cancelled.
+
+        Every leader is asked by a task of its own: one that does not answer keeps only its own partitions waiting.
+        """
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._roster.lookup_wanted.wait()
+                self._roster.lookup_wanted.clear()
+                for node_id, partitions in self._by_leader().items():
+                    self._asking.update(partition.id for partition in partitions)
+                    group.create_task(self._serve(node_id, partitions), name=f"positions-{node_id}")
+
+    def _by_leader(self) -> dict[int, list[PartitionCapture]]:
+        """Who is to be asked for what now; a partition that is being asked for already stays in the look-ups."""
+        by_leader: dict[int, list[PartitionCapture]] = defaultdict(list)
+        for id in [id for id in self._roster.lookups if id not in self._asking]:
+            del self._roster.lookups[id]
+            partition = self._roster.partitions.get(id)
+            if partition is None or partition.closed:
+                continue
+            if partition.leader_id < 0:
+                self._roster.fail(partition, "the partition has no leader", refresh=True)
+            else:
+                by_leader[partition.leader_id].append(partition)
+        return by_leader
 
     async def _serve(self, node_id: int, group: list[PartitionCapture]) -> None:
-        by_name = {TopicPartition(partition.topic, partition.id.partition): partition for partition in group}
         try:
-            starts = await self._ask(node_id, by_name, EARLIEST_TIMESTAMP)
-            ends = await self._ask(node_id, by_name, LATEST_TIMESTAMP)
-            checks = {
-                tp: (partition.leader_epoch, partition.check_epoch)
-                for tp, partition in by_name.items()
-                if partition.position >= 0 and partition.check_epoch >= 0
-            }
-            epochs = await self._source.epoch_end_offsets(node_id, checks) if checks else {}
-            same = await self._still_the_same(by_name)
+            await self._ask_and_decide(node_id, group)
         except (KafkaUnavailableError, KafkaDeniedError) as error:
             for partition in group:
-                self._roster.fail(partition, error.message, hint=error.hint, refresh=True)
-            return
-        for tp, partition in by_name.items():
-            if partition.closed:
+                if not self._roster.settled(partition):
+                    self._roster.fail(partition, error.message, hint=error.hint, refresh=True)
+        finally:
+            self._asking.difference_update(partition.id for partition in group)
+            if self._roster.lookups:
+                self._roster.lookup_wanted.set()
+
+    async def _ask_and_decide(self, node_id: int, group: list[PartitionCapture]) -> None:
+        # Two incarnations of one topic may be waiting at once; asked by name, only one of them can be meant.
+        asked_at = {partition.id: (partition.position, partition.leader_epoch) for partition in group}
+        names = {_by_name(partition): partition for partition in group}
+        starts = await self._ask(node_id, names, EARLIEST_TIMESTAMP)
+        ends = await self._ask(node_id, names, LATEST_TIMESTAMP)
+        checks = {
+            tp: (partition.leader_epoch, partition.check_epoch)
+            for tp, partition in names.items()
+            if partition.position >= 0 and partition.check_epoch >= 0
+        }
+        epochs = await self._source.epoch_end_offsets(node_id, checks) if checks else {}
+        same = await self._still_the_same(group)
+        for partition in group:
+            tp = _by_name(partition)
+            # Meanwhile it may have been closed, or have moved to another leader, which knows better than this one.
+            if self._roster.settled(partition):
+                continue
+            if (partition.position, partition.leader_epoch) != asked_at[partition.id]:
+                self._roster.place(partition)
                 continue
             start, end = starts[tp], ends[tp]
             code = start.error_code or end.error_code
-            if code != KafkaErrorCode.NONE:
-                self._intake.refused(partition, code if code != KafkaErrorCode.OFFSET_OUT_OF_RANGE else -1)
-            elif tp not in same:
+            if partition.id not in same:
                 self._roster.fail(partition, "the topic is not the incarnation it was", refresh=True)
+            elif names[tp] is not partition:
+                self._roster.want_lookup(partition)
+            elif code != KafkaErrorCode.NONE:
+                self._intake.refused(partition, code if code != KafkaErrorCode.OFFSET_OUT_OF_RANGE else -1)
             else:
                 epoch = epochs.get(tp)
                 epoch_end = epoch.end_offset if epoch is not None and epoch.error_code == KafkaErrorCode.NONE else -1
                 self._decide(partition, start.offset, end.offset, epoch_end)
 
     async def _ask(
-        self, node_id: int, by_name: dict[TopicPartition, PartitionCapture], timestamp: int
+        self, node_id: int, names: dict[TopicPartition, PartitionCapture], timestamp: int
     ) -> dict[TopicPartition, OffsetAnswer]:
-        asked = {tp: (timestamp, partition.leader_epoch) for tp, partition in by_name.items()}
+        asked = {tp: (timestamp, partition.leader_epoch) for tp, partition in names.items()}
         return dict(await self._source.list_offsets(node_id, asked))
 
-    async def _still_the_same(self, by_name: dict[TopicPartition, PartitionCapture]) -> set[TopicPartition]:
+    async def _still_the_same(self, group: list[PartitionCapture]) -> set[PartitionId]:
         """These requests go by name: a topic re-created meanwhile would answer for its predecessor."""
-        metadata = await self._source.metadata(sorted({tp.topic for tp in by_name}))
-        ids = {topic.name: topic.topic_id for topic in metadata.topics if topic.error_code == KafkaErrorCode.NONE}
-        return {tp for tp, partition in by_name.items() if ids.get(tp.topic) == partition.id.topic_id}
+        metadata = await self._source.metadata(sorted({partition.topic for partition in group}))
+        ids = {topic.topic_id for topic in metadata.topics if topic.error_code == KafkaErrorCode.NONE}
+        return {partition.id for partition in group if partition.id.topic_id in ids}
 
     def _decide(self, partition: PartitionCapture, log_start: int, log_end: int, epoch_end: int) -> None:
         at_ms = self._clock.now_ms()
@@ -147,8 +174,13 @@ class Positioner:
             return
         event = reposition(partition, log_start=log_start, log_end=log_end, epoch_end=epoch_end, at_ms=at_ms)
         if event is None:
+            partition.unexplained += 1
             self._roster.fail(partition, f"the leader calls offset {partition.position} out of range")
             return
         self._intake.record(event)
         self._roster.recovered(partition)
         self._roster.place(partition)
+
+
+def _by_name(partition: PartitionCapture) -> TopicPartition:
+    return TopicPartition(partition.topic, partition.id.partition)

@@ -67,6 +67,7 @@ class Roster:
         self._placed: dict[PartitionId, Place] = {}
         self._retries: list[tuple[float, PartitionId]] = []
         self._retry_changed = asyncio.Event()
+        self._halted = False
 
     def add(self, partition: PartitionCapture) -> None:
         self.partitions[partition.id] = partition
@@ -78,7 +79,7 @@ class Roster:
     def place(self, partition: PartitionCapture) -> None:
         """Have it fetched by the right session, or by none if it must not be."""
         self.unplace(partition)
-        if partition.closed or partition.paused:
+        if partition.closed or partition.paused or self._halted:
             return
         if partition.position < 0:
             self.want_lookup(partition)
@@ -93,6 +94,16 @@ class Roster:
         place = self._placed.pop(partition.id, None)
         if place is not None:
             place.remove(partition.id)
+
+    def settled(self, partition: PartitionCapture) -> bool:
+        """Nothing is to be looked up for it: it is closed, or being fetched (where the leader says what is wrong)."""
+        return partition.closed or partition.id in self._placed
+
+    def halt(self) -> None:
+        """From now on nothing is fetched: an operator's `resume` during the drain would keep it from ending."""
+        self._halted = True
+        for partition in self.partitions.values():
+            self.unplace(partition)
 
     def want_lookup(self, partition: PartitionCapture) -> None:
         self.unplace(partition)

@@ -90,12 +90,14 @@ class Steering:
     async def _captured(self, targets: dict[PartitionId, int]) -> None:
         """Return once every target is fetched, or its partition cannot be fetched any more."""
         waiting = dict(targets)
+        branches = {id: self._pipeline.roster.partitions[id].branch for id in targets}
         while True:
             self._pipeline.progress.clear()
             for id in list(waiting):
                 partition = self._pipeline.roster.partitions[id]
-                branched = partition.position < waiting[id] and partition.failures
-                if partition.position >= waiting[id] or not partition.fetchable or branched:
+                # A log that was cut back may never reach the end it had.
+                branched = partition.branch != branches[id]
+                if partition.position >= waiting[id] or not partition.fetchable or partition.failures or branched:
                     del waiting[id]
             if not waiting:
                 return
