@@ -132,7 +132,7 @@ class Intake:
         if scan is not None and scan.good_bytes:
             self._take(partition, answer, scan, fetch, node)
             self._roster.recovered(partition)
-        elif scan is not None and scan.corrupt_bytes:
+        elif scan is not None and (scan.corrupt_bytes or _beyond_belief(partition, scan)):
             return self._corrupt(partition, answer, fetch, node)
         elif scan is not None and scan.partial_bytes:
             # Only the first partition of an answer is sent a batch larger than it asked for (hazard 23).
@@ -239,6 +239,15 @@ class Intake:
 
     def _name(self, id: PartitionId) -> str:
         return f"{self._roster.names.get(id.topic_id, id.topic_id)}/{id.partition}"
+
+
+def _beyond_belief(partition: PartitionCapture, scan: BatchScan) -> bool:
+    """A batch that stays cut off though all of its length was asked for, or that says it is larger than any we ask for.
+
+    The length is not covered by the CRC: damaged at the source, it would be waited for for ever.
+    """
+    needed = scan.partial_needs_bytes
+    return needed > FETCH_BYTES_MAX or 0 < needed <= partition.fetch_bytes
 
 
 def scan_answers(answers: list[tuple[bytes, int]]) -> list[BatchScan]:
