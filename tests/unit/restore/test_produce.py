@@ -161,16 +161,17 @@ FAULTS = [
     faults=st.lists(st.sampled_from(FAULTS), max_size=40),
     sizes=st.lists(st.lists(st.integers(1, 9), max_size=25), min_size=3, max_size=3),
     budget_bytes=st.sampled_from([60, 300, 1 << 20]),
+    lanes=st.sampled_from([1, 2]),
 )
 def test_every_batch_lands_once_and_in_order_whatever_goes_wrong(
-    faults: list[str], sizes: list[list[int]], budget_bytes: int
+    faults: list[str], sizes: list[list[int]], budget_bytes: int, lanes: int
 ) -> None:
     cluster = FakeCluster(faults)
     acknowledged: list[tuple[TopicPartition, ProduceBatch]] = []
     budget = ByteBudget(budget_bytes)
 
     async def run() -> list[list[bytes]]:
-        async with producing(cluster, acknowledged, budget=budget) as engine:
+        async with producing(cluster, acknowledged, budget=budget, lanes=lanes) as engine:
             return await asyncio.gather(*(feed(cluster, engine, budget, tp, sizes[tp.partition]) for tp in PARTITIONS))
 
     put = asyncio.run(run())
@@ -178,7 +179,7 @@ def test_every_batch_lands_once_and_in_order_whatever_goes_wrong(
     assert [cluster.logs[tp].batches for tp in PARTITIONS] == put
     for tp in PARTITIONS:
         assert [batch.data for at, batch in acknowledged if at == tp] == cluster.logs[tp].batches
-    assert cluster.most_in_flight <= REQUESTS_IN_FLIGHT
+    assert cluster.most_in_flight <= REQUESTS_IN_FLIGHT * lanes
     assert budget.held_bytes == 0
     assert budget.peak_bytes <= max(budget_bytes, 75)
 
