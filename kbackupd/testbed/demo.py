@@ -44,7 +44,7 @@ BUCKET = "kafka-backups"
 PREFIX = "demo"
 BACKUP_ID = "demo"
 
-LOAD_SECONDS = (8.0, 10.0, 8.0)
+LOAD_SECONDS = (12.0, 12.0, 10.0)
 """Live load before the first kill, between the kills, and after the last."""
 DEAD_SECONDS = (1.0, 3.0)
 CATCH_UP_DEADLINE_SECONDS = 120.0
@@ -301,7 +301,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m kbackupd.testbed.demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave cluster, S3 and a daemon running at the end")
     keep = parser.parse_args().keep
-    console = Console()
+    # A log has no width to wrap at.
+    console = Console(width=None if sys.stdout.isatty() else 140)
     # SIGTERM is met like Ctrl-C: as an exception that runs every clean-up on its way out.
     signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -22,4 +22,4 @@ PARTITIONS: Mapping[str, int] = {
     **EMPTY,
 }
 TIERS = {"critical": ["payments", "ledger", "transfers"], "standard": ["*"]}
-HISTORY_RECORDS = 8_000
+HISTORY_RECORDS = 40_000

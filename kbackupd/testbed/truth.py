@@ -28,6 +28,8 @@ Transaction = NewType("Transaction", int)
 
 NO_TRANSACTION = Transaction(-1)
 _DIGEST_BYTES = 16
+# A batch of messages is waited for that long, however few have come: it ends every reading, so it is short.
+_POLL_SECONDS = 0.05
 _LENGTH = struct.Struct(">q")
 _BATCH_START = struct.Struct(">qi")
 _LAST_OFFSET_DELTA = struct.Struct(">i")
@@ -259,7 +261,7 @@ def read_topic(
                 raise ServerFailedError(
                     f"{topic}: partitions {sorted(unfinished)} not read after {deadline_seconds:g} s"
                 )
-            for message in consumer.consume(num_messages=2_000, timeout=min(1.0, deadline.remaining)):
+            for message in consumer.consume(num_messages=2_000, timeout=_POLL_SECONDS):
                 partition = message.partition()
                 assert partition is not None
                 if (error := message.error()) is None:
