@@ -2,59 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 from kbackupd.archive.archive import Archive
 from kbackupd.format.header import parse_header
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.positions import TopicId
-from kbackupd.model.settings import (
-    FilesystemSettings,
-    RestoreOptions,
-    RestoreSettings,
-    RestoreSource,
-    RestoreTarget,
-    RetentionAfter,
-    SecuritySettings,
-    StorageSettings,
-    TopicMapping,
-    TopicSelection,
-)
-from kbackupd.restore.plan import RestorePlan, make_plan
+from kbackupd.model.settings import RestoreSettings, SecuritySettings
+from kbackupd.restore.plan import make_plan
 from kbackupd.restore.progress import RestoreProgress
 from kbackupd.restore.report import RestoreReport
 from kbackupd.restore.restore import RestoreMemory, execute
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.truth import raw_log, split_batches
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder, SourceLog
-
-
-def settings_for(
-    bootstrap: str,
-    mapping: Mapping[str, str],
-    *,
-    retention_after: RetentionAfter = RetentionAfter.AUTO,
-    verify: bool = True,
-    rate_limit_bytes_per_second: int | None = None,
-) -> RestoreSettings:
-    """Restore settings whose storage nobody opens: the archive is handed over."""
-    return RestoreSettings(
-        source=RestoreSource(
-            path="memory:",
-            backup_id=BACKUP_ID,
-            storage=StorageSettings(backend=FilesystemSettings(path=Path("/nowhere"))),
-        ),
-        target=RestoreTarget(bootstrap_servers=(bootstrap,)),
-        options=RestoreOptions(
-            topics=TopicSelection(include=tuple(mapping)),
-            topic_mapping=tuple(TopicMapping(source=source, target=target) for source, target in mapping.items()),
-            retention_after=retention_after,
-            rate_limit_bytes_per_second=rate_limit_bytes_per_second,
-            verify=verify,
-        ),
-    )
 
 
 def mirror_log(log: SourceLog, raw: bytes) -> None:
@@ -76,20 +36,6 @@ def mirror_topic(
     for number in range(partitions):
         mirror_log(built.log(topic_id, number), raw_log(server, name, number))
     return topic_id
-
-
-async def archive_everything(built: ArchiveBuilder) -> None:
-    """One daemon's life that captures every topic of the builder to its end."""
-    life = await built.start()
-    for topic_id, topic in built.topics.items():
-        life.see(topic_id)
-        for number in range(topic.partitions):
-            life.capture(topic_id, number)
-    await life.flush()
-
-
-async def plan_of(built: ArchiveBuilder, settings: RestoreSettings) -> RestorePlan:
-    return make_plan(await Archive.open(built.store, BACKUP_ID), settings)
 
 
 async def restore(

@@ -17,7 +17,8 @@ from kbackupd.testbed.topics import create_topic
 from kbackupd.testbed.truth import Outcome, Record, Truth, compare_records, expected, raw_log, read_topic, split_batches
 from kbackupd.testbed.workload import Codec, Draft, RecordMaker, produce, produce_transaction
 from tests.archive_builder import ArchiveBuilder
-from tests.integration.restore.mirror import archive_everything, mirror_topic, restore, settings_for
+from tests.integration.restore.mirror import mirror_topic, restore
+from tests.unit.restore.planned import archive_everything, settings_for
 
 Names = Callable[[], str]
 DAY_MS = 86_400_000

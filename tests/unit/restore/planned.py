@@ -1,0 +1,61 @@
+"""Plans made from built archives, and the settings that ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from kbackupd.archive.archive import Archive
+from kbackupd.model.settings import (
+    FilesystemSettings,
+    RestoreOptions,
+    RestoreSettings,
+    RestoreSource,
+    RestoreTarget,
+    RetentionAfter,
+    StorageSettings,
+    TopicMapping,
+    TopicSelection,
+)
+from kbackupd.restore.plan import RestorePlan, make_plan
+from tests.archive_builder import BACKUP_ID, ArchiveBuilder
+
+
+def settings_for(
+    bootstrap: str,
+    mapping: Mapping[str, str],
+    *,
+    retention_after: RetentionAfter = RetentionAfter.AUTO,
+    verify: bool = True,
+    rate_limit_bytes_per_second: int | None = None,
+) -> RestoreSettings:
+    """Restore settings whose storage nobody opens: the archive is handed over."""
+    return RestoreSettings(
+        source=RestoreSource(
+            path="memory:",
+            backup_id=BACKUP_ID,
+            storage=StorageSettings(backend=FilesystemSettings(path=Path("/nowhere"))),
+        ),
+        target=RestoreTarget(bootstrap_servers=(bootstrap,)),
+        options=RestoreOptions(
+            topics=TopicSelection(include=tuple(mapping) or ("*",)),
+            topic_mapping=tuple(TopicMapping(source=source, target=target) for source, target in mapping.items()),
+            retention_after=retention_after,
+            rate_limit_bytes_per_second=rate_limit_bytes_per_second,
+            verify=verify,
+        ),
+    )
+
+
+async def archive_everything(built: ArchiveBuilder) -> None:
+    """One daemon's life that captures every topic of the builder to its end."""
+    life = await built.start()
+    for topic_id, topic in built.topics.items():
+        life.see(topic_id)
+        for number in range(topic.partitions):
+            life.capture(topic_id, number)
+    await life.flush()
+
+
+async def plan_of(built: ArchiveBuilder, settings: RestoreSettings) -> RestorePlan:
+    return make_plan(await Archive.open(built.store, BACKUP_ID), settings)
