@@ -14,7 +14,6 @@ from kbackupd.archive.identity import claim_epoch, identity_of, open_or_create
 from kbackupd.archive.recovery import recover
 from kbackupd.capture.budget import MemoryBudget
 from kbackupd.capture.pipeline import Pipeline, Resume
-from kbackupd.capture.sampling import partition_samples
 from kbackupd.capture.steering import Steering
 from kbackupd.daemon.memory import budget_bytes
 from kbackupd.daemon.service import Service
@@ -69,40 +68,91 @@ async def run_daemon(
             clock=clock,
         ) as connection,
     ):
-        source = KafkaSource(connection, clock=clock)
-        cluster_id = (await source.metadata([])).cluster_id
-        document, resume = await _take_over(settings, store, cluster_id, clock)
-        pipeline = Pipeline(
+        life = _Life(
             settings=settings,
-            source=source,
+            source=KafkaSource(connection, clock=clock),
             store=store,
-            resume=resume,
+            service=Service(settings=settings, clock=clock, metrics=metrics, problems=problems),
             budget=MemoryBudget(budget_bytes(settings.backup.memory_limit_bytes)),
             clock=clock,
             metrics=metrics,
             problems=problems,
         )
-        service = Service(
-            settings=settings,
-            document=document,
-            writer_epoch=resume.writer_epoch,
-            pipeline=pipeline,
-            steering=Steering(pipeline, source=source, clock=clock),
-            clock=clock,
-            metrics=metrics,
-            problems=problems,
-        )
-        metrics.watch_partitions(
-            lambda: partition_samples(pipeline, clock),
-            rpo_targets=service.rpo_targets,
-            per_partition=settings.observability.per_partition_metrics,
-        )
-        metrics.watch_memory(service.memory)
         if dropped_lines is not None:
             metrics.watch_dropped_lines(dropped_lines)
-        async with _serving(settings, service):
-            await _until_stopped(pipeline, settings.backup.shutdown_timeout_seconds)
+        # Before the writer's epoch is claimed: a daemon that cannot have its socket, because another one on this host
+        # answers there, must not fence that one and then leave too.
+        async with _serving(settings, life.service):
+            await _until_stopped(life, settings.backup.shutdown_timeout_seconds)
     log.info(events.DAEMON_STOPPED)
+
+
+class _Life:
+    """From taking over the archive to the end of the drain."""
+
+    def __init__(
+        self,
+        *,
+        settings: DaemonSettings,
+        source: KafkaSource,
+        store: ObjectStore,
+        service: Service,
+        budget: MemoryBudget,
+        clock: Clock,
+        metrics: Metrics,
+        problems: Problems,
+    ) -> None:
+        self.service = service
+        self._settings = settings
+        self._source = source
+        self._store = store
+        self._budget = budget
+        self._clock = clock
+        self._metrics = metrics
+        self._problems = problems
+        self._pipeline: Pipeline | None = None
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Take over, back up until `stop`, drain. Stopped before the take-over is done it leaves at most a claim."""
+        taking = asyncio.ensure_future(self._take_over())
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        try:
+            await asyncio.wait({taking, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not taking.done():
+                return
+            pipeline = taking.result()
+        finally:
+            for future in (taking, stopped):
+                future.cancel()
+            await asyncio.gather(taking, stopped, return_exceptions=True)
+        self._pipeline = pipeline
+        if self._stopped.is_set():
+            pipeline.stop()
+        await pipeline.run()
+
+    def stop(self) -> None:
+        """Ask `run` to return; idempotent."""
+        self._stopped.set()
+        if self._pipeline is not None:
+            self._pipeline.stop()
+
+    async def _take_over(self) -> Pipeline:
+        cluster_id = (await self._source.metadata([])).cluster_id
+        document, resume = await _take_over(self._settings, self._store, cluster_id, self._clock)
+        pipeline = Pipeline(
+            settings=self._settings,
+            source=self._source,
+            store=self._store,
+            resume=resume,
+            budget=self._budget,
+            clock=self._clock,
+            metrics=self._metrics,
+            problems=self._problems,
+        )
+        steering = Steering(pipeline, source=self._source, clock=self._clock)
+        self.service.began(document, writer_epoch=resume.writer_epoch, pipeline=pipeline, steering=steering)
+        return pipeline
 
 
 async def _take_over(
@@ -158,8 +208,8 @@ async def _serving(settings: DaemonSettings, service: Service) -> AsyncIterator[
         await control.stop()
 
 
-async def _until_stopped(pipeline: Pipeline, shutdown_timeout_seconds: float) -> None:
-    """Run the pipeline; the first signal drains it within the timeout, the second leaves at once."""
+async def _until_stopped(life: _Life, shutdown_timeout_seconds: float) -> None:
+    """Live; the first signal drains within the timeout, the second leaves at once."""
     loop = asyncio.get_running_loop()
     first, second = asyncio.Event(), asyncio.Event()
 
@@ -168,12 +218,12 @@ async def _until_stopped(pipeline: Pipeline, shutdown_timeout_seconds: float) ->
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    running = asyncio.create_task(pipeline.run(), name="pipeline")
+    running = asyncio.create_task(life.run(), name="life")
     try:
         await _first_of(running, first)
         if not running.done():
             log.info(events.DAEMON_STOPPING, timeout_seconds=shutdown_timeout_seconds)
-            pipeline.stop()
+            life.stop()
             await _drained(running, second, shutdown_timeout_seconds)
         await running
     finally:

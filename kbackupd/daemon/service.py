@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from kbackupd import __version__
 from kbackupd.capture.pipeline import Pipeline
 from kbackupd.capture.sampling import partition_samples
@@ -9,6 +11,7 @@ from kbackupd.capture.steering import Steering
 from kbackupd.daemon.memory import rss_bytes
 from kbackupd.model.archive import ArchiveDocument
 from kbackupd.model.clock import Clock
+from kbackupd.model.errors import UnreachableError
 from kbackupd.model.settings import DaemonSettings
 from kbackupd.model.status import (
     FlushReport,
@@ -25,36 +28,58 @@ from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """What there is to ask once the archive has been taken over."""
+
+    document: ArchiveDocument
+    writer_epoch: int
+    pipeline: Pipeline
+    steering: Steering
+
+
 class Service:
-    """Implements `server.protocol.ControlledDaemon`."""
+    """Implements `server.protocol.ControlledDaemon`, from before the take-over on."""
 
     def __init__(
         self,
         *,
         settings: DaemonSettings,
-        document: ArchiveDocument,
-        writer_epoch: int,
-        pipeline: Pipeline,
-        steering: Steering,
         clock: Clock,
         metrics: Metrics,
         problems: Problems,
     ) -> None:
         self._settings = settings
-        self._document = document
-        self._writer_epoch = writer_epoch
-        self._pipeline = pipeline
-        self._steering = steering
         self._clock = clock
         self._metrics = metrics
         self._problems = problems
         self._started_ms = clock.now_ms()
         self._started = clock.monotonic()
         self._was_ready = False
-        self.rpo_targets = {tier.name: tier.rpo_seconds for tier in settings.tiers}
+        self._running_now: Running | None = None
+        self._rpo_targets = {tier.name: tier.rpo_seconds for tier in settings.tiers}
+
+    def began(self, document: ArchiveDocument, *, writer_epoch: int, pipeline: Pipeline, steering: Steering) -> None:
+        """The archive is ours: from now on everything can be asked and is measured."""
+        self._running_now = Running(document=document, writer_epoch=writer_epoch, pipeline=pipeline, steering=steering)
+        self._metrics.watch_partitions(
+            lambda: partition_samples(pipeline, self._clock),
+            rpo_targets=self._rpo_targets,
+            per_partition=self._settings.observability.per_partition_metrics,
+        )
+        self._metrics.watch_memory(self.memory)
+
+    @property
+    def _running(self) -> Running:
+        if self._running_now is None:
+            raise UnreachableError(
+                "the daemon is still starting: it is taking over the archive",
+                hint="ask again in a moment; its log says how far it is",
+            )
+        return self._running_now
 
     def memory(self) -> MemoryStatus:
-        budget = self._pipeline.budget
+        budget = self._running.pipeline.budget
         return MemoryStatus(
             limit_bytes=self._settings.backup.memory_limit_bytes,
             budget_bytes=budget.limit_bytes,
@@ -63,17 +88,17 @@ class Service:
         )
 
     def status(self) -> StatusReport:
-        exposure = aggregate(partition_samples(self._pipeline, self._clock))
+        exposure = aggregate(partition_samples(self._running.pipeline, self._clock))
         health = self._health(exposure)
-        publisher = self._pipeline.publisher
+        publisher = self._running.pipeline.publisher
         last = publisher.last_stored
         return StatusReport(
             version=__version__,
             backup_id=self._settings.backup_id,
-            archive_id=self._document.archive_id,
-            cluster_id=self._document.cluster_id,
+            archive_id=self._running.document.archive_id,
+            cluster_id=self._running.document.cluster_id,
             writer=self._settings.writer,
-            writer_epoch=self._writer_epoch,
+            writer_epoch=self._running.writer_epoch,
             started_ms=self._started_ms,
             now_ms=self._clock.now_ms(),
             ready=health.ready,
@@ -83,20 +108,22 @@ class Service:
             if last is None
             else SegmentStatus(key=last.ref.key, sealed_ms=last.footer.sealed_ms, stored_bytes=last.size_bytes),
             uploads_in_flight=publisher.in_flight,
-            last_checkpoint_ms=self._pipeline.checkpointer.last_ms,
-            tiers=exposure.tier_statuses(self.rpo_targets),
+            last_checkpoint_ms=self._running.pipeline.checkpointer.last_ms,
+            tiers=exposure.tier_statuses(self._rpo_targets),
             topics=exposure.topic_statuses(),
             problems=self._problems.current(),
         )
 
     def health(self) -> HealthReport:
-        return self._health(aggregate(partition_samples(self._pipeline, self._clock)))
+        if self._running_now is None:
+            return HealthReport(live=True, ready=False, healthy=False, reasons=("taking over the archive",))
+        return self._health(aggregate(partition_samples(self._running.pipeline, self._clock)))
 
     def _health(self, exposure: Exposure) -> HealthReport:
         reasons = []
         if not self._was_ready:
             starting = sum(group.states.get(PartitionState.STARTING, 0) for group in exposure.tiers.values())
-            if self._pipeline.discovery.rounds == 0:
+            if self._running.pipeline.discovery.rounds == 0:
                 reasons.append("the cluster's topics are not known yet")
             elif starting:
                 reasons.append(f"{starting} partitions have not been answered for yet")
@@ -104,7 +131,7 @@ class Service:
                 self._was_ready = True
         up = self._clock.monotonic() - self._started
         healthy = True
-        for tier in exposure.tier_statuses(self.rpo_targets):
+        for tier in exposure.tier_statuses(self._rpo_targets):
             if tier.rpo_target_seconds is None:
                 continue
             worst = tier.exposure_seconds or 0.0
@@ -122,13 +149,13 @@ class Service:
         return HealthReport(live=True, ready=self._was_ready, healthy=healthy, reasons=tuple(reasons))
 
     async def flush(self, topics: str) -> FlushReport:
-        return await self._steering.flush(topics)
+        return await self._running.steering.flush(topics)
 
     async def pause(self, topics: str) -> PauseReport:
-        return await self._steering.pause(topics)
+        return await self._running.steering.pause(topics)
 
     async def resume(self, topics: str) -> PauseReport:
-        return await self._steering.resume(topics)
+        return await self._running.steering.resume(topics)
 
     def render_metrics(self) -> bytes:
         return self._metrics.render()
