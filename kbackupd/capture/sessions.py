@@ -108,6 +108,11 @@ class SessionLoop:
         failures = 0
         try:
             while True:
+                if failures and not self.partitions:
+                    # Its partitions went to other brokers: a broker nobody needs is no problem of ours.
+                    failures = 0
+                    self.failing = False
+                    self._problems.clear(f"broker {self.node_id}")
                 await self._nonempty.wait()
                 try:
                     quiet = await self._fetch_once()

@@ -82,7 +82,7 @@ def translate(error: BaseException, what: str, *, connecting: bool = False) -> K
                 code=KafkaErrorCode.REQUEST_TIMED_OUT,
             )
         case aio.KafkaConnectionError() | EOFError() | ConnectionError():
-            hint = "is a broker up at this address, and does security.protocol match its listener?" if connecting else ""
+            hint = "is a broker up there, and does security.protocol match its listener?" if connecting else ""
             return KafkaUnavailableError(f"{what}: the connection broke: {error}", hint=hint, code=13)
         case OSError():
             hint = "check bootstrap_servers, name resolution and firewalls"
