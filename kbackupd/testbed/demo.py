@@ -190,7 +190,11 @@ class Demo:
         configuration = self.home / "restore.yaml"
         configuration.write_text(yaml.safe_dump({"restore": self._restore_section(daemon)}, sort_keys=False))
         with self.screen.stage("restore: kbackupd restore") as stage:
-            finished = daemon.cli("restore", "--config", str(configuration), progress=stage.update).require(0)
+            finished = daemon.cli("restore", "--config", str(configuration), "--format", "json", progress=stage.update)
+            report = finished.json()
+            stage.update(
+                f"{report.get('records_restored'):,} records, {report.get('records_aborted'):,} aborted ones left out"
+            )
             self.findings.restore_seconds = finished.seconds
 
     def compare(self) -> None:

@@ -45,9 +45,10 @@ class ExposureWatch:
 
     def _run(self) -> None:
         while not self._stop.wait(_INTERVAL_SECONDS):
-            self._note(exposure_of(self._status(), self._tiers), time.monotonic())
+            self.note(exposure_of(self._status(), self._tiers), time.monotonic())
 
-    def _note(self, told: float | None, now: float) -> None:
+    def note(self, told: float | None, now: float) -> None:
+        """Take one answer: the exposure told (None: nobody answered, or not known), at a monotonic time."""
         if told is not None:
             self.worst_running_seconds = max(self.worst_running_seconds, told)
             self._known = (told, now)
