@@ -39,7 +39,11 @@ def mirror_topic(
 
 
 async def restore(
-    built: ArchiveBuilder, settings: RestoreSettings, *, memory: RestoreMemory | None = None
+    built: ArchiveBuilder,
+    settings: RestoreSettings,
+    *,
+    memory: RestoreMemory | None = None,
+    progress: RestoreProgress | None = None,
 ) -> RestoreReport:
     """Plan and carry out, as the command does."""
     clock = SystemClock()
@@ -56,6 +60,6 @@ async def restore(
             settings=settings,
             archive=archive,
             connection=connection,
-            progress=RestoreProgress(began_at=clock.monotonic()),
+            progress=progress or RestoreProgress(began_at=clock.monotonic()),
             memory=memory,
         )
