@@ -1,0 +1,132 @@
+"""One life of the real daemon, from its first look at the cluster to everything durable: time, processor, memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+
+from kbackupd.model.errors import KbackupError
+from kbackupd.observe import events
+from kbackupd.server.client import ControlClient
+from kbackupd.testbed.daemon import kbackupd_command, kbackupd_environment
+from kbackupd.testbed.ports import free_ports
+from kbackupd.testbed.process import Deadline, GuardedProcess
+
+DEADLINE_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupRun:
+    """What one backup of one topic cost."""
+
+    seconds: float
+    """From the end of recovery, just before the first request to a broker for data, to the last segment durable."""
+    cpu_seconds: float
+    """User and system time of the process within `seconds`, to the precision of its threads' clock ticks."""
+    startup_cpu_seconds: float
+    peak_rss_bytes: int
+    records: int
+    segment_bytes: tuple[int, ...]
+
+
+def back_up(
+    directory: Path, *, bootstrap: str, topic: str, records: int, settings: Mapping[str, object] | None = None
+) -> BackupRun:
+    """Run `kbackupd run` over a new archive in `directory` until all `records` of `topic` are durable, then stop it.
+
+    Everything is at its default but what this needs: one topic, a flush as soon as the daemon listens (or the last
+    segment would wait for its age).
+
+    Raises:
+        ServerFailedError: the daemon died, or was not done in time.
+    """
+    directory.mkdir(parents=True)
+    socket, log, config = directory / "control.sock", directory / "kbackupd.log", directory / "kbackupd.yaml"
+    (port,) = free_ports(1)
+    document = {
+        "backup_id": "bench",
+        "source": {"bootstrap_servers": [bootstrap], "topics": {"include": [topic]}, "internal_topics": False},
+        "storage": {"type": "filesystem", "filesystem": {"path": str(directory / "archive")}},
+        "backup": dict(settings or {}),
+        "observability": {"listen": f"127.0.0.1:{port}"},
+        "control": {"socket": str(socket)},
+    }
+    config.write_text(yaml.safe_dump(document, sort_keys=False))
+    process = GuardedProcess(
+        "kbackupd",
+        kbackupd_command("run", "--config", str(config)),
+        log=log,
+        cwd=directory,
+        env=kbackupd_environment(),
+    )
+    try:
+        deadline = Deadline(DEADLINE_SECONDS)
+        while not (begun := _happened(log, events.POSITIONS_RECOVERED)):
+            _require(process, deadline, "did not get to work")
+            time.sleep(0.002)
+        startup_cpu = _cpu_seconds(process.pid)
+        asyncio.run(_flush(socket, topic, process, deadline))
+        stored = _happened(log, events.SEGMENT_STORED)
+        while sum(int(str(line["records"])) for line in stored) < records:
+            _require(process, deadline, "did not store everything")
+            time.sleep(0.002)
+            stored = _happened(log, events.SEGMENT_STORED)
+        cpu, peak = _cpu_seconds(process.pid), _peak_rss_bytes(process.pid)
+        process.stop(deadline_seconds=60.0)
+    finally:
+        process.kill()
+    return BackupRun(
+        seconds=_instant(stored[-1]) - _instant(begun[0]),
+        cpu_seconds=cpu - startup_cpu,
+        startup_cpu_seconds=startup_cpu,
+        peak_rss_bytes=peak,
+        records=sum(int(str(line["records"])) for line in stored),
+        segment_bytes=tuple(int(str(line["bytes"])) for line in stored),
+    )
+
+
+async def _flush(socket: Path, topic: str, process: GuardedProcess, deadline: Deadline) -> None:
+    async with ControlClient(socket) as client:
+        while True:
+            try:
+                await client.flush(topic)
+                return
+            except KbackupError:  # the socket or the topic is not there yet
+                _require(process, deadline, "took no flush")
+                await asyncio.sleep(0.01)
+
+
+def _require(process: GuardedProcess, deadline: Deadline, otherwise: str) -> None:
+    if not process.alive or deadline.passed:
+        raise process.failure(otherwise)
+
+
+def _happened(log: Path, event: str) -> list[dict[str, object]]:
+    """The log's whole lines with this event."""
+    text = log.read_text()
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    return [json.loads(line) for line in lines if f'"{event}"' in line]
+
+
+def _instant(line: Mapping[str, object]) -> float:
+    return datetime.fromisoformat(str(line["timestamp"])).timestamp()
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _peak_rss_bytes(pid: int) -> int:
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found is not None, "the kernel tells every process's peak"
+    return int(found[1]) << 10
