@@ -147,6 +147,17 @@ class WriterState:
                     if event.topic_id in self.topics:
                         self.topics[event.topic_id].closed = True
                 case PartitionSeen() if event.id not in self.partitions:
+                    # Its topic's own event may be in a segment that is lost. Zero partitions make discovery tell it again.
+                    self.topics.setdefault(
+                        event.id.topic_id,
+                        TopicState(
+                            id=event.id.topic_id,
+                            name=footer.topics[event.id.topic_id],
+                            partitions=0,
+                            internal=False,
+                            configs={},
+                        ),
+                    )
                     self.partitions[event.id] = PartitionState(
                         id=event.id, first_offset=event.first_offset, next_offset=event.first_offset
                     )

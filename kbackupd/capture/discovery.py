@@ -314,7 +314,7 @@ class Discovery:
             topic = CapturedTopic(
                 id=durable.id,
                 name=durable.name,
-                internal=durable.internal,
+                internal=durable.internal or system,
                 partitions=durable.partitions,
                 tier=SYSTEM_TIER if system else self._tier_of(durable.name),
                 configs=durable.configs,

@@ -1,0 +1,172 @@
+"""Killed at any moment, over any history of the cluster: the union of the archive is what the brokers hold.
+
+Hypothesis picks what happens to the cluster, how long uploads take, at which turn of the event loop each life dies, and
+which uploads on their way a server still stores. The last life drains in peace; then the archive is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kbackupd.model.events import GapCause
+from tests.fake_broker import FakeCluster
+from tests.unit.capture.site import Life, Site
+
+CALM = ("append", "append", "append", "append", "transaction", "elect", "wait")
+STORMY = (
+    *CALM,
+    "create",
+    "grow",
+    "recreate",
+    "truncate",
+    "lose",
+    "delete_records",
+    "compact",
+    "broker",
+    "pause",
+    "big",
+    "corrupt",
+    "error",
+    "throttle",
+)
+
+
+class World:
+    """What happens to a cluster, by a die."""
+
+    def __init__(self, cluster: FakeCluster, seed: int, kinds: tuple[str, ...]) -> None:
+        self.cluster = cluster
+        self._luck = random.Random(seed)
+        self._kinds = kinds
+        self._producers = 100
+        self._open: list[tuple[str, int, int]] = []
+
+    async def go_on(self, life: Life, events: int) -> None:
+        for _ in range(events):
+            await self.step(life)
+            await asyncio.sleep(self._luck.choice((0.0, 0.01, 0.3, 1.5)))
+
+    def settle(self) -> None:
+        """The weather clears: every broker is up, nothing is throttled."""
+        self.cluster.down.clear()
+        self.cluster.throttle_ms = 0
+        for topic in self.cluster.topics.values():
+            for log in topic.logs:
+                log.error = 0
+                log.elect()
+                log.append()
+
+    async def step(self, life: Life) -> None:
+        luck, cluster = self._luck, self.cluster
+        name = luck.choice(sorted(cluster.topics))
+        number = luck.randrange(len(cluster.topics[name].logs))
+        log = cluster.log(name, number)
+        inside = luck.randint(log.log_start_offset, log.end_offset)
+        match luck.choice(self._kinds):
+            case "append":
+                log.append(luck.randint(1, 5), value=b"v" * luck.choice((1, 100, 5_000)))
+            case "big":
+                log.append(1, value=b"b" * 1_500_000)
+            case "transaction":
+                if self._open and luck.random() < 0.5:
+                    at, partition, producer = self._open.pop()
+                    if at in cluster.topics and partition < len(cluster.topics[at].logs):
+                        cluster.log(at, partition).end_transaction(producer, committed=luck.random() < 0.7)
+                else:
+                    self._producers += 1
+                    log.append(2, producer_id=self._producers, transactional=True)
+                    self._open.append((name, number, self._producers))
+            case "elect":
+                log.elect(luck.randint(1, cluster.nodes))
+            case "create":
+                if len(cluster.topics) < 5:
+                    cluster.create(f"topic-{len(cluster.topics)}", luck.randint(1, 2))
+            case "grow":
+                if len(cluster.topics[name].logs) < 4:
+                    cluster.add_partitions(name, 1)
+            case "recreate":
+                cluster.delete(name)
+                cluster.create(name, luck.randint(1, 2))
+                for _ in range(luck.randint(0, 6)):
+                    cluster.log(name).append(3)
+            case "truncate":
+                log.truncate(inside, leader_id=luck.randint(1, cluster.nodes))
+                for _ in range(luck.randint(0, 4)):
+                    log.append(luck.randint(1, 4))
+            case "lose":
+                log.lose()
+                for _ in range(luck.randint(0, 4)):
+                    log.append(luck.randint(1, 9))
+            case "delete_records":
+                log.delete_records(inside)
+            case "compact":
+                log.compact(
+                    [b.base_offset for b in log.batches[:-1] if luck.random() < 0.5]
+                    + [b.base_offset for b in log.batches[-1:]]
+                )
+            case "broker":
+                node = luck.randint(1, cluster.nodes)
+                cluster.down.symmetric_difference_update({node})
+            case "pause":
+                glob = luck.choice(("*", name))
+                if glob in life.pipeline.roster.pauses:
+                    await life.steering.resume(glob)
+                elif any(p.topic == name and not p.closed for p in life.pipeline.roster.partitions.values()):
+                    await life.steering.pause(glob)
+            case "error":
+                log.error = luck.choice((0, 0, 3, 5, 56, 29))
+            case "throttle":
+                cluster.throttle_ms = luck.choice((0, 0, 700))
+            case _:
+                await asyncio.sleep(luck.choice((1.0, 6.0)))
+
+
+def uploads(luck: random.Random) -> Callable[[str], float]:
+    return lambda key: luck.choice((0.0, 0.01, 0.4, 3.0, 9.0)) if key.startswith("main/segments/") else 0.01
+
+
+def lives(seed: int, kills: list[int], kinds: tuple[str, ...], *, events: int = 25) -> Site:
+    """A site after some lives that were killed and one that drained."""
+    site = Site.new(segment_max_bytes=200_000)
+    site.upload_seconds = uploads(random.Random(seed))
+    site.cluster.create("orders", 2)
+    site.cluster.create("payments", 1, first_offset=1 << 33)
+    site.cluster.create("__consumer_offsets", 1, internal=True)
+    world = World(site.cluster, seed, kinds)
+
+    async def killed(life: Life) -> None:
+        await world.go_on(life, events)
+        await asyncio.Event().wait()
+
+    async def last(life: Life) -> None:
+        world.settle()
+        for glob in list(life.pipeline.roster.pauses):
+            if glob in life.pipeline.roster.pauses:
+                await life.steering.resume(glob)
+        await life.durable()
+
+    for number, turns in enumerate(kills):
+        site.run_life(killed, turns=turns, seed=seed + number)
+    assert site.run_life(last, seed=seed)
+    return site
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 1 << 32), kills=st.lists(st.integers(30, 2_500), min_size=1, max_size=4))
+def test_lives_killed_at_any_turn_lose_and_double_nothing(seed: int, kills: list[int]) -> None:
+    """Hazards 1, 2, 3, 4, 7, 26, 51 and 57: nothing is acknowledged before it is durable, and nothing skipped."""
+    lives(seed, kills, CALM).check()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 1 << 32), kills=st.lists(st.integers(30, 4_000), min_size=1, max_size=4))
+def test_lives_killed_in_any_weather_hold_what_the_brokers_hold(seed: int, kills: list[int]) -> None:
+    """Hazards 5, 8, 11, 20, 21, 23, 40, 41 on top: topics come and go, logs are cut, lost and regrown, brokers fail."""
+    causes = tuple(GapCause)
+    site = lives(seed, kills, tuple(k for k in STORMY if k != "corrupt"), events=40)
+    site.check(causes=causes)
