@@ -18,7 +18,6 @@ from kbackupd.cli.restore_progress import showing
 from kbackupd.cli.restore_text import interruption, print_plan, print_report
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.model.clock import Clock, SystemClock
-from kbackupd.model.errors import KbackupError
 from kbackupd.model.settings import RestoreSettings
 from kbackupd.restore.plan import RestorePlan, make_plan
 from kbackupd.restore.progress import RestoreProgress
@@ -52,7 +51,7 @@ def command(
             print_json(plan) if output is OutputFormat.JSON else print_plan(console, plan)
             return
         report = uvloop.run(_restore(settings, clock, progress))
-    except (KeyboardInterrupt, KbackupError) as stopped:
+    except (KeyboardInterrupt, Exception) as stopped:
         if isinstance(stopped, KeyboardInterrupt) or progress.touched:
             print(interruption(progress, interrupted=isinstance(stopped, KeyboardInterrupt)), file=sys.stderr)
         raise

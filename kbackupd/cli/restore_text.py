@@ -27,7 +27,9 @@ _STYLES = {
 
 def print_plan(console: Console, plan: RestorePlan) -> None:
     """What `--dry-run` shows."""
-    head = Text(f"plan: {len(plan.topics)} topics, {plan.partitions} partitions, about {plan.records:,} records\n")
+    head = _unwrapped(
+        f"plan: at most {plan.records:,} records (topics: {len(plan.topics)}, partitions: {plan.partitions})\n"
+    )
     head.append(
         f"from {plan.archive} ({plan.backup_id})\n"
         f"into {', '.join(plan.target)}\n"
@@ -91,14 +93,14 @@ def _plan_notes(topic: TopicPlan) -> Iterator[str]:
 
 def print_report(console: Console, report: RestoreReport) -> None:
     """Verdict first, then counts, what is missing, where records went, configuration."""
-    head = Text(f"{report.verdict}\n", style=_STYLES[report.verdict])
+    head = _unwrapped()
+    head.append(f"{report.verdict}\n", style=_STYLES[report.verdict])
     head.append(
-        f"{report.records_restored:,} records, {format_bytes(report.bytes_restored)}, in {len(report.topics)} topics,"
-        f" {report.partitions} partitions\n"
+        f"{report.records_restored:,} records, {format_bytes(report.bytes_restored)}"
+        f" (topics: {len(report.topics)}, partitions: {report.partitions})\n"
         f"restored in {format_duration(report.restore_seconds)} ({format_bytes(report.bytes_per_second)}/s),"
         f" verified in {format_duration(report.verify_seconds)}, all in {format_duration(report.total_seconds)}\n"
-        f"from {report.archive} ({report.backup_id}), begun {iso(report.began_ms)}",
-        style="none",
+        f"from {report.archive} ({report.backup_id}), begun {iso(report.began_ms)}"
     )
     sections: list[RenderableType] = [head, _counts(console, report)]
     lost = [f"damaged: {one}" for one in report.damaged]
@@ -121,7 +123,7 @@ def _counts(console: Console, report: RestoreReport) -> RenderableType:
     table = plain_table(console)
     for name in ("TOPIC", "TARGET"):
         table.add_column(name, overflow="fold")
-    for name in ("PARTITIONS", "RECORDS", "SIZE", "ABORTED", "UNDECIDED", "MISSING"):
+    for name in ("PARTS", "RECORDS", "SIZE", "ABORTED", "UNDECIDED", "MISSING"):
         table.add_column(name, justify="right")
     table.add_column("READ BACK")
     for topic in report.topics:
@@ -161,8 +163,8 @@ def _lost(topic: TopicReport, partition: PartitionReport) -> Iterator[str]:
     for row in partition.transactions:
         if not row.restored:
             yield (
-                f"{where}: {row.records} records of an undecided transaction (producer {row.producer_id}, offsets"
-                f" [{row.first_offset}, {row.next_offset}))"
+                f"{where}: undecided transaction, {row.records} records not restored (producer {row.producer_id},"
+                f" offsets [{row.first_offset}, {row.next_offset}))"
             )
 
 
@@ -203,9 +205,14 @@ def _settings(configs: Mapping[str, str | None]) -> str:
     return ", ".join(f"{key}={'(default)' if value is None else value}" for key, value in configs.items())
 
 
+def _unwrapped(text: str = "") -> Text:
+    """Lines that a terminal may fold but nobody cuts: commands are there to be copied."""
+    return Text(text, no_wrap=True, overflow="ignore")
+
+
 def _listed(console: Console, title: str, lines: list[str]) -> RenderableType:
     shown = lines[:ROWS_ON_TERMINAL] if console.is_terminal else lines
-    text = Text(title)
+    text = _unwrapped(title)
     for line in shown:
         text.append(f"\n  {line}")
     if len(shown) < len(lines):

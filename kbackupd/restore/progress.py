@@ -26,6 +26,8 @@ class RestoreProgress:
     total_bytes: int = 0
     """To read through, after the archive's own compression."""
     read_bytes: int = 0
+    queued_bytes: int = 0
+    """Rebuilt and handed to the producer."""
     acknowledged_bytes: int = 0
     acknowledged_records: int = 0
     partitions: int = 0
@@ -40,7 +42,10 @@ class RestoreProgress:
 
     @property
     def done_bytes(self) -> int:
-        return self.verified_bytes if self.phase is Phase.VERIFYING else self.read_bytes
+        if self.phase is Phase.VERIFYING:
+            return self.verified_bytes
+        # What is read and waits for the target is not done: at a slow target it would make the end look near.
+        return max(self.read_bytes - (self.queued_bytes - self.acknowledged_bytes), 0)
 
     @property
     def expected_bytes(self) -> int:

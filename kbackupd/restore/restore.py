@@ -236,6 +236,7 @@ async def _restore_chunk(
     for batch in await asyncio.to_thread(_rewrite, rewriter, result.expected.digest, chunk):
         await run.unacknowledged.take(len(batch.data))
         producing.put(tp, batch)
+        run.progress.queued_bytes += len(batch.data)
     run.progress.read_bytes += chunk.size_bytes
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from kbackupd.kafka.admin import alter_topic_configs, create_topic, effective_topic_configs
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.types import KafkaErrorCode
-from kbackupd.model.errors import IncompleteError, KafkaDeniedError, UnreachableError
+from kbackupd.model.errors import IncompleteError, KafkaDeniedError, KbackupError, UnreachableError
 from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.restore.configs import Changes, ConfigDecision, during_restore
 from kbackupd.restore.plan import RestorePlan, TopicPlan
@@ -79,9 +79,11 @@ async def prepare_topics(connection: KafkaConnection, plan: RestorePlan, state: 
         async with asyncio.TaskGroup() as group:
             for topic in plan.topics:
                 group.create_task(prepare(topic))
-    except* (KafkaDeniedError, UnreachableError) as failures:
-        first = failures.exceptions[0]
-        raise first from failures
+    except ExceptionGroup as failures:
+        ours = failures.subgroup(KbackupError)
+        if ours is None:
+            raise
+        raise ours.exceptions[0] from failures
     return ready
 
 

@@ -25,8 +25,10 @@ _FETCH_BYTES = 16 << 20
 _PARTITION_BYTES = 4 << 20
 _MAX_WAIT_MS = 500
 _TIMEOUT_SECONDS = 30.0
-_STALLED_TRIES = 40
-"""Fetches and offset questions in a row without anything new before a partition counts as short."""
+_TRIES = 40
+"""Errors, or rounds without an answer, before a partition counts as unreadable."""
+_IDLE_FETCHES = 10
+"""In a row without anything new, until leaders are asked again; they cost as many tries."""
 _PAUSE_SECONDS = 0.25
 
 
@@ -109,8 +111,8 @@ async def verify_target(
         An answer for every partition; one that could not be read says so in its `problem`.
     """
     readings = {tp: _Reading(one, one.first_offset) for tp, one in expected.items()}
-    for _ in range(_STALLED_TRIES):
-        left = {tp: reading for tp, reading in readings.items() if not reading.done}
+    for _ in range(_TRIES):
+        left = {tp: one for tp, one in readings.items() if not one.done and one.tries < _TRIES}
         if not left:
             break
         by_leader: dict[int, dict[TopicPartition, _Reading]] = {}
@@ -138,9 +140,9 @@ async def _read_from(
     by_id = {reading.expected.id: reading for reading in readings}
     for reading in readings:
         session.want(reading.expected.id, _target(reading))
-    stalled = 0
+    idle = 0
     try:
-        while session.wanted and stalled < _STALLED_TRIES:
+        while session.wanted and idle < _IDLE_FETCHES:
             answer = await session.fetch(
                 max_bytes=_FETCH_BYTES, max_wait_ms=_MAX_WAIT_MS, timeout_seconds=_TIMEOUT_SECONDS
             )
@@ -159,11 +161,13 @@ async def _read_from(
                     session.forget(part.id)
                 elif reading.position > before:
                     session.want(part.id, _target(reading))
-            stalled = 0 if moved else stalled + 1
+            idle = 0 if moved else idle + 1
+        for reading in readings:
+            reading.tries += idle
     except KbackupError as error:
         for reading in readings:
             reading.tries += 1
-            if not reading.done and (not error.retryable or reading.tries >= _STALLED_TRIES):
+            if not reading.done and (not error.retryable or reading.tries >= _TRIES):
                 reading.problem = f"could not be read back: {error.message}"
     finally:
         await session.close()
@@ -176,7 +180,7 @@ def _target(reading: _Reading) -> FetchTarget:
 def _note_error(reading: _Reading, part: PartitionAnswer) -> None:
     error = error_for_code(part.error_code, "reading it back")
     reading.tries += 1
-    if not error.retryable or reading.tries >= _STALLED_TRIES:
+    if not error.retryable or reading.tries >= _TRIES:
         reading.problem = f"could not be read back: {error.message}"
 
 
@@ -224,7 +228,7 @@ async def _log_ends(
 ) -> dict[TopicPartition, int]:
     """Where the logs end; asked again for a while where leaders just moved. What is never told is left out."""
     ends: dict[TopicPartition, int] = {}
-    for _ in range(_STALLED_TRIES):
+    for _ in range(_TRIES):
         missing = [tp for tp in partitions if tp not in ends]
         if not missing:
             break

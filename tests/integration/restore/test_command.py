@@ -70,7 +70,7 @@ async def test_a_dry_run_prints_the_plan_and_does_not_need_the_target(tmp_path: 
 
     code, out, err = call("--config", str(config), "--dry-run")
     assert (code, err) == (0, "")
-    assert "plan: 1 topics, 2 partitions, about 501 records" in out
+    assert "plan: at most 501 records (topics: 1, partitions: 2)" in out
     assert "transaction of producer 7 from offset 0 on: undecided, not restored" in out
 
     code, out, _ = call("--config", str(config), "--dry-run", "--format", "json")
@@ -92,7 +92,7 @@ async def test_a_restore_ends_with_exact_counts_and_a_second_one_is_refused(
 
     assert (code, err) == (0, "")
     assert out.startswith("complete\n500 records")
-    assert "1 records of an undecided transaction (producer 7, offsets [0, 1))" in out
+    assert "undecided transaction, 1 records not restored (producer 7, offsets [0, 1))" in out
     assert "--add-config retention.ms=1000" in out
     assert {number: len(records) for number, records in read_topic(kafka.bootstrap, target).items()} == {0: 500, 1: 0}
     code, out, err = call("--config", str(config))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
+from kbackupd.format.codecs import GZIP, compress_payload
 from kbackupd.format.header import parse_header
 from kbackupd.format.records import RawRecord, build_batch, encode_body
 from kbackupd.restore.report import RestoreReport, Verdict
@@ -19,6 +20,7 @@ from kbackupd.testbed.workload import Codec, Draft, RecordMaker, produce, produc
 from tests.archive_builder import ArchiveBuilder
 from tests.integration.restore.mirror import mirror_topic, restore
 from tests.unit.restore.planned import archive_everything, settings_for
+from tests.unit.restore.test_legacy import message
 
 Names = Callable[[], str]
 DAY_MS = 86_400_000
@@ -233,6 +235,28 @@ async def test_odd_timestamps_and_header_names_that_no_client_would_send_come_ba
     assert records_in(raw_log(kafka, target, 0)) == records_in(b"".join(log.batches))
     partition = report.topics[0].partitions[0]
     assert (partition.fast_batches, partition.slow_batches) == (15, 5)
+
+
+async def test_messages_of_formats_0_and_1_come_back_as_format_2(kafka: KafkaServer, unique_topic: Names) -> None:
+    target, built = unique_topic(), await ArchiveBuilder.create()
+    log = built.log(built.topic("ancient"), 0)
+    inner = b"".join(message(n, b"k%d" % n, b"in", magic=1, timestamp_ms=100 + n) for n in range(3))
+    log.add(message(0, b"k", None, magic=0))
+    log.add(message(1, None, b"", magic=1, timestamp_ms=55))
+    log.add(message(4, None, compress_payload(GZIP, inner), magic=1, attributes=GZIP, timestamp_ms=102))
+    log.append([b"new"], timestamp_ms=200)
+    await archive_everything(built)
+
+    report = await restore(built, settings_for(kafka.bootstrap, {"ancient": target}))
+
+    assert report.verdict is Verdict.COMPLETE
+    assert report.topics[0].partitions[0].records_converted == 5
+    assert [(r.timestamp_ms, r.key, r.value) for r in read_topic(kafka.bootstrap, target)[0]] == [
+        (-1, b"k", None),
+        (55, None, b""),
+        *((100 + n, b"k%d" % n, b"in") for n in range(3)),
+        (200, b"k0", b"new"),
+    ]
 
 
 def records_in(raw: bytes) -> list[tuple[int, bytes]]:
