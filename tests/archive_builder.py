@@ -282,6 +282,10 @@ class Life:
         }
         self._known = {topic.id for topic in state.topics.values() if not topic.closed}
         self._clear()
+        for id, position in self._positions.items():
+            # As the daemon does: it cannot join a branch of which a segment is lost, and readers take the newest.
+            if position.next_branch > position.branch + 1:
+                self.truncated(id.topic_id, id.partition, position.next_offset)
 
     def _clear(self) -> None:
         self._runs: list[RunDraft] = []

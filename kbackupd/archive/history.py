@@ -8,7 +8,7 @@ The rules are those of docs/format.md, "Reading a partition".
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -187,10 +187,16 @@ def build_history(evidence: PartitionEvidence, branch: int | None = None) -> Par
     spans = {span.branch: span for span in lineage}
 
     usable = [stored for stored in evidence.runs if not stored.corrupt]
-    proven = _union(clipped for stored in usable if (clipped := _clip(stored.run.covers, spans.get(stored.run.branch))))
-    held = [
-        (stored, clipped) for stored in usable if (clipped := _clip(_extent(stored.run), spans.get(stored.run.branch)))
-    ]
+    valid_below = _valid_below(stored.run for stored in usable)
+    proven: list[tuple[int, int]] = []
+    held: list[tuple[StoredRun, tuple[int, int]]] = []
+    for stored in usable:
+        span, below = spans.get(stored.run.branch), valid_below(stored.run)
+        if clipped := _clip(stored.run.covers, span, below):
+            proven.append(clipped)
+        if clipped := _clip(_extent(stored.run), span, below):
+            held.append((stored, clipped))
+    proven = _union(proven)
     slices = _within_proven(_slices(held), proven)
     gap_pieces = [
         (gap, clipped)
@@ -245,10 +251,40 @@ def _lineage(branch: int, origins: dict[int, Truncated]) -> tuple[BranchSpan, ..
         branch = origin.parent
 
 
-def _clip(offsets: OffsetRange, span: BranchSpan | None) -> tuple[int, int] | None:
+def _valid_below(runs: Iterable[Run]) -> Callable[[Run], int]:
+    """Up to which offset a run tells its branch's history, by leader epochs, which never fall along a log.
+
+    A life is killed when a later segment has landed and an earlier one has not; the log is cut between the two while
+    nobody looks. The next life starts before both, meets no cut, and captures what grew instead on the same branch. Of
+    the two captures the one of the older leader epoch is a tail that the log has lost.
+    """
+    starts: dict[int, dict[int, int]] = {}
+    for run in runs:
+        table = starts.setdefault(run.branch, {})
+        for epoch, offset in run.leader_epochs:
+            table[epoch] = min(table.get(epoch, MAX_OFFSET), offset)
+    newer: dict[int, dict[int, int]] = {}
+    for branch, table in starts.items():
+        least = MAX_OFFSET
+        for epoch in sorted(table, reverse=True):
+            newer.setdefault(branch, {})[epoch] = least
+            least = min(least, table[epoch])
+
+    def below(run: Run) -> int:
+        ends = [*(offset for _, offset in run.leader_epochs[1:]), run.next_offset]
+        for (epoch, first), end in zip(run.leader_epochs, ends, strict=False):
+            replaced = max(first, newer[run.branch][epoch])
+            if replaced < end:
+                return replaced
+        return MAX_OFFSET
+
+    return below
+
+
+def _clip(offsets: OffsetRange, span: BranchSpan | None, below: int = MAX_OFFSET) -> tuple[int, int] | None:
     if span is None:
         return None
-    first, end = max(offsets.first_offset, span.first_offset), min(offsets.next_offset, span.next_offset)
+    first, end = max(offsets.first_offset, span.first_offset), min(offsets.next_offset, span.next_offset, below)
     return (first, end) if first < end else None
 
 

@@ -31,6 +31,7 @@ def stored(
     branch: int = 0,
     flags: RunFlag = RunFlag(0),
     first: int | None = None,
+    epochs: tuple[tuple[int, int], ...] = (),
     place: SegmentPlace = SegmentPlace("main", 1, 0),
 ) -> StoredRun:
     run = Run(
@@ -53,7 +54,7 @@ def stored(
         raw_bytes=1,
         codec="none",
         crc32c=0,
-        leader_epochs=(),
+        leader_epochs=epochs,
     )
     return StoredRun(run=run, ref=ObjectRef(f"{place}", ""), place=place)
 
@@ -250,6 +251,22 @@ def test_a_branch_whose_beginning_nobody_knows_is_named_and_not_chosen() -> None
     assert history.orphans == (1,)
     assert history.branch == 0
     assert ranges(build_history(PartitionEvidence(id=ID, runs=runs), branch=1)) == [(20, 25)]
+
+
+def test_a_tail_of_an_older_leader_epoch_that_landed_before_a_kill_gives_way_to_what_grew_in_its_place() -> None:
+    straggler = stored(20, 30, at=1, epochs=((0, 20),), place=SegmentPlace("main", 1, 2))
+    first = stored(0, 10, at=0, epochs=((0, 0),), place=SegmentPlace("main", 1, 0))
+    again = stored(10, 18, at=2, epochs=((0, 10), (1, 15)), place=SegmentPlace("main", 2, 0))
+    history = build_history(PartitionEvidence(id=ID, seen=(seen(0),), runs=(first, straggler, again)))
+    assert ranges(history) == [(0, 10), (10, 18)]
+    assert history.next_offset == 18
+    assert history.holes == ()
+
+
+def test_runs_of_one_leader_epoch_after_the_other_are_all_kept() -> None:
+    runs = (stored(0, 10, epochs=((0, 0), (2, 6))), stored(5, 20, at=1, epochs=((0, 5), (2, 6), (3, 15))))
+    history = build_history(PartitionEvidence(id=ID, runs=runs))
+    assert ranges(history) == [(0, 10), (10, 20)]
 
 
 def test_a_corrupt_run_covers_nothing_and_is_listed() -> None:

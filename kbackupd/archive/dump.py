@@ -1,0 +1,134 @@
+"""One partition as a Kafka log file: the stored batches, one after the other, byte for byte (invariant I1).
+
+Kafka's own DumpLogSegments reads it, provided that the file's name is its first offset in digits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from kbackupd.archive.archive import Archive
+from kbackupd.archive.history import GapSpan, PartitionHistory
+from kbackupd.model.errors import RefusedError, UsageError
+from kbackupd.model.positions import OffsetRange
+
+WRITE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpReport:
+    """What was written, and what of the range is not in the archive."""
+
+    output: Path
+    topic: str
+    topic_id: str
+    partition: int
+    branch: int
+    first_offset: int
+    """Base offset of the first batch, -1 if there is none; batches are written whole, so it may lie below the range."""
+    next_offset: int
+    batches: int
+    bytes: int
+    gaps: tuple[GapSpan, ...]
+    holes: tuple[OffsetRange, ...]
+
+
+def log_file_name(first_offset: int) -> str:
+    """How Kafka names a log file: DumpLogSegments takes the first offset from it."""
+    return f"{first_offset:020d}.log"
+
+
+async def dump(
+    archive: Archive,
+    history: PartitionHistory,
+    output: Path,
+    *,
+    first_offset: int | None = None,
+    next_offset: int | None = None,
+) -> DumpReport:
+    """Write the batches of `history` that hold offsets of the range to `output`, which must not exist.
+
+    A directory as `output` gets a file under Kafka's own name. On return the file is whole and durable (fsynced, also
+    its name); on failure or cancellation there is no file under that name, and the unfinished one is removed.
+
+    Raises:
+        RefusedError: the file exists.
+        UsageError: its directory cannot be written to.
+        CorruptObjectError: stored bytes are damaged.
+    """
+    begin = history.first_offset if first_offset is None else max(first_offset, history.first_offset)
+    end = history.next_offset if next_offset is None else min(next_offset, history.next_offset)
+    target, unfinished, file = await asyncio.to_thread(_begin, output, log_file_name(begin))
+    first, reached, count, written = -1, -1, 0, 0
+    waiting: list[memoryview] = []
+    held = 0
+    try:
+        with file:
+            async for batch in archive.read(history.id, first_offset=begin, next_offset=end, history=history):
+                first = batch.header.base_offset if first < 0 else first
+                reached = batch.header.next_offset
+                count += 1
+                waiting.append(batch.data)
+                held += len(batch.data)
+                if held >= WRITE_BYTES:
+                    await asyncio.to_thread(file.writelines, waiting)
+                    written, held, waiting = written + held, 0, []
+            await asyncio.to_thread(file.writelines, waiting)
+            written += held
+            await asyncio.to_thread(_sync, file)
+        await asyncio.to_thread(_publish, unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return DumpReport(
+        output=target,
+        topic=archive.name_of(history.id),
+        topic_id=history.id.topic_id,
+        partition=history.id.partition,
+        branch=history.branch,
+        first_offset=first,
+        next_offset=reached,
+        batches=count,
+        bytes=written,
+        gaps=tuple(gap for gap in history.gaps if gap.first_offset < end and gap.next_offset > begin),
+        holes=tuple(hole for hole in history.holes if hole.first_offset < end and hole.next_offset > begin),
+    )
+
+
+def _begin(output: Path, name: str) -> tuple[Path, Path, BinaryIO]:
+    """The final path, the unfinished one, and that one opened."""
+    target = output / name if output.is_dir() else output
+    if target.exists():
+        raise _exists(target)
+    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        return target, unfinished, unfinished.open("xb")
+    except OSError as error:
+        hint = "--output must be in an existing, writable directory"
+        raise UsageError(f"{target}: {error.strerror}", hint=hint) from error
+
+
+def _exists(target: Path) -> RefusedError:
+    return RefusedError(f"{target} exists already", hint="give another --output; nothing is ever overwritten")
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _publish(unfinished: Path, target: Path) -> None:
+    """Give the finished file its name, unless somebody else took it meanwhile; the name is durable on return."""
+    try:
+        os.link(unfinished, target)
+    except FileExistsError as error:
+        raise _exists(target) from error
+    directory = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
