@@ -147,7 +147,7 @@ class WriterState:
                     if event.topic_id in self.topics:
                         self.topics[event.topic_id].closed = True
                 case PartitionSeen() if event.id not in self.partitions:
-                    # Its topic's own event may be in a segment that is lost. Zero partitions make discovery tell it again.
+                    # Its topic's own event may be in a lost segment. Zero partitions make discovery tell it again.
                     self.topics.setdefault(
                         event.id.topic_id,
                         TopicState(
