@@ -210,13 +210,20 @@ def known_document(catalog: Catalog, location: str, backup_id: str) -> ArchiveDo
                 f"{location}: {keys.BACKUP_KEY} is missing, but there are {len(catalog.objects)} other objects",
                 hint="put the archive's own backup.json back from a copy; kbackupd validate says what else is wrong",
             )
-        raise ObjectMissingError(f"{location}/{keys.BACKUP_KEY}")
+        raise no_archive(location)
     if document.identity.backup_id != backup_id:
         raise ForeignArchiveError(
             f"{location} holds the archive {document.identity.backup_id!r}, not {backup_id!r}",
             hint="an archive must be copied under its own backup id",
         )
     return document
+
+
+def no_archive(location: str) -> ObjectMissingError:
+    """There is not a single object where an archive should be."""
+    missing = ObjectMissingError(f"{location}/{keys.BACKUP_KEY}")
+    missing.hint = "there is nothing at all; check --path and --backup-id: kbackupd list --path … shows what there is"
+    return missing
 
 
 def archived_topics(segments: Iterable[CatalogSegment]) -> Sequence[ArchivedTopic]:

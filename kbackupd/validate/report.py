@@ -119,13 +119,14 @@ class ValidationReport:
 
 
 def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Errors first, then by place; the same thing found twice is reported once."""
+    """Errors first, causes (objects) before what follows from them, then by place; nothing twice."""
+    rank = {code: number for number, code in enumerate(Code)}
     return tuple(
         sorted(
             dict.fromkeys(findings),
             key=lambda one: (
                 one.severity is not Severity.ERROR,
-                one.code.value,
+                rank[one.code],
                 one.object or "",
                 one.topic or "",
                 -1 if one.partition is None else one.partition,

@@ -10,11 +10,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from kbackupd.archive.archive import archived_topics
+from kbackupd.archive.archive import archived_topics, no_archive
 from kbackupd.archive.catalog import gather_evidence
-from kbackupd.format import keys
 from kbackupd.model.clock import Clock, SystemClock
-from kbackupd.model.errors import ObjectMissingError
 from kbackupd.model.positions import TopicId
 from kbackupd.store.protocol import ObjectStore
 from kbackupd.store.scoped import ScopedStore
@@ -56,7 +54,7 @@ async def validate(
     scoped = ScopedStore(store, backup_id)
     found = await survey(scoped)
     if not found.catalog.objects:
-        raise ObjectMissingError(f"{scoped.location}/{keys.BACKUP_KEY}")
+        raise no_archive(scoped.location)
     segments = found.catalog.segments
     findings, names, checked = await asyncio.to_thread(_judge, found, backup_id, expected)
     body_bytes = 0

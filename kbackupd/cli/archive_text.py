@@ -1,0 +1,166 @@
+"""What `list`, `describe` and `dump` print for people: one line for each thing, what is wrong in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from kbackupd.archive.describe import ArchiveDescription, ArchiveSummary, PartitionDescription, TopicDescription
+from kbackupd.archive.dump import DumpReport
+from kbackupd.cli.output import plain_table, print_sections
+from kbackupd.model.clock import iso
+from kbackupd.model.units import format_bytes
+
+ROWS_ON_TERMINAL = 60
+"""Of a table; the rest is summed up in a line. Piped output is complete."""
+NONE = "–"
+
+
+def print_archives(console: Console, path: str, archives: Sequence[ArchiveSummary]) -> None:
+    if not archives:
+        console.print(f"no archives under {path}", soft_wrap=True)
+        return
+    table = plain_table(console)
+    for heading in ("BACKUP ID", "CREATED", "LAST SEGMENT"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("OBJECTS", "BYTES"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("WRITERS", "CLUSTER", "ARCHIVE"):
+        table.add_column(heading, overflow="fold")
+    for one in archives:
+        table.add_row(
+            one.backup_id,
+            _second(one.created_ms),
+            _second(one.last_sealed_ms),
+            f"{one.objects:,}",
+            format_bytes(one.stored_bytes),
+            ", ".join(one.writers) or NONE,
+            one.cluster_id or Text("damaged", "bold red"),
+            one.archive_id or NONE,
+        )
+    problems = [Text(f"{one.backup_id}: {one.problem}", "red") for one in archives if one.problem]
+    print_sections(console, [table, Group(*problems)] if problems else [table])
+
+
+def print_description(console: Console, found: ArchiveDescription) -> None:
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    facts.add_row("archive", f"{found.backup_id} at {found.location}")
+    facts.add_row("identity", f"{found.archive_id} of cluster {found.cluster_id}")
+    facts.add_row("created", f"{_second(found.created_ms)}, start {found.start}")
+    facts.add_row("stored", f"{_count(found.segments, 'segment')}, {format_bytes(found.stored_bytes)}")
+    for writer in found.writers:
+        facts.add_row(
+            "writer",
+            f"{writer.writer}: started {_count(writer.epochs, 'time')}, {_count(writer.segments, 'segment')}, "
+            f"{_count(writer.checkpoints, 'checkpoint')}, last segment {_second(writer.last_sealed_ms)}",
+        )
+    sections: list[RenderableType] = [facts, _topics(console, found.topics)]
+    notes = list(_notes(found))
+    if notes:
+        shown = notes if not console.is_terminal else notes[:ROWS_ON_TERMINAL]
+        left = [Text(f"… and {len(notes) - len(shown)} more: --format json has all", "dim")] if notes != shown else []
+        sections.append(Group(*shown, *left))
+    print_sections(console, sections)
+
+
+def _topics(console: Console, topics: Sequence[TopicDescription]) -> RenderableType:
+    if not topics:
+        return Text("no topics yet")
+    table = plain_table(console)
+    table.add_column("TOPIC", overflow="fold")
+    table.add_column("PARTITION", justify="right")
+    table.add_column("OFFSETS", overflow="fold")
+    for heading in ("RECORDS", "STORED", "RAW"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("LAST CAPTURED", no_wrap=True)
+    rows = [(topic, one) for topic in sorted(topics, key=_order) for one in topic.partitions]
+    shown = rows[:ROWS_ON_TERMINAL] if console.is_terminal else rows
+    for topic, one in shown:
+        table.add_row(
+            _name(topic),
+            str(one.partition),
+            _offsets(one),
+            ("≤ " if one.estimated else "") + f"{one.records:,}",
+            format_bytes(one.stored_bytes),
+            format_bytes(one.raw_bytes),
+            _second(one.last_captured_ms),
+        )
+    totals = Text(
+        f"{_count(len(topics), 'topic')}, {_count(len(rows), 'partition')}, "
+        f"{sum(topic.records for topic in topics):,} records by header, "
+        f"{format_bytes(sum(topic.raw_bytes for topic in topics))} raw",
+        "dim",
+    )
+    if len(shown) == len(rows):
+        return Group(table, totals)
+    return Group(table, Text(f"… and {len(rows) - len(shown):,} partitions more: --format json has all", "dim"), totals)
+
+
+def _order(topic: TopicDescription) -> tuple[bool, str, int]:
+    return topic.internal, topic.name, topic.first_seen_ms
+
+
+def _name(topic: TopicDescription) -> Text:
+    if topic.deleted_ms is not None:
+        return Text(f"{topic.name} (deleted, {topic.topic_id})", "dim")
+    if not topic.newest:
+        return Text(f"{topic.name} (replaced, {topic.topic_id})", "dim")
+    return Text(topic.name, "dim" if topic.internal else "")
+
+
+def _offsets(one: PartitionDescription) -> str:
+    text = f"[{one.first_offset:,}, {one.next_offset:,})"
+    if one.gaps:
+        text += f", {_count(len(one.gaps), 'gap')}"
+    if one.holes:
+        text += f", {_count(len(one.holes), 'hole')}"
+    if len(one.branches) > 1:
+        text += f", branch {one.branch}"
+    return text
+
+
+def _notes(found: ArchiveDescription) -> Iterator[Text]:
+    for damaged in found.damaged:
+        yield Text(f"damaged: {damaged.object}: {damaged.reason}", "red")
+    for topic in found.topics:
+        if topic.deleted_ms is not None:
+            yield Text(f"{topic.name} ({topic.topic_id}): deleted at the source, seen {_second(topic.deleted_ms)}")
+        if topic.excluded_ms is not None:
+            yield Text(f"{topic.name}: excluded by configuration since {_second(topic.excluded_ms)}")
+        for one in topic.partitions:
+            where = f"{topic.name}/{one.partition}"
+            for hole in one.holes:
+                yield Text(f"{where}: offsets {hole} are missing without a cause; kbackupd validate judges", "red")
+            for gap in one.gaps:
+                offsets = f"[{gap.first_offset}, {gap.next_offset})"
+                yield Text(f"{where}: gap {offsets}: {gap.cause.value}, {_second(gap.at_ms)}")
+            if one.open_transactions:
+                yield Text(f"{where}: {_count(one.open_transactions, 'transaction')} without a known outcome")
+
+
+def print_dump(console: Console, report: DumpReport) -> None:
+    if not report.batches:
+        console.print(
+            f"{report.topic}/{report.partition}: nothing in that range; {report.output} is empty", soft_wrap=True
+        )
+    else:
+        console.print(
+            f"{report.topic}/{report.partition}: {_count(report.batches, 'batch', 'batches')}, offsets "
+            f"[{report.first_offset}, {report.next_offset}), {format_bytes(report.bytes)} in {report.output}",
+            soft_wrap=True,
+        )
+    for gap in report.gaps:
+        console.print(f"gap [{gap.first_offset}, {gap.next_offset}): {gap.cause.value}", soft_wrap=True)
+
+
+def _second(ms: int | None) -> str:
+    return NONE if ms is None else iso(ms)[:19] + "Z"
+
+
+def _count(number: int, noun: str, plural: str = "") -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {plural or noun + 's'}"
