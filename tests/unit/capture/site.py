@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -188,7 +188,8 @@ class Site:
     settings: DaemonSettings
     budget_bytes: int = 64 << 20
     upload_seconds: Callable[[str], float] = lambda key: 0.01
-    cut_wires: list[Wire] | None = None
+    late: dict[str, bytes] = field(default_factory=dict)
+    """Uploads of dead lives that are still on their way (`land_late`)."""
 
     @classmethod
     def new(
@@ -273,11 +274,21 @@ class Site:
             await asyncio.gather(running, scripted, return_exceptions=True)
 
     def land_stragglers(self, wire: Wire, seed: int) -> None:
-        """Of the uploads under way when the process died, some are stored all the same."""
+        """Of the uploads under way when the process died, some are stored all the same, now or much later."""
         luck = random.Random(seed)
         for key, data in wire.stragglers.items():
-            if luck.random() < 0.5 and key not in self.memory.objects:
+            match luck.choice(("lost", "lost", "now", "late")):
+                case "now" if key not in self.memory.objects:
+                    self.memory.tamper(key, data)
+                case "late":
+                    self.late[key] = data
+
+    def land_late(self) -> None:
+        """What a dead life sent arrives at last."""
+        for key, data in self.late.items():
+            if key not in self.memory.objects:
                 self.memory.tamper(key, data)
+        self.late.clear()
 
     def with_settings(self, **backup: object) -> None:
         self.settings = replace(self.settings, backup=replace(self.settings.backup, **backup))  # type: ignore[arg-type]
@@ -290,6 +301,14 @@ class Site:
 
     def remove(self, key: str) -> None:
         self.memory.tamper(f"{BACKUP_ID}/{key}", None)
+
+    def without_checkpoints(self) -> Site:
+        """The same bucket after somebody deleted every checkpoint."""
+        memory = MemoryStore(clock=self.clock)
+        for key, data in self.memory.objects.items():
+            if "/checkpoints/" not in key:
+                memory.tamper(key, data)
+        return replace(self, memory=memory, faults=FaultStore(memory))
 
     def recover(self) -> Recovery:
         """What the next life would find, without claiming anything."""
