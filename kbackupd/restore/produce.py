@@ -23,7 +23,7 @@ from kbackupd.restore.rewrite import ProduceBatch
 
 REQUESTS_IN_FLIGHT = 5
 """Per broker and lane: brokers remember a producer's last five batches, so no repeated one goes unrecognised."""
-REQUEST_BYTES = 8 << 20
+REQUEST_BYTES = 4 << 20
 """Batches of one request; a larger single batch goes alone."""
 REQUEST_TIMEOUT_MS = 30_000
 GIVE_UP_SECONDS = 180.0

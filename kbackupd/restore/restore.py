@@ -44,8 +44,8 @@ COALESCED_BYTES = 8 << 20
 class RestoreMemory:
     """Bounds in bytes; with the process itself a restore stays below 300 MiB."""
 
-    reading_bytes: int = 96 << 20
-    unacknowledged_bytes: int = 64 << 20
+    reading_bytes: int = 64 << 20
+    unacknowledged_bytes: int = 32 << 20
 
 
 @dataclass(slots=True)

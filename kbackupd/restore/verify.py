@@ -21,8 +21,8 @@ from kbackupd.kafka.types import LATEST_TIMESTAMP, FetchTarget, KafkaErrorCode, 
 from kbackupd.model.errors import KbackupError
 from kbackupd.model.positions import PartitionId
 
-_FETCH_BYTES = 16 << 20
-_PARTITION_BYTES = 4 << 20
+_FETCH_BYTES = 8 << 20
+_PARTITION_BYTES = 2 << 20
 _MAX_WAIT_MS = 500
 _TIMEOUT_SECONDS = 30.0
 _TRIES = 40
