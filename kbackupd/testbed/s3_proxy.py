@@ -1,0 +1,385 @@
+"""A real S3 server seen through bad weather: an HTTP proxy that does to chosen requests what networks and servers do.
+
+Bytes pass unchanged in both directions, the Host header included: it is part of what clients sign, so a client is
+simply given `S3Proxy.endpoint` instead of the server's. Every connection of a client has one of its own to the server.
+Runs in a thread, so that tests may block; rules may be added and lifted from any thread at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from socket import SO_LINGER, SOL_SOCKET
+from types import TracebackType
+from typing import Self, TypeAlias, assert_never
+from urllib.parse import unquote
+
+_START_DEADLINE_SECONDS = 10.0
+_HEAD_BYTES_MAX = 64 << 10
+_PIECE_BYTES = 64 << 10
+_HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """The request is taken in whole and kept. Once its rule is lifted it goes on its way, even if its client is long
+    dead: a request that the network delivers late. The answer is withheld until then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An error instead of the server's answer; the server never hears of the request."""
+
+    status: int = 503
+    code: str = "SlowDown"
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The connection is reset as soon as the request's head is read; the server never hears of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoseAnswer:
+    """The server does what it is asked, then the connection is reset instead of answering."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutAnswer:
+    """The connection is closed after so many bytes of the answer's body: a truncated GET."""
+
+    after_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutUpload:
+    """Both connections are reset after so many bytes of the request's body: a torn upload."""
+
+    after_bytes: int
+
+
+Fault: TypeAlias = Stall | Answer | Reset | LoseAnswer | CutAnswer | CutUpload
+
+
+class Rule:
+    """A fault and the requests it strikes; made by `S3Proxy.strike`.
+
+    Args:
+        method: of the request; empty: any.
+        key_part: what the unquoted target (path and query) must contain; empty: anything.
+        times: how many requests it strikes; None: all until it is lifted.
+    """
+
+    def __init__(self, fault: Fault, *, method: str, key_part: str, times: int | None) -> None:
+        self.fault = fault
+        self._method = method
+        self._key_part = key_part
+        self._left = times
+        self._lock = threading.Lock()
+        self._struck: list[str] = []
+        self._lifted = False
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    @property
+    def struck(self) -> list[str]:
+        """Targets of the requests it met so far, in order."""
+        with self._lock:
+            return list(self._struck)
+
+    def lift(self) -> None:
+        """Strike no more, and let go what is stalled; idempotent."""
+        with self._lock:
+            self._lifted = True
+            waiting, self._waiting = self._waiting, []
+        for loop, event in waiting:
+            loop.call_soon_threadsafe(event.set)
+
+    def meets(self, method: str, target: str) -> bool:
+        """Whether this request is struck; counts it if so."""
+        with self._lock:
+            if self._lifted or self._left == 0 or self._method not in ("", method) or self._key_part not in target:
+                return False
+            if self._left is not None:
+                self._left -= 1
+            self._struck.append(target)
+            return True
+
+    async def lifted(self) -> None:
+        """Return once `lift` was called."""
+        event = asyncio.Event()
+        with self._lock:
+            if self._lifted:
+                return
+            self._waiting.append((asyncio.get_running_loop(), event))
+        await event.wait()
+
+
+class S3Proxy:
+    """Listens on a port of its own before one server; as a context manager it is closed at the end.
+
+    Args:
+        port: of the S3 server on 127.0.0.1. While that does not run, clients' connections are reset.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._server_port = port
+        self._rules: list[Rule] = []
+        self._rules_lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._listening = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="s3-proxy", daemon=True)
+        self.port = 0
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://{_HOST}:{self.port}"
+
+    def start(self) -> None:
+        """Return when it listens."""
+        self._thread.start()
+        if not self._listening.wait(_START_DEADLINE_SECONDS):
+            raise TimeoutError(f"the proxy does not listen after {_START_DEADLINE_SECONDS:g} s")
+
+    def close(self) -> None:
+        """Break every connection and end the thread."""
+        if self._loop is not None and self._stop is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def strike(self, fault: Fault, *, method: str = "", key_part: str = "", times: int | None = None) -> Rule:
+        """Do this to the requests a rule meets, see `Rule`; of several rules the one made first counts."""
+        rule = Rule(fault, method=method, key_part=key_part, times=times)
+        with self._rules_lock:
+            self._rules.append(rule)
+        return rule
+
+    def clear(self) -> None:
+        """Lift every rule: good weather."""
+        with self._rules_lock:
+            rules, self._rules = self._rules, []
+        for rule in rules:
+            rule.lift()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_server(self._accepted, _HOST, 0, limit=_HEAD_BYTES_MAX)
+        self.port = server.sockets[0].getsockname()[1]
+        self._listening.set()
+        await self._stop.wait()
+        server.close()  # what is open is cancelled with the loop
+
+    def _rule_for(self, head: _Head) -> Rule | None:
+        with self._rules_lock:
+            return next((rule for rule in self._rules if rule.meets(head.method, head.target)), None)
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        client = _Side(reader, writer)
+        server: _Side | None = None
+        try:
+            server = _Side(*await asyncio.open_connection(_HOST, self._server_port, limit=_HEAD_BYTES_MAX))
+            while (head := await client.head()) is not None:
+                rule = self._rule_for(head)
+                if head.expects_continue:
+                    # Asked for by us, so that a body can be taken in whose request the server never sees.
+                    await client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+                await _exchange(head, client, server, rule)
+        except (OSError, _Broken):
+            client.reset()
+        finally:
+            client.writer.close()
+            if server is not None:
+                server.writer.close()
+
+
+class _Broken(Exception):
+    """One of the two connections is at its end; so is the other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Head:
+    """Start line and headers of a request or of an answer."""
+
+    raw: bytes
+    words: tuple[str, ...]
+    headers: dict[str, str]
+
+    @property
+    def method(self) -> str:
+        return self.words[0]
+
+    @property
+    def target(self) -> str:
+        return unquote(self.words[1])
+
+    @property
+    def status(self) -> int:
+        return int(self.words[1])
+
+    @property
+    def expects_continue(self) -> bool:
+        return self.headers.get("expect", "").lower() == "100-continue"
+
+
+class _Side:
+    """One connection, to the client or to the server."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def head(self) -> _Head | None:
+        """The next request or answer up to its empty line; None where the connection ends between two."""
+        try:
+            raw = await self.reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError as error:
+            if error.partial:
+                raise _Broken from error
+            return None
+        lines = raw.decode("latin-1").split("\r\n")
+        fields = (line.partition(":") for line in lines[1:] if line)
+        headers = {name.strip().lower(): value.strip() for name, _, value in fields}
+        return _Head(raw=raw, words=tuple(lines[0].split(" ", 2)), headers=headers)
+
+    async def body(self, head: _Head, *, until_end: bool = False) -> AsyncIterator[bytes]:
+        """The raw bytes that follow `head`, framing of chunks included.
+
+        Args:
+            until_end: what to believe of a message that states no length: all until the connection ends, or nothing.
+        """
+        if head.headers.get("transfer-encoding", "").lower() == "chunked":
+            while True:
+                line = await self.reader.readuntil(b"\r\n")
+                yield line
+                size = int(line.split(b";")[0], 16)
+                if size:
+                    yield await self._exactly(size + 2)
+                else:
+                    while line != b"\r\n":
+                        line = await self.reader.readuntil(b"\r\n")
+                        yield line
+                    return
+        elif (length := head.headers.get("content-length")) is not None:
+            left = int(length)
+            while left:
+                piece = await self._exactly(min(left, _PIECE_BYTES))
+                left -= len(piece)
+                yield piece
+        elif until_end:
+            while piece := await self.reader.read(_PIECE_BYTES):
+                yield piece
+
+    async def _exactly(self, count: int) -> bytes:
+        try:
+            return await self.reader.readexactly(count)
+        except asyncio.IncompleteReadError as error:
+            raise _Broken from error
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    def reset(self) -> None:
+        """End the connection with RST: the other side gets an error, not an orderly end."""
+        with contextlib.suppress(OSError):
+            sock = self.writer.get_extra_info("socket")
+            if sock is not None:
+                sock.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+
+async def _exchange(head: _Head, client: _Side, server: _Side, rule: Rule | None) -> None:
+    """One request and its answer. Raises _Broken or OSError when the connections are of no use any more."""
+    fault = rule.fault if rule is not None else None
+    match fault:
+        case None:
+            await _pass_on(head, client, server)
+        case Stall():
+            assert rule is not None
+            body = b"".join([piece async for piece in client.body(head)])
+            await rule.lifted()
+            await server.send(head.raw + body)
+            await _relay_answer(head, server, client)
+        case Answer():
+            async for _ in client.body(head):
+                pass
+            text = f"<Error><Code>{fault.code}</Code><Message>injected</Message></Error>".encode()
+            start = f"HTTP/1.1 {fault.status} Injected\r\nContent-Type: application/xml\r\n"
+            start += f"Content-Length: {len(text)}\r\n\r\n"
+            await client.send(start.encode() + (b"" if head.method == "HEAD" else text))
+        case Reset():
+            raise _Broken
+        case LoseAnswer():
+            body = b"".join([piece async for piece in client.body(head)])
+            await server.send(head.raw + body)
+            await _relay_answer(head, server, None)
+            raise _Broken
+        case CutAnswer(after_bytes=count):
+            await _pass_on(head, client, server, answer_bytes=count)
+            client.writer.close()
+            raise _Broken
+        case CutUpload(after_bytes=count):
+            await server.send(head.raw)
+            async for piece in client.body(head):
+                await server.send(piece[:count])
+                count -= len(piece)
+                if count <= 0:
+                    break
+            server.reset()
+            raise _Broken
+        case _:
+            assert_never(fault)
+
+
+async def _pass_on(head: _Head, client: _Side, server: _Side, *, answer_bytes: int | None = None) -> None:
+    """The request to the server while its answer comes back: a server may refuse before it has read everything."""
+
+    async def upwards() -> None:
+        await server.send(head.raw)
+        async for piece in client.body(head):
+            await server.send(piece)
+
+    sending = asyncio.create_task(upwards())
+    try:
+        await _relay_answer(head, server, client, limit=answer_bytes)
+        await sending
+    finally:
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+async def _relay_answer(request: _Head, server: _Side, client: _Side | None, *, limit: int | None = None) -> None:
+    """The server's answer to `client` (None: to nobody), at most `limit` bytes of its body."""
+    while (answer := await server.head()) is not None and answer.status < 200:
+        pass  # "100 Continue", which the client was told already
+    if answer is None:
+        raise _Broken
+    if client is not None:
+        await client.send(answer.raw)
+    if request.method == "HEAD" or answer.status in (204, 304):
+        return
+    sent = 0
+    async for piece in server.body(answer, until_end=True):
+        if client is not None:
+            await client.send(piece if limit is None else piece[: limit - sent])
+        sent += len(piece)
+        if limit is not None and sent >= limit:
+            return
+    if "content-length" not in answer.headers and "transfer-encoding" not in answer.headers:
+        raise _Broken  # its end was the connection's end
