@@ -1,4 +1,4 @@
-"""`--deep` against segments whose every checksum holds and which nevertheless lie: a defective writer, no flipped bit."""
+"""`--deep` against segments whose checksums all hold and which nevertheless lie: a defective writer, no flipped bit."""
 
 from __future__ import annotations
 

@@ -1,0 +1,161 @@
+"""`list`, `describe`, `validate` and `dump` as their users call them: output, JSON and exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from kbackupd.cli.main import main
+from tests.archive_builder import ArchiveBuilder
+from tests.unit.cli.conftest import restored_logging
+from tests.unit.validate.eventful import eventful_archive
+
+__all__ = ["restored_logging"]
+
+
+@pytest.fixture(scope="module")
+def built() -> ArchiveBuilder:
+    return asyncio.run(eventful_archive())
+
+
+@pytest.fixture
+def where(built: ArchiveBuilder, tmp_path: Path) -> Path:
+    """The eventful archive as a directory of files, for this test to damage."""
+    for key, data in built.store.objects.items():
+        path = tmp_path / "archives" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return tmp_path / "archives"
+
+
+def call(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as leaving:
+        main(arguments)
+    assert isinstance(leaving.value.code, int)
+    return leaving.value.code
+
+
+def at(where: Path) -> tuple[str, str, str, str]:
+    return "--path", f"file://{where}", "--backup-id", "main"
+
+
+def test_list_shows_every_archive_and_its_json_is_one_object(where: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("list", "--path", f"file://{where}") == 0
+    assert "main" in capsys.readouterr().out
+    assert call("list", "--path", f"file://{where}", "--format", "json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [one["backup_id"] for one in listed["archives"]] == ["main"]
+
+
+def test_describe_names_topics_offsets_gaps_and_writers(where: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("describe", *at(where)) == 0
+    text = capsys.readouterr().out
+    for part in ("orders", "empty", "[30, 36): log_start_moved", "deleted", "started 3 times"):
+        assert part in text
+    assert call("describe", *at(where), "--format", "json") == 0
+    described = json.loads(capsys.readouterr().out)
+    assert {topic["name"] for topic in described["topics"]} == {"orders", "table", "empty"}
+
+
+def test_a_valid_archive_ends_with_0_and_its_json_counts_what_was_read(
+    where: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("validate", *at(where), "--deep") == 0
+    assert capsys.readouterr().out.startswith("VALID")
+    assert call("validate", *at(where), "--deep", "--format", "json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["valid"] is True
+    assert report["checked"]["body_bytes"] > 0
+    assert {one["severity"] for one in report["findings"]} == {"information"}
+
+
+def test_a_flipped_byte_ends_with_3_and_names_object_topic_partition_and_offsets(
+    where: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = "segments/main/0000000001/0000000000000000-1767225600000.kbs"
+    data = bytearray((where / "main" / key).read_bytes())
+    data[200] ^= 1
+    (where / "main" / key).write_bytes(bytes(data))
+    assert call("validate", *at(where)) == 0
+    capsys.readouterr()
+    assert call("validate", *at(where), "--deep") == 3
+    text = capsys.readouterr().out
+    assert text.startswith("NOT VALID")
+    assert f"orders/0 offsets [3, 6) in {key}" in text or f"orders/0 offsets [0, 30) in {key}" in text
+
+
+def test_expectations_are_checked(where: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("validate", *at(where), "--expect-topic", "orders") == 0
+    assert call("validate", *at(where), "--expect-topic", "payments") == 3
+    assert call("validate", *at(where), "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z") == 3
+    assert "not known to be up to date" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "no archive was named"),
+        (("--path", "/plain/directory", "--backup-id", "main"), "file://"),
+        (("--path", "file:///tmp"), "--backup-id is missing"),
+        (("--path", "file:///tmp", "--backup-id", "../main"), "no backup id"),
+        (("--path", "file:///tmp", "--backup-id", "main", "--from", "1711234800"), "1711234800000 would be 2024-03-23"),
+        (("--path", "file:///tmp", "--backup-id", "main", "--from", "yesterday"), "not an instant"),
+        (("--path", "file:///tmp", "--backup-id", "main", "--tolerance", "15"), "--tolerance"),
+        (
+            ("--path", "file:///tmp", "--backup-id", "main", "--from", "2026-01-02", "--to", "2026-01-01"),
+            "--from is not before --to",
+        ),
+    ],
+)
+def test_a_wrong_call_ends_with_2_and_says_how_to_do_it(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("validate", *arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_no_archive_ends_with_4_and_never_as_valid(where: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("validate", "describe"):
+        assert call(verb, "--path", f"file://{where}", "--backup-id", "mian") == 4
+        assert "kbackupd list" in capsys.readouterr().err
+
+
+def test_dump_writes_a_partition_and_refuses_to_overwrite(
+    where: Path, built: ArchiveBuilder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "00000000000000000000.log"
+    order = ("dump", *at(where), "--topic", "orders", "--partition", "1", "--output", str(out))
+    assert call(*order) == 0
+    assert out.stat().st_size > 0
+    assert "in " + str(out) in capsys.readouterr().out
+    assert call(*order) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--topic", "order", "--partition", "0"), "did you mean orders"),
+        (("--topic", "orders", "--partition", "9"), "it has 0 to 1"),
+        (("--topic", "orders", "--partition", "0", "--branch", "7"), "it has 0, 1"),
+        (("--topic", "orders", "--partition", "0", "--topic-id", "A" * 22), "no incarnation"),
+        (("--topic", "orders", "--partition", "0", "--from", "5", "--to", "5"), "--from is not before --to"),
+    ],
+)
+def test_dump_of_what_is_not_there_ends_with_2_and_says_what_there_is(
+    where: Path, tmp_path: Path, arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("dump", *at(where), *arguments, "--output", str(tmp_path / "0.log")) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_dump_over_a_hole_writes_what_there_is_and_ends_with_6(
+    where: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (where / "main" / "segments/main/0000000002/0000000000000000-1767225605000.kbs").unlink()
+    out = tmp_path / "0.log"
+    assert call("dump", *at(where), "--topic", "orders", "--partition", "0", "--output", str(out)) == 6
+    assert out.exists()
+    assert "[36, 42)" in capsys.readouterr().err
