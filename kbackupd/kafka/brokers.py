@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kbackupd.kafka.codec import EMPTY_TAGS, array, boolean, int8, string
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.types import KafkaErrorCode
-from kbackupd.kafka.wire_admin import DescribeTopicConfigsRequest
+from kbackupd.kafka.wire_admin import DescribedTopic, DescribeTopicConfigsRequest
 from kbackupd.model.errors import KafkaUnavailableError
 
 _BROKER = 4
@@ -34,6 +34,19 @@ class DescribeBrokerConfigsRequest(DescribeTopicConfigsRequest):
         return resources + boolean(False) + boolean(False) + EMPTY_TAGS
 
 
+async def _describe_any(connection: KafkaConnection, timeout_seconds: float | None) -> DescribedTopic | None:
+    """The first broker's answer that comes: each has to be asked about itself."""
+    keys = [*_BROKER_KEYS.values(), *(name for name, _ in _RETENTION)]
+    failure = KafkaUnavailableError("no broker is known")
+    for node_id in sorted(connection.brokers):
+        request = DescribeBrokerConfigsRequest(topics=[str(node_id)], keys=keys)
+        try:
+            return (await connection.send(node_id, request, timeout_seconds=timeout_seconds)).get(str(node_id))
+        except KafkaUnavailableError as error:
+            failure = error
+    raise failure
+
+
 async def topic_defaults(connection: KafkaConnection, *, timeout_seconds: float | None = None) -> Mapping[str, str]:
     """Topic keys and the value each has on a topic that does not set it, as one broker is configured.
 
@@ -41,12 +54,7 @@ async def topic_defaults(connection: KafkaConnection, *, timeout_seconds: float 
 
     Raises: KafkaUnavailableError, KafkaDeniedError.
     """
-    node_id = min(connection.brokers, default=None)
-    if node_id is None:
-        raise KafkaUnavailableError("no broker is known")
-    keys = [*_BROKER_KEYS.values(), *(name for name, _ in _RETENTION)]
-    request = DescribeBrokerConfigsRequest(topics=[str(node_id)], keys=keys)
-    described = (await connection.send(node_id, request, timeout_seconds=timeout_seconds)).get(str(node_id))
+    described = await _describe_any(connection, timeout_seconds)
     if described is None or described.error_code != KafkaErrorCode.NONE:
         return {}
     values = {entry.name: entry.value for entry in described.entries if entry.value is not None}

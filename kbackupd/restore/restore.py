@@ -211,7 +211,8 @@ async def _restore_partition(
         async with aclosing(read_partition(run.archive, history, read_ahead_bytes=reserved)) as chunks:
             async for chunk in chunks:
                 await _restore_chunk(run, producing, tp, rewriter, result, chunk)
-    except KbackupError as error:
+    except (KbackupError, ValueError) as error:
+        # A ValueError is a batch that nobody foresaw: it must not cost the other partitions their restore.
         result.failure = str(error)
     finally:
         run.reading.give_back(reserved)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from kbackupd.kafka.admin import alter_topic_configs, create_topic, effective_topic_configs
 from kbackupd.kafka.connection import KafkaConnection
+from kbackupd.kafka.errors import error_for_code
 from kbackupd.kafka.types import KafkaErrorCode
 from kbackupd.model.errors import IncompleteError, KafkaDeniedError, KbackupError, UnreachableError
 from kbackupd.model.positions import PartitionId, TopicId
@@ -104,6 +105,8 @@ async def _make_safe(connection: KafkaConnection, name: str, configs: Mapping[st
     deadline = connection.clock.monotonic() + _VISIBLE_SECONDS
     while connection.clock.monotonic() < deadline:
         described = (await effective_topic_configs(connection, [name], list(configs)))[name]
+        if described.error_code not in (KafkaErrorCode.NONE, KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION):
+            raise error_for_code(described.error_code, f"reading the configuration of topic {name}")
         if all(described.values.get(key) == value for key, value in configs.items()):
             return
         await asyncio.sleep(_POLL_SECONDS)

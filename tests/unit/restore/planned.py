@@ -36,7 +36,7 @@ def settings_for(
             backup_id=BACKUP_ID,
             storage=StorageSettings(backend=FilesystemSettings(path=Path("/nowhere"))),
         ),
-        target=RestoreTarget(bootstrap_servers=(bootstrap,)),
+        target=RestoreTarget(bootstrap_servers=tuple(bootstrap.split(","))),
         options=RestoreOptions(
             topics=TopicSelection(include=tuple(mapping) or ("*",)),
             topic_mapping=tuple(TopicMapping(source=source, target=target) for source, target in mapping.items()),
