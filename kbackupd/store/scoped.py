@@ -1,4 +1,4 @@
-"""A store seen from inside one directory of it: an archive is `<prefix>/<backup_id>/` and speaks of relative keys only."""
+"""A store seen from inside one directory of it: an archive is `<prefix>/<backup_id>/`, its keys are relative."""
 
 from __future__ import annotations
 
