@@ -10,6 +10,9 @@ import asyncio
 import contextlib
 from collections import deque
 
+HOLDING_COPIES = 2
+"""Fetched bytes are charged twice until durable: as they came, and as the object they are sent in."""
+
 
 class MemoryBudget:
     """Counts bytes; knows nothing of what they are for."""

@@ -29,6 +29,7 @@ from kbackupd.capture.roster import Roster
 from kbackupd.capture.sessions import Sessions
 from kbackupd.capture.source import Source
 from kbackupd.capture.waiting import woken
+from kbackupd.format.segment import StoredBody
 from kbackupd.model.clock import Clock
 from kbackupd.model.positions import PartitionId
 from kbackupd.model.segment import Identity, OpenTransaction
@@ -184,7 +185,7 @@ class Pipeline:
                 facts,
                 now=self._clock.monotonic(),
                 starved=self.budget.starved,
-                in_flight=self.publisher.in_flight,
+                in_flight=self.publisher.in_flight + len(self._publishing),
             )
             if reason is not None:
                 self.seal(reason)
@@ -212,17 +213,18 @@ class Pipeline:
         self.intake.open = OpenSegment()
         closed = taken.close(rows)
         log.debug(events.SEGMENT_SEALED, reason=reason.value, bytes=closed.held_bytes)
-        task = self._uploads.create_task(self._publish(closed), name="publish")
+        body = self._uploads.create_task(self.publisher.prepare(closed), name="prepare")
+        task = self._uploads.create_task(self._publish(closed, body), name="publish")
         self._publishing.add(task)
         task.add_done_callback(self._publishing.discard)
         return task
 
-    async def _publish(self, closed: ClosedSegment) -> int:
+    async def _publish(self, closed: ClosedSegment, body: asyncio.Task[StoredBody]) -> int:
         # Tasks start in the order they were made and the lock is fair: segments get their sequence as they were closed.
         async with self._seal_lock:
             if self._uploads is None:
                 raise RuntimeError("the pipeline does not run")
-            return await self.publisher.publish(closed, self._uploads)
+            return await self.publisher.publish(closed, await body, self._uploads)
 
     async def all_durable(self) -> None:
         """Return once everything closed so far is durable."""

@@ -1,13 +1,14 @@
 """Seal, put, account: from a closed segment to a watermark (invariants I2, I4).
 
-Segments are sealed one after the other, because each names its predecessor's digest; several are uploaded at once, and
-their consequences are drawn in the order of their sequences. A store that fails is tried until it works: the memory
-budget, not this class, decides how much may wait.
+Bodies are prepared several at once, footers made one after the other, because each names its predecessor's digest;
+several segments are uploaded at once, and their consequences are drawn in the order of their sequences. A store that
+fails is tried until it works: the memory budget, not this class, decides how much may wait.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Callable, Mapping
 
@@ -16,9 +17,9 @@ import structlog
 from kbackupd.archive.identity import superseded_by
 from kbackupd.archive.writer_state import WriterState
 from kbackupd.capture.assembly import ClosedSegment
-from kbackupd.capture.budget import MemoryBudget
+from kbackupd.capture.budget import HOLDING_COPIES, MemoryBudget
 from kbackupd.capture.watermark import Watermark
-from kbackupd.format.segment import SegmentDraft, seal
+from kbackupd.format.segment import SegmentDraft, StoredBody, seal_over, store_body
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import FencedError, StoreDeniedError, StoreUnavailableError
 from kbackupd.model.events import topic_of
@@ -32,6 +33,8 @@ from kbackupd.observe.problems import Problems
 from kbackupd.store.protocol import ObjectStore
 
 UPLOADS_MAX = 4
+PREPARED_MAX = max(2, min(4, os.cpu_count() or 1))
+"""Bodies prepared at once: each keeps a core busy with zstd and SHA-256."""
 RETRY_MAX_SECONDS = 30.0
 RECENT_KEYS = 256
 """Keys of so many stored segments are remembered, for the answers to flushes."""
@@ -77,6 +80,7 @@ class Publisher:
         self._previous: ObjectRef | None = state.chain_head
         self._last_sealed_ms = state.last_sealed_ms
         self._sealing = asyncio.Lock()
+        self._preparing = asyncio.Semaphore(PREPARED_MAX)
         self._slots = asyncio.Semaphore(UPLOADS_MAX)
         self._landed: dict[int, CatalogEntry] = {}
         self._in_flight: dict[int, asyncio.Future[None]] = {}
@@ -88,11 +92,25 @@ class Publisher:
         """Segments sealed, or being sealed, and not durable."""
         return len(self._in_flight)
 
-    async def publish(self, closed: ClosedSegment, group: asyncio.TaskGroup) -> int:
-        """Seal `closed` and start its upload in `group`; returns its sequence.
+    async def prepare(self, closed: ClosedSegment) -> StoredBody:
+        """Compress and checksum what `closed` holds, in a thread; any number may be asked for, in any order.
 
-        Nothing is durable on return (`wait_durable`). Waits for an upload slot first. Cancelled before the upload has
-        started, the segment is lost to this life; its offsets are not, they were never acknowledged.
+        Cancelled, the thread finishes what it began and the result is dropped.
+        """
+        async with self._preparing:
+            return await asyncio.to_thread(
+                store_body,
+                closed.runs,
+                codec=self._settings.compression_codec,
+                level=self._settings.compression_level,
+            )
+
+    async def publish(self, closed: ClosedSegment, body: StoredBody, group: asyncio.TaskGroup) -> int:
+        """Seal `closed` over its prepared body and start the upload in `group`; returns its sequence.
+
+        Called in the order the segments were closed. Nothing is durable on return (`wait_durable`). Waits for an
+        upload slot first. Cancelled before the upload has started, the segment is lost to this life; its offsets are
+        not, they were never acknowledged.
         """
         await self._slots.acquire()
         async with self._sealing:
@@ -112,18 +130,18 @@ class Publisher:
                 sealed_ms=self._last_sealed_ms,
                 sealed_monotonic_ms=int(self._clock.monotonic() * 1000),
                 topics={id: self._topic_names[id] for id in _topics_of(closed)},
-                runs=closed.runs,
                 outcomes=closed.outcomes,
                 open_transactions=closed.open_transactions,
                 samples=closed.samples,
                 events=closed.events,
             )
-            sealed = await asyncio.to_thread(
-                seal, draft, codec=self._settings.compression_codec, level=self._settings.compression_level
-            )
+            sealed = await asyncio.to_thread(seal_over, draft, body)
             self._previous = sealed.ref
+        # What zstd saved is free from here on: nothing refers to the fetched bytes of those runs any more.
+        freed = min(HOLDING_COPIES * body.saved_bytes, closed.charged_bytes)
+        self._budget.release(freed)
         log.debug(events.SEGMENT_SEALED, key=sealed.ref.key, bytes=sealed.size_bytes, runs=len(closed.runs))
-        group.create_task(self._upload(seq, sealed, closed.charged_bytes), name=f"upload-{seq}")
+        group.create_task(self._upload(seq, sealed, closed.charged_bytes - freed), name=f"upload-{seq}")
         return seq
 
     async def wait_durable(self, seq: int) -> None:

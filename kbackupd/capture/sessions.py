@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import structlog
 
-from kbackupd.capture.budget import MemoryBudget
+from kbackupd.capture.budget import HOLDING_COPIES, MemoryBudget
 from kbackupd.capture.intake import Intake, scan_answers
 from kbackupd.capture.partition import PartitionCapture, SessionKind
 from kbackupd.capture.rate import RateLimit
@@ -31,8 +31,6 @@ MAX_WAIT_MS = 500
 TIMEOUT_SECONDS = 30.0
 RECEIVING_COPIES = 2
 """An answer being received exists twice for a moment: in the socket's buffer and as bytes."""
-HOLDING_COPIES = 2
-"""Fetched bytes are charged twice until durable: as they came, and as the object they are sent in."""
 INLINE_SCAN_BYTES = 64 << 10
 """Less than this is checked at once: handing it to a thread would cost more."""
 BACKOFF_MAX_SECONDS = 10.0

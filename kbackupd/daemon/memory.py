@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -22,9 +23,14 @@ def rss_bytes() -> int:
 def budget_bytes(memory_limit_bytes: int) -> int:
     """What is left of the limit for data, once the process stands as it does now.
 
+    What stands now (modules, settings, recovered state) is taken out of the garbage collector's sight: it is not
+    garbage, and looking through it again and again took a tenth of a backup's processor time.
+
     Raises:
         ConfigurationError: too little to work with.
     """
+    gc.collect()
+    gc.freeze()
     resident = rss_bytes()
     budget = memory_limit_bytes - resident - RESERVE_BYTES
     if budget < SMALLEST_BUDGET_BYTES:

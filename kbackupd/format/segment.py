@@ -1,6 +1,6 @@
 """A segment: sealed from run drafts, opened by its end, verified as a whole ("Containers" in docs/format.md).
 
-CPU only. `seal` runs in a worker thread: zstd, SHA-256 and CRC-32C release the interpreter lock but for tiny pieces.
+CPU only. What is costly about sealing is in `body`; what must be done in the order of the chain is here.
 """
 
 from __future__ import annotations
@@ -10,12 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import zstandard
-from crc32c import crc32c
-
+from kbackupd.format.body import StoredBody, store_body
 from kbackupd.format.container import (
-    MAGIC,
-    MAGIC_BYTES,
     SEGMENT,
     TAIL_READ_BYTES,
     NeedMore,
@@ -26,7 +22,7 @@ from kbackupd.format.container import (
 )
 from kbackupd.format.footer import decode_footer, encode_footer
 from kbackupd.format.keys import segment_key
-from kbackupd.format.run import RunDraft, describe_run, run_bytes, run_findings, store_run
+from kbackupd.format.run import RunDraft, describe_run, run_bytes, run_findings
 from kbackupd.model.errors import CorruptObjectError
 from kbackupd.model.events import LedgerEvent
 from kbackupd.model.path import SealedSegment
@@ -37,7 +33,6 @@ from kbackupd.model.segment import (
     Identity,
     ObjectRef,
     OpenTransaction,
-    Run,
     Sample,
     TransactionOutcome,
 )
@@ -47,10 +42,13 @@ __all__ = [
     "NeedMore",
     "RunDraft",
     "SegmentDraft",
+    "StoredBody",
     "open_footer",
     "run_bytes",
     "run_findings",
     "seal",
+    "seal_over",
+    "store_body",
     "verify_whole",
 ]
 
@@ -78,43 +76,27 @@ class SegmentDraft:
 
 
 def seal(draft: SegmentDraft, *, codec: Literal["zstd", "none"], level: int = 3) -> SealedSegment:
-    """The draft as an object's bytes; parts are the fetched chunks themselves where nothing was gained by zstd.
+    """The draft as an object's bytes, body and footer in one go; raises as `seal_over`."""
+    return seal_over(draft, store_body(draft.runs, codec=codec, level=level))
 
-    Args:
-        level: of zstd.
+
+def seal_over(draft: SegmentDraft, body: StoredBody) -> SealedSegment:
+    """The draft as an object's bytes, over the body already made of its runs.
 
     Raises:
         ValueError: a writer name, number or time that no key can hold, a topic id that `topics` lacks, or anything
             else that a reader of this footer would refuse.
     """
     key = segment_key(draft.writer, draft.writer_epoch, draft.seq, draft.sealed_ms)
-    # The checksum would be a second one over the same bytes; the size lets a reader allocate once.
-    compressor = (
-        zstandard.ZstdCompressor(level=level, write_checksum=False, write_content_size=True)
-        if codec == "zstd"
-        else None
-    )
-    parts: list[bytes | memoryview] = [MAGIC[SEGMENT]]
-    body = hashlib.sha256(MAGIC[SEGMENT])
-    position = MAGIC_BYTES
-    runs: list[Run] = []
-    for run in draft.runs:
-        form = store_run(run, compressor)
-        checksum = 0
-        for part in form.parts:
-            checksum = crc32c(part, checksum)
-            body.update(part)
-        parts += form.parts
-        runs.append(_sealed_run(run, position, form.stored_bytes, form.codec, checksum))
-        position += form.stored_bytes
-    footer = _footer(draft, key, tuple(runs), position, body.hexdigest())
+    footer = _footer(draft, key, body)
     footer_json = encode_footer(footer)
     tail, digest = encode_tail(
-        kind=SEGMENT, key=key, identity=draft.identity, footer_json=footer_json, body_bytes=position
+        kind=SEGMENT, key=key, identity=draft.identity, footer_json=footer_json, body_bytes=body.size_bytes
     )
-    _refuse_unreadable(key, draft.identity, footer_json, position, digest)
-    parts.append(tail)
-    return SealedSegment(ref=ObjectRef(key, digest), footer=footer, parts=parts, size_bytes=position + len(tail))
+    _refuse_unreadable(key, draft.identity, footer_json, body.size_bytes, digest)
+    return SealedSegment(
+        ref=ObjectRef(key, digest), footer=footer, parts=[*body.parts, tail], size_bytes=body.size_bytes + len(tail)
+    )
 
 
 def _refuse_unreadable(key: str, identity: Identity, footer_json: bytes, body_bytes: int, digest: str) -> None:
@@ -128,32 +110,7 @@ def _refuse_unreadable(key: str, identity: Identity, footer_json: bytes, body_by
         raise ValueError(f"a segment that no reader would take: {problem}") from problem
 
 
-def _sealed_run(draft: RunDraft, position: int, stored_bytes: int, codec: str, checksum: int) -> Run:
-    return Run(
-        id=draft.id,
-        system=draft.system,
-        asked_offset=draft.asked_offset,
-        first_offset=draft.first_offset,
-        next_offset=draft.next_offset,
-        branch=draft.branch,
-        replica=draft.replica,
-        captured_ms=draft.captured_ms,
-        batches=draft.batches,
-        records=draft.records,
-        flags=draft.flags,
-        base_timestamp_ms=draft.base_timestamp_ms,
-        max_timestamp_ms=draft.max_timestamp_ms,
-        largest_batch_bytes=draft.largest_batch_bytes,
-        position=position,
-        stored_bytes=stored_bytes,
-        raw_bytes=draft.raw_bytes,
-        codec=codec,
-        crc32c=checksum,
-        leader_epochs=draft.leader_epochs,
-    )
-
-
-def _footer(draft: SegmentDraft, key: str, runs: tuple[Run, ...], body_bytes: int, body_sha256: str) -> Footer:
+def _footer(draft: SegmentDraft, key: str, body: StoredBody) -> Footer:
     return Footer(
         identity=draft.identity,
         key=key,
@@ -165,10 +122,10 @@ def _footer(draft: SegmentDraft, key: str, runs: tuple[Run, ...], body_bytes: in
         earlier=draft.earlier,
         sealed_ms=draft.sealed_ms,
         sealed_monotonic_ms=draft.sealed_monotonic_ms,
-        body_bytes=body_bytes,
-        body_sha256=body_sha256,
+        body_bytes=body.size_bytes,
+        body_sha256=body.sha256,
         topics=draft.topics,
-        runs=runs,
+        runs=body.runs,
         outcomes=draft.outcomes,
         open_transactions=draft.open_transactions,
         samples=draft.samples,
