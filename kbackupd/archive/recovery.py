@@ -8,7 +8,7 @@ an error, never "absent" (I5); what is certainly damaged is left out, its offset
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 
 from kbackupd.archive.identity import newest_number
@@ -53,7 +53,9 @@ async def recover(store: ObjectStore, *, writer: str, writer_epoch: int, identit
     if state.chain_head and (at := keys.parse_segment_key(state.chain_head.key)):
         last[at.writer_epoch] = state.chain_head
     read = 0
-    async for chunk in _uncovered_keys(store, state, writer, checkpoint, before=writer_epoch):
+    first_epoch = checkpoint.writer_epoch if checkpoint else 1
+    settled = await _declared(store, writer, identity, range(first_epoch + 1, writer_epoch))
+    async for chunk in _uncovered_keys(store, state, writer, settled, epochs=range(first_epoch, writer_epoch)):
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(read_footer(store, key, identity)) for key in chunk]
         for key, task in zip(chunk, tasks, strict=True):
@@ -92,27 +94,70 @@ async def newest_checkpoint(
     return None
 
 
+async def _declared(
+    store: ObjectStore, writer: str, identity: Identity, epochs: range
+) -> dict[int, tuple[tuple[int, int], ...]]:
+    """Writer epoch → its durable sequences, as the first footers of later `epochs` declare them.
+
+    What is there and not among them was abandoned: it came after the next life had recovered and gone on, perhaps on
+    another branch. That life's positions must come out again, whether a checkpoint remembers them or not.
+    """
+    declared: dict[int, tuple[tuple[int, int], ...]] = {}
+    for first in range(epochs.start, epochs.stop, _READ_AHEAD):
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(_first_footer(store, writer, epoch, identity))
+                for epoch in range(first, min(first + _READ_AHEAD, epochs.stop))
+            ]
+        for task in tasks:
+            footer = task.result()
+            for row in footer.earlier if footer else ():
+                declared[row.writer_epoch] = row.durable
+    return declared
+
+
+async def _first_footer(store: ObjectStore, writer: str, epoch: int, identity: Identity) -> Footer | None:
+    """Of the lowest readable sequence of the epoch; None if there is none."""
+    async for info in store.list_from(keys.segments_prefix(writer, epoch)):
+        if keys.parse_segment_key(info.key) is None:
+            continue
+        opened = await read_footer(store, info.key, identity)
+        if opened is not None:
+            return opened[0]
+    return None
+
+
 async def _uncovered_keys(
-    store: ObjectStore, state: WriterState, writer: str, checkpoint: Checkpoint | None, *, before: int
+    store: ObjectStore,
+    state: WriterState,
+    writer: str,
+    settled: Mapping[int, tuple[tuple[int, int], ...]],
+    *,
+    epochs: range,
 ) -> AsyncIterator[list[str]]:
-    """Keys of segments the state does not cover, in order, `_READ_AHEAD` at a time."""
+    """Keys of segments the state does not cover and no later life abandoned, in order, `_READ_AHEAD` at a time."""
     chunk: list[str] = []
-    first_epoch = checkpoint.writer_epoch if checkpoint else 1
     # Epochs before the checkpoint's were settled by the life that wrote it: what shows up there later is abandoned.
-    for epoch in range(first_epoch, before):
+    for epoch in epochs:
         covered = tuple(state.coverage.get(epoch, ()))
         after = ""
         if covered and covered[0][0] == 0:
             after = keys.segment_seq_prefix(writer, epoch, covered[0][1])
         async for info in store.list_from(keys.segments_prefix(writer, epoch), start_after=after):
             at = keys.parse_segment_key(info.key)
-            if at is not None and not any(first <= at.seq < next_seq for first, next_seq in covered):
+            if at is None or _within(covered, at.seq):
+                continue
+            if epoch not in settled or _within(settled[epoch], at.seq):
                 chunk.append(info.key)
             if len(chunk) == _READ_AHEAD:
                 yield chunk
                 chunk = []
     if chunk:
         yield chunk
+
+
+def _within(ranges: Iterable[tuple[int, int]], seq: int) -> bool:
+    return any(first <= seq < next_seq for first, next_seq in ranges)
 
 
 async def read_footer(store: ObjectStore, key: str, expect: Identity | None) -> tuple[Footer, ObjectRef] | None:
