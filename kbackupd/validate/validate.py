@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from kbackupd.archive.archive import archived_topics, no_archive
 from kbackupd.archive.catalog import gather_evidence
+from kbackupd.format import keys
 from kbackupd.model.clock import Clock, SystemClock
 from kbackupd.model.positions import TopicId
 from kbackupd.store.protocol import ObjectStore
@@ -25,6 +26,10 @@ from kbackupd.validate.sequences import judge_sequences
 from kbackupd.validate.survey import Survey, survey
 
 OnTotal = Callable[[int], None]
+
+_SURVEYS_MAX = 3
+_ASKED_AGAIN_MAX = 100
+"""Of missing sequences: one that has appeared is reason enough to look at everything again."""
 
 
 async def validate(
@@ -52,7 +57,7 @@ async def validate(
     clock = SystemClock() if clock is None else clock
     started_ms, started = clock.now_ms(), clock.monotonic()
     scoped = ScopedStore(store, backup_id)
-    found = await survey(scoped)
+    found = await _settled(scoped)
     if not found.catalog.objects:
         raise no_archive(scoped.location)
     segments = found.catalog.segments
@@ -84,6 +89,27 @@ async def validate(
         informations=len(kept) - errors,
         findings=kept,
     )
+
+
+async def _settled(scoped: ObjectStore) -> Survey:
+    """A survey that no running daemon has made contradict itself.
+
+    A listing takes time: a page may have passed the place of a segment that landed before one which a later page shows.
+    What is then missing is there when asked again; only what stays missing was lost.
+    """
+    found = await survey(scoped)
+    for _ in range(_SURVEYS_MAX - 1):
+        judgements = judge_sequences(
+            (info.key for info in found.catalog.objects), found.catalog.segments, found.checkpoints
+        )
+        lost = [keys.segment_seq_prefix(one.writer, one.writer_epoch, seq) for one in judgements for seq, _ in one.lost]
+        for prefix in lost[:_ASKED_AGAIN_MAX]:
+            if [info async for info in scoped.list_from(prefix, limit=1)]:
+                found = await survey(scoped)
+                break
+        else:
+            break
+    return found
 
 
 def _judge(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from kbackupd.model.errors import ObjectMissingError, StoreUnavailableError
 from kbackupd.model.events import GapCause, TopicSeen
 from kbackupd.model.positions import TopicId
 from kbackupd.store.memory import MemoryStore
+from kbackupd.store.protocol import ObjectInfo
 from kbackupd.validate.coverage import Expected
 from kbackupd.validate.report import Code, Finding, Severity, ValidationReport
 from kbackupd.validate.validate import validate
@@ -64,6 +67,18 @@ async def test_an_archive_in_which_everything_happened_is_valid_and_says_what_it
 async def test_an_archive_that_was_only_just_created_is_valid() -> None:
     built = await ArchiveBuilder.create()
     assert (await check(built, deep=True)).findings == ()
+
+
+def test_the_documentation_lists_every_code() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "validate.md").read_text()
+    listed = [
+        code
+        for line in text.splitlines()
+        if line.startswith("| `")
+        for code in re.findall(r"`([a-z]+\.[a-z_]+)`", line)
+    ]
+    kinds = {code.value.split(".")[0] for code in Code}
+    assert {code for code in listed if code.split(".")[0] in kinds} == {code.value for code in Code}
 
 
 async def test_nothing_at_all_is_an_error_and_not_a_valid_archive() -> None:
@@ -154,6 +169,27 @@ class TestSequences:
         built.tamper(key, None)
         report = await check(built)
         assert [one.object for one in of(report, Code.OBJECT_MISSING)] == [key]
+
+    async def test_a_segment_that_landed_behind_the_listings_back_is_looked_for_again(self) -> None:
+        class Paging(MemoryStore):
+            """Its first whole listing passed the place of one segment before that landed."""
+
+            late = ""
+
+            async def list_from(
+                self, prefix: str, *, start_after: str = "", limit: int | None = None
+            ) -> AsyncIterator[ObjectInfo]:
+                hidden, self.late = self.late, ""
+                async for info in super().list_from(prefix, start_after=start_after, limit=limit):
+                    if info.key != hidden:
+                        yield info
+
+        store = Paging()
+        built = await ArchiveBuilder.create(store=store)
+        life = await built.start()
+        sealed = [await life.flush() for _ in range(3)]
+        store.late = f"{BACKUP_ID}/{sealed[1].ref.key}"
+        assert (await check(built)).findings == ()
 
     async def test_a_straggler_that_landed_after_the_next_life_began_is_harmless(self) -> None:
         built, topic, life = await filled()
