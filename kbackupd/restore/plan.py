@@ -66,6 +66,8 @@ class PartitionPlan:
     branch: int
     offsets: OffsetRange
     """Coverage on that branch: what is in the archive, less `not_in_archive`."""
+    runs: int
+    """Reads from the store, at most."""
     batches: int
     records: int
     """By the headers of the runs read: markers, aborted records and overlaps included, so an upper bound."""
@@ -219,6 +221,7 @@ def _partition_plan(history: PartitionHistory) -> PartitionPlan:
         partition=history.id.partition,
         branch=history.branch,
         offsets=OffsetRange(history.first_offset, history.next_offset),
+        runs=len(runs),
         batches=sum(run.batches for run in runs),
         records=sum(run.records for run in runs),
         download_bytes=sum(run.stored_bytes for run in runs),

@@ -36,8 +36,10 @@ LANES = 2
 """Connections per broker: with one, a broker of two cores took compressed batches at two thirds of the pace."""
 READ_AT_ONCE = 64
 """Partitions being read at the same time, as far as the budget lets them."""
-COALESCED_BYTES = 8 << 20
-"""Stored bytes the archive fetches by one request where runs are adjacent."""
+READ_AHEAD_BYTES = 16 << 20
+"""Of one partition, beyond its largest run."""
+REQUESTS_AT_ONCE = 128
+"""To the store, shared by the partitions being read: enough to hide its latency, not so many that they queue long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +207,7 @@ async def _restore_partition(
     if partition.is_empty:
         return
     producing.begin(tp, next_offset=first_offset)
-    reserved = _reading_cost_bytes(partition)
+    reserved = _reading_bytes(partition, readers=min(READ_AT_ONCE, run.plan.partitions))
     await run.reading.take(reserved)
     try:
         async with aclosing(read_partition(run.archive, history, read_ahead_bytes=reserved)) as chunks:
@@ -248,11 +250,11 @@ def _rewrite(rewriter: PartitionRewriter, digest: ContentDigest, chunk: Chunk) -
     return produced
 
 
-def _reading_cost_bytes(partition: PartitionPlan) -> int:
-    """What reading the partition holds at a time: its largest run, or as many small ones as one request brings."""
-    stored = max(partition.download_bytes, 1)
-    coalesced = min(1.0, COALESCED_BYTES / stored) * (partition.download_bytes + partition.raw_bytes)
-    return max(partition.largest_read_bytes, int(coalesced))
+def _reading_bytes(partition: PartitionPlan, *, readers: int) -> int:
+    """What reading the partition may hold: as many runs as are fetched at a time, and at least the largest one."""
+    everything = partition.download_bytes + partition.raw_bytes
+    ahead = everything * min(max(REQUESTS_AT_ONCE // readers, 4), partition.runs) // partition.runs
+    return max(partition.largest_read_bytes, min(ahead, READ_AHEAD_BYTES))
 
 
 async def _verify(run: _Run, ready: Mapping[str, ReadyTopic]) -> Mapping[TopicPartition, Verified]:
