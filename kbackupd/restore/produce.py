@@ -19,6 +19,7 @@ from kbackupd.kafka.types import KafkaErrorCode, ProduceAnswer, TopicPartition
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import IncompleteError, KbackupError, UnreachableError
 from kbackupd.restore.byte_budget import ByteBudget
+from kbackupd.restore.refusals import LEADER_MOVED, is_retriable, refusal
 from kbackupd.restore.rewrite import ProduceBatch
 
 REQUESTS_IN_FLIGHT = 5
@@ -31,17 +32,6 @@ GIVE_UP_SECONDS = 180.0
 _MOST_DOUBLINGS = 5
 _TRIES_OF_A_CORRUPT_BATCH = 5
 """Retriable by its name, since the wire may have damaged it; a batch that is wrong inside stays wrong."""
-
-_MOVED = frozenset(
-    {
-        KafkaErrorCode.NOT_LEADER_OR_FOLLOWER,
-        KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
-        KafkaErrorCode.LEADER_NOT_AVAILABLE,
-        KafkaErrorCode.NETWORK_EXCEPTION,
-        KafkaErrorCode.FENCED_LEADER_EPOCH,
-        KafkaErrorCode.KAFKA_STORAGE_ERROR,
-    }
-)
 
 
 class BatchSender(Protocol):
@@ -301,16 +291,11 @@ class Producing:
             self._settled(partition, entry, answer.base_offset)
             return
         oldest = next((each for each in partition.entries if not each.settled), entry)
-        name = _code_name(code)
-        error = IncompleteError(
-            f"{partition.tp.topic}-{partition.tp.partition}: the target refused a batch with {name}"
-            + (f": {answer.error_message}" if answer.error_message else ""),
-            hint=_HINTS.get(code, ""),
-        )
+        error = refusal(partition.tp, answer)
         follows_a_failure = code == KafkaErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER and oldest is not entry
         hopeless = code == KafkaErrorCode.CORRUPT_MESSAGE and partition.failures >= _TRIES_OF_A_CORRUPT_BATCH
-        if follows_a_failure or (_is_retriable(code) and not hopeless):
-            if code in _MOVED:
+        if follows_a_failure or (is_retriable(code) and not hopeless):
+            if code in LEADER_MOVED:
                 self._leaders_wanted = True
             self._again(partition, error, now)
         else:
@@ -378,29 +363,3 @@ class Producing:
         self._budget.give_back(sum(len(entry.batch.data) for entry in partition.entries))
         partition.entries.clear()
         partition.emptied.set()
-
-
-def _is_retriable(code: int) -> bool:
-    try:
-        return KafkaErrorCode(code).retriable
-    except ValueError:
-        return False
-
-
-def _code_name(code: int) -> str:
-    try:
-        return f"{KafkaErrorCode(code).name} ({code})"
-    except ValueError:
-        return f"error {code}"
-
-
-_HINTS: dict[int, str] = {
-    KafkaErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER: (
-        "the target lost batches it had acknowledged (an unclean election?); delete the topic and restore it again"
-    ),
-    KafkaErrorCode.MESSAGE_TOO_LARGE: "raise the target's max.message.bytes, and message.max.bytes of its brokers",
-    KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED: "grant Write on the target topic",
-    KafkaErrorCode.CLUSTER_AUTHORIZATION_FAILED: "grant IdempotentWrite on the cluster, or Write on the topic",
-    KafkaErrorCode.INVALID_TIMESTAMP: "set message.timestamp.before.max.ms and after.max.ms of the target topic high",
-    KafkaErrorCode.UNSUPPORTED_COMPRESSION_TYPE: "the target is too old for the batch's codec",
-}
