@@ -17,6 +17,9 @@ from kbackupd.model.settings import StorageSettings
 from kbackupd.settings.load import load_daemon_settings
 from kbackupd.store.open import open_store
 from kbackupd.store.protocol import ObjectStore
+from kbackupd.store.retrying import RetryPolicy
+
+FIRST_CONTACT_SECONDS = 5.0
 
 PathOption = Annotated[
     str | None, typer.Option("--path", metavar="URL", help="Where archives are: s3://bucket/prefix or file:///dir.")
@@ -70,7 +73,16 @@ def one_archive(path: str | None, backup_id: str | None, config: Path | None) ->
 
 @asynccontextmanager
 async def opened(storage: StorageSettings) -> AsyncIterator[ObjectStore]:
-    """The store, closed at the end."""
+    """The store, closed at the end. A first question is asked with little patience, the rest with much.
+
+    Somebody waits at a terminal: a wrong endpoint must show at once. But in the middle of hours of reading, a minute
+    without an answer must not end it.
+    """
+    hasty = await open_store(storage, policy=RetryPolicy(total_seconds=FIRST_CONTACT_SECONDS))
+    try:
+        _ = [info async for info in hasty.list_from("", limit=1)]
+    finally:
+        await hasty.close()
     store = await open_store(storage)
     try:
         yield store
