@@ -28,9 +28,14 @@ from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
 from kbackupd.server.control import ControlServer
 from kbackupd.server.http import ObservabilityServer
+from kbackupd.store.metered import Operation, Outcome
 from kbackupd.store.open import open_store
 from kbackupd.store.protocol import ObjectStore
+from kbackupd.store.retrying import RetryPolicy
 from kbackupd.store.scoped import ScopedStore
+
+PROBLEM_AFTER_TRIES = 2
+"""So many failed tries of one operation of the store are a problem that status shows."""
 
 log = structlog.get_logger()
 
@@ -42,11 +47,16 @@ class Aborted(KbackupError):
 
 
 async def run_daemon(
-    settings: DaemonSettings, *, clock: Clock | None = None, dropped_lines: Callable[[], int] | None = None
+    settings: DaemonSettings,
+    *,
+    clock: Clock | None = None,
+    retries: RetryPolicy | None = None,
+    dropped_lines: Callable[[], int] | None = None,
 ) -> None:
     """Back up until SIGTERM or SIGINT, drain, return.
 
     Args:
+        retries: how long the store insists on one operation before it fails.
         dropped_lines: how many log lines were dropped so far, for the metric.
 
     On return everything fetched is durable and checkpointed. Raises the reason otherwise:
@@ -60,7 +70,7 @@ async def run_daemon(
     problems = Problems(clock)
     log.info(events.DAEMON_STARTED, version=__version__, backup_id=settings.backup_id, writer=settings.writer)
     async with (
-        _open_archive_store(settings, metrics, clock) as store,
+        _open_archive_store(settings, metrics, problems, clock, retries) as store,
         KafkaConnection(
             bootstrap_servers=settings.source.bootstrap_servers,
             security=settings.source.security,
@@ -109,7 +119,7 @@ class _Life:
         self._budget = budget
         self._clock = clock
         self._metrics = metrics
-        self._problems = problems
+        self.problems = problems
         self._pipeline: Pipeline | None = None
         self._stopped = asyncio.Event()
 
@@ -148,9 +158,9 @@ class _Life:
             budget=self._budget,
             clock=self._clock,
             metrics=self._metrics,
-            problems=self._problems,
+            problems=self.problems,
         )
-        steering = Steering(pipeline, source=self._source, clock=self._clock)
+        steering = Steering(pipeline, clock=self._clock)
         self.service.began(document, writer_epoch=resume.writer_epoch, pipeline=pipeline, steering=steering)
         return pipeline
 
@@ -181,13 +191,29 @@ async def _take_over(
 
 
 @contextlib.asynccontextmanager
-async def _open_archive_store(settings: DaemonSettings, metrics: Metrics, clock: Clock) -> AsyncIterator[ObjectStore]:
+async def _open_archive_store(
+    settings: DaemonSettings, metrics: Metrics, problems: Problems, clock: Clock, retries: RetryPolicy | None
+) -> AsyncIterator[ObjectStore]:
+    # A store that is gone is tried for a minute before an operation fails: told by then only, status would call the
+    # daemon healthy meanwhile, and a drain that runs out of time could not say why. One failed try is everyday life.
     def retried(operation: str, error: KbackupError, attempt: int) -> None:
         metrics.store_retried(operation, error)
+        if attempt >= PROBLEM_AFTER_TRIES:
+            problems.report(f"store {operation}", error.message, hint=error.hint)
         log.debug(events.STORE_RETRIED, operation=operation, error=error.message, attempt=attempt)
 
+    def ended(operation: Operation, seconds: float, size_bytes: int, outcome: Outcome) -> None:
+        metrics.store_operation_ended(operation, seconds, size_bytes, outcome)
+        if outcome not in ("unavailable", "cancelled"):
+            problems.clear(f"store {operation}")
+
     store = await open_store(
-        settings.storage, create=True, on_operation=metrics.store_operation_ended, on_retry=retried, clock=clock
+        settings.storage,
+        policy=retries,
+        create=True,
+        on_operation=ended,
+        on_retry=retried,
+        clock=clock,
     )
     try:
         yield ScopedStore(store, settings.backup_id)
@@ -224,7 +250,7 @@ async def _until_stopped(life: _Life, shutdown_timeout_seconds: float) -> None:
         if not running.done():
             log.info(events.DAEMON_STOPPING, timeout_seconds=shutdown_timeout_seconds)
             life.stop()
-            await _drained(running, second, shutdown_timeout_seconds)
+            await _drained(life, running, second, shutdown_timeout_seconds)
         await running
     finally:
         running.cancel()
@@ -233,13 +259,16 @@ async def _until_stopped(life: _Life, shutdown_timeout_seconds: float) -> None:
             loop.remove_signal_handler(number)
 
 
-async def _drained(running: asyncio.Task[None], second: asyncio.Event, timeout_seconds: float) -> None:
+async def _drained(life: _Life, running: asyncio.Task[None], second: asyncio.Event, timeout_seconds: float) -> None:
     try:
         async with asyncio.timeout(timeout_seconds):
             await _first_of(running, second)
     except TimeoutError as error:
+        reasons = [f"{problem.subject}: {problem.message}" for problem in life.problems.current()]
         raise IncompleteError(
-            f"the last flush did not finish within backup.shutdown_timeout ({timeout_seconds:.0f} s)",
+            "; ".join(
+                (f"the last flush did not finish within backup.shutdown_timeout ({timeout_seconds:.0f} s)", *reasons)
+            ),
             hint="the archive is as of the last stored segment; the next start goes on from there. See the log for why "
             "the store or the brokers were slow",
         ) from error

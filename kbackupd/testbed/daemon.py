@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -150,6 +150,7 @@ class Daemon:
         backup_id: str = "main",
         overrides: Mapping[str, Section] | None = None,
         tiers: list[Json] | None = None,
+        program: Sequence[str] | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -160,6 +161,7 @@ class Daemon:
         self.backup_id = backup_id
         (self.port,) = free_ports(1)
         self._environment = kbackupd_environment(s3)
+        self._program = kbackupd_command("run") if program is None else list(program)
         self._process: GuardedProcess | None = None
         sections: dict[str, Section] = {
             "source": {"bootstrap_servers": list[Json](bootstrap.split(","))},
@@ -198,7 +200,7 @@ class Daemon:
             raise RuntimeError("this daemon runs already")
         self._process = GuardedProcess(
             "kbackupd",
-            kbackupd_command("run", "--config", str(self.config)),
+            [*self._program, "--config", str(self.config)],
             log=self.log,
             cwd=self.directory,
             env=self._environment,

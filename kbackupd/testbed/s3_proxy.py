@@ -131,6 +131,7 @@ class S3Proxy:
         self._rules_lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
+        self._serving: set[asyncio.Task[None]] = set()
         self._listening = threading.Event()
         self._thread = threading.Thread(target=self._run, name="s3-proxy", daemon=True)
         self.port = 0
@@ -183,13 +184,22 @@ class S3Proxy:
         self.port = server.sockets[0].getsockname()[1]
         self._listening.set()
         await self._stop.wait()
-        server.close()  # what is open is cancelled with the loop
+        server.close()
+        for task in tuple(self._serving):
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
     def _rule_for(self, head: _Head) -> Rule | None:
         with self._rules_lock:
             return next((rule for rule in self._rules if rule.meets(head.method, head.target)), None)
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Tasks of our own: those that asyncio makes for connections complain in the log when they are cancelled.
+        task = asyncio.get_running_loop().create_task(self._serve_client(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         client = _Side(reader, writer)
         server: _Side | None = None
         try:
