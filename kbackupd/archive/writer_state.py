@@ -36,6 +36,9 @@ from kbackupd.model.segment import (
     TopicCheckpoint,
 )
 
+UNSEEN = "unseen"
+"""The `state` of a partition whose first event is in a lost segment: nothing is known but which branches were used."""
+
 
 @dataclass(slots=True, kw_only=True)
 class PartitionState:
@@ -54,6 +57,10 @@ class PartitionState:
     @property
     def leader_epoch(self) -> int:
         return self.leader_epochs[-1][0] if self.leader_epochs else -1
+
+    @property
+    def seen(self) -> bool:
+        return self.state != UNSEEN
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,8 +127,15 @@ class WriterState:
         held_back: set[PartitionId] = set()
         for id, items in steps.items():
             partition = self.partitions.get(id)
-            if partition is not None and not _advance(partition, items):
-                held_back.add(id)
+            if partition is not None and partition.seen:
+                if not _advance(partition, items):
+                    held_back.add(id)
+            elif (branch := max(item.branch for item in items)) > 0:
+                # Its position is asked for anew, but what is captured then must not be hidden behind these branches.
+                if partition is None:
+                    self._know(id, footer, PartitionState(id=id, first_offset=0, next_offset=0, state=UNSEEN))
+                unseen = self.partitions[id]
+                unseen.next_branch = max(unseen.next_branch, branch + 1)
         self._settle_transactions(footer, held_back)
         merge_sequence(self.coverage.setdefault(footer.writer_epoch, []), footer.seq)
         for earlier in footer.earlier:
@@ -146,21 +160,16 @@ class WriterState:
                 case TopicDeleted() | TopicExcluded():
                     if event.topic_id in self.topics:
                         self.topics[event.topic_id].closed = True
-                case PartitionSeen() if event.id not in self.partitions:
-                    # Its topic's own event may be in a lost segment. Zero partitions make discovery tell it again.
-                    self.topics.setdefault(
-                        event.id.topic_id,
-                        TopicState(
-                            id=event.id.topic_id,
-                            name=footer.topics[event.id.topic_id],
-                            partitions=0,
-                            internal=False,
-                            configs={},
-                        ),
-                    )
-                    self.partitions[event.id] = PartitionState(
-                        id=event.id, first_offset=event.first_offset, next_offset=event.first_offset
-                    )
+                case PartitionSeen():
+                    known = self.partitions.get(event.id)
+                    if known is None or not known.seen:
+                        seen = PartitionState(
+                            id=event.id,
+                            first_offset=event.first_offset,
+                            next_offset=event.first_offset,
+                            next_branch=known.next_branch if known else 1,
+                        )
+                        self._know(event.id, footer, seen)
                 case Paused(paused=True):
                     self.pauses[event.topics] = None
                 case Paused():
@@ -168,11 +177,22 @@ class WriterState:
                 case _:
                     pass
 
+    def _know(self, id: PartitionId, footer: Footer, partition: PartitionState) -> None:
+        """Keep `partition`, and its topic: that one's own event may be in a lost segment.
+
+        Zero partitions make discovery tell the topic again.
+        """
+        self.partitions[id] = partition
+        name = footer.topics[id.topic_id]
+        self.topics.setdefault(
+            id.topic_id, TopicState(id=id.topic_id, name=name, partitions=0, internal=False, configs={})
+        )
+
     def _settle_transactions(self, footer: Footer, held_back: set[PartitionId]) -> None:
         """The footer's word on what is open replaces ours for every partition it holds runs of."""
         touched = {run.id for run in footer.runs if not run.flags & RunFlag.CORRUPT}
         # Held back by a lost segment, a partition stands before what this footer speaks of.
-        reached = {id for id in touched - held_back if id in self.partitions}
+        reached = {id for id in touched - held_back if id in self.partitions and self.partitions[id].seen}
         for id in reached:
             self.partitions[id].open_transactions.clear()
         for open_ in footer.open_transactions:
@@ -224,7 +244,7 @@ class WriterState:
                     next_offset=partition.next_offset,
                     branch=partition.branch,
                     next_branch=partition.next_branch,
-                    state=states.get(partition.id, partition.state),
+                    state=states.get(partition.id, partition.state) if partition.seen else UNSEEN,
                     leader_epoch=partition.leader_epoch,
                     leader_epochs=tuple(partition.leader_epochs),
                     open_transactions=tuple(

@@ -10,8 +10,13 @@ import asyncio
 import contextlib
 from collections import deque
 
-HOLDING_COPIES = 2
-"""Fetched bytes are charged twice until durable: as they came, and as the object they are sent in."""
+
+def holding_bytes(fetched_bytes: int, uncompressed_bytes: int) -> int:
+    """What fetched bytes are charged until they are sealed: themselves, and what zstd may make of those it is tried on.
+
+    No store copies what it is given: an object is sent from the fetched bytes themselves.
+    """
+    return fetched_bytes + uncompressed_bytes
 
 
 class MemoryBudget:

@@ -328,9 +328,7 @@ class Discovery:
     def _resumed(self, durable: PartitionState, topic: CapturedTopic) -> PartitionCapture:
         system = topic.name in SYSTEM_TOPICS
         partition = PartitionCapture.resumed(durable, topic=topic.name, system=system, tier=topic.tier)
-        if durable.next_branch > durable.branch + 1:
-            # An earlier life went on on a branch this one cannot join, because the segment in between is lost. Readers
-            # take the newest branch: what is captured from here on must be it, or they would not see it.
+        if partition.overtaken and partition.position >= 0:
             self._intake.record(partition.cut_to(partition.position, at_ms=self._clock.now_ms()))
         return partition
 

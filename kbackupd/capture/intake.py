@@ -109,6 +109,7 @@ class Intake:
         Args:
             scan: of `answer.records`; None where there are none.
         """
+        partition.answered_sent = fetch.sent_monotonic
         partition.log_start_offset = answer.log_start_offset
         partition.last_stable_offset = answer.last_stable_offset
         if answer.diverging is not None:

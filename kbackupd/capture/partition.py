@@ -64,6 +64,8 @@ class PartitionCapture:
     behind_answers: int = 0
     fetch_bytes: int = 0
     """Raised above the session's default for a batch larger than it."""
+    answered_sent: float = float("-inf")
+    """Monotonic time at which the request was sent whose answer last spoke of it."""
     log_start_offset: int = -1
     last_stable_offset: int = -1
     proof: Proof = field(default_factory=Proof)
@@ -76,7 +78,7 @@ class PartitionCapture:
             topic=topic,
             system=system,
             tier=tier,
-            position=durable.next_offset,
+            position=durable.next_offset if durable.seen else -1,
             branch=durable.branch,
             next_branch=durable.next_branch,
             leader_epochs=list(durable.leader_epochs),
@@ -123,6 +125,14 @@ class PartitionCapture:
     def recovered(self) -> None:
         self.failures = self.unexplained = 0
         self.reason = ""
+
+    @property
+    def overtaken(self) -> bool:
+        """Branches beyond ours were used by a life we cannot join, because a segment in between is lost.
+
+        Readers take the newest branch: what is captured from here on must be it, or they would not see it.
+        """
+        return self.next_branch > self.branch + 1
 
     def reopened(self) -> None:
         """Its topic was not gone after all: go on where we were. No position was given up when it was closed."""

@@ -165,6 +165,8 @@ class Positioner:
                     at_ms=at_ms,
                 )
             )
+            if partition.overtaken:
+                self._intake.record(partition.cut_to(log_start, at_ms=at_ms))
             if partition.id in self._starts_latest:
                 self._starts_latest.discard(partition.id)
                 if log_end > log_start:

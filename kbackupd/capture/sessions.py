@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import structlog
 
-from kbackupd.capture.budget import HOLDING_COPIES, MemoryBudget
+from kbackupd.capture.budget import MemoryBudget, holding_bytes
 from kbackupd.capture.intake import Intake, scan_answers
 from kbackupd.capture.partition import PartitionCapture, SessionKind
 from kbackupd.capture.rate import RateLimit
@@ -157,8 +157,8 @@ class SessionLoop:
             )
             self._metrics.fetch_answered(self.kind.value)
             self._rate.spend(answer.size_bytes)
-            held = sum(len(part.records) for part in answer.partitions) * HOLDING_COPIES
-            taken = self._budget.adjust(taken, held)
+            received = sum(len(part.records) for part in answer.partitions)
+            taken = self._budget.adjust(taken, received)
             await self._take_in(answer)
         finally:
             self._budget.release(taken)
@@ -166,7 +166,6 @@ class SessionLoop:
         if answer.throttle_ms:
             log.debug(events.FETCH_THROTTLED, node_id=self.node_id, throttle_ms=answer.throttle_ms)
             return answer.throttle_ms / 1000
-        received = held // HOLDING_COPIES
         if received >= ask_bytes // 4:
             return 0.0
         return max(0.0, answer.sent_monotonic + self._pace_seconds - self._clock.monotonic())
@@ -199,7 +198,7 @@ class SessionLoop:
             taken = self._intake.open.facts.held_bytes - before
             if taken:
                 # The whole answer's bytes stay referenced by the part that is kept.
-                charge = len(part.records) * HOLDING_COPIES
+                charge = holding_bytes(len(part.records), scan.good_bytes - scan.compressed_bytes)
                 self._budget.adjust(0, charge)
                 self._intake.open.charge(charge)
             if not more:
@@ -271,6 +270,17 @@ class Sessions:
     def loop_of(self, partition: PartitionCapture) -> SessionLoop | None:
         loop = self._loops.get((partition.leader_id, partition.kind))
         return loop if loop is not None and partition.id in loop.partitions else None
+
+    def failing(self, partition: PartitionCapture) -> bool:
+        """Whether the broker it is fetched from does not answer."""
+        loop = self.loop_of(partition)
+        return loop is not None and loop.failing
+
+    def heard(self, partition: PartitionCapture) -> float:
+        """When the last request was sent whose answer spoke of the partition, or left it out for being unchanged."""
+        loop = self.loop_of(partition)
+        unchanged = loop.unchanged_since(partition.id) if loop is not None else None
+        return max(partition.answered_sent, partition.answered_sent if unchanged is None else unchanged)
 
     async def stop(self) -> None:
         """Cancel every loop and wait for them: afterwards nothing is added to the open segment."""

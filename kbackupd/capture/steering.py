@@ -10,9 +10,7 @@ import structlog
 from kbackupd.capture.partition import PartitionCapture
 from kbackupd.capture.pipeline import Pipeline
 from kbackupd.capture.roll import RollReason
-from kbackupd.capture.source import Source
 from kbackupd.capture.waiting import woken
-from kbackupd.kafka.types import LATEST_TIMESTAMP, KafkaErrorCode, TopicPartition
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import UnreachableError, UsageError
 from kbackupd.model.events import Paused
@@ -21,14 +19,15 @@ from kbackupd.model.status import FlushedPartition, FlushReport, PauseReport
 from kbackupd.observe import events
 
 FLUSH_DEADLINE_SECONDS = 120.0
+PATIENCE_FAILURES = 4
+"""A partition that failed so often in a row (about two seconds) is left out of a flush: no passing change of leader."""
 
 log = structlog.get_logger()
 
 
 class Steering:
-    def __init__(self, pipeline: Pipeline, *, source: Source, clock: Clock) -> None:
+    def __init__(self, pipeline: Pipeline, *, clock: Clock) -> None:
         self._pipeline = pipeline
-        self._source = source
         self._clock = clock
 
     async def flush(self, topics: str) -> FlushReport:
@@ -47,8 +46,7 @@ class Steering:
         before = self._pipeline.publisher.next_seq
         try:
             async with asyncio.timeout(FLUSH_DEADLINE_SECONDS):
-                targets = await self._log_ends(partitions)
-                await self._captured(targets)
+                silent = await self._captured(partitions)
                 self._pipeline.seal(RollReason.FLUSH)
                 await self._pipeline.all_durable()
         except TimeoutError as error:
@@ -56,6 +54,12 @@ class Steering:
                 f"the flush of {topics!r} did not finish within {FLUSH_DEADLINE_SECONDS:.0f} s",
                 hint="kbackupd ctl status shows what is slow; nothing is lost, it goes on meanwhile",
             ) from error
+        if silent:
+            raise UnreachableError(
+                f"the flush of {topics!r} is complete but for {len(silent)} partitions, {silent[0].name} first, whose "
+                "broker does not answer",
+                hint="kbackupd ctl status shows which; nothing is lost, capture goes on when it answers",
+            )
         return FlushReport(
             topics=topics,
             partitions=tuple(
@@ -72,35 +76,34 @@ class Steering:
             seconds=self._clock.monotonic() - started,
         )
 
-    async def _log_ends(self, partitions: list[PartitionCapture]) -> dict[PartitionId, int]:
-        """High watermarks now, of those that are being fetched; the rest are as they are and say so."""
-        by_leader: dict[int, dict[TopicPartition, PartitionCapture]] = {}
-        for partition in partitions:
-            if partition.fetchable and not partition.failures:
-                tp = TopicPartition(partition.topic, partition.id.partition)
-                by_leader.setdefault(partition.leader_id, {})[tp] = partition
-        targets: dict[PartitionId, int] = {}
-        for node_id, group in by_leader.items():
-            asked = {tp: (LATEST_TIMESTAMP, partition.leader_epoch) for tp, partition in group.items()}
-            for tp, answer in (await self._source.list_offsets(node_id, asked)).items():
-                if answer.error_code == KafkaErrorCode.NONE:
-                    targets[group[tp].id] = answer.offset
-        return targets
+    async def _captured(self, partitions: list[PartitionCapture]) -> list[PartitionCapture]:
+        """Return once all is fetched that leaders, asked from now on, say they have; those whose broker is silent.
 
-    async def _captured(self, targets: dict[PartitionId, int]) -> None:
-        """Return once every target is fetched, or its partition cannot be fetched any more."""
-        waiting = dict(targets)
-        branches = {id: self._pipeline.roster.partitions[id].branch for id in targets}
+        The offset alone would not do: it may be that of a log which was lost and has regrown, and only the next answer
+        says so. Partitions that are not being fetched (paused, failing, without a leader) are as they are.
+        """
+        begun = self._clock.monotonic()
+        waiting: dict[PartitionId, tuple[int, int] | None] = dict.fromkeys(partition.id for partition in partitions)
+        silent: list[PartitionCapture] = []
         while True:
             self._pipeline.progress.clear()
-            for id in list(waiting):
+            looked_around = self._pipeline.discovery.rounds > 0
+            for id, goal in list(waiting.items()) if looked_around else ():
                 partition = self._pipeline.roster.partitions[id]
-                # A log that was cut back may never reach the end it had.
-                branched = partition.branch != branches[id]
-                if partition.position >= waiting[id] or not partition.fetchable or partition.failures or branched:
+                if not partition.fetchable or partition.failures >= PATIENCE_FAILURES:
                     del waiting[id]
+                elif self._pipeline.sessions.failing(partition):
+                    silent.append(partition)
+                    del waiting[id]
+                elif self._pipeline.sessions.heard(partition) < begun:
+                    continue
+                elif goal is None or goal[0] != partition.branch:
+                    # On a log that was cut back the end it had may never come.
+                    waiting[id] = goal = (partition.branch, partition.proof.high_watermark)
+                if goal is not None and goal[0] == partition.branch and 0 <= goal[1] <= partition.position:
+                    waiting.pop(id, None)
             if not waiting:
-                return
+                return silent
             await woken(self._pipeline.progress, 0.25)
 
     async def pause(self, topics: str) -> PauseReport:

@@ -22,10 +22,12 @@ from kbackupd.capture.partition import PartitionCapture
 from kbackupd.capture.pipeline import Pipeline, Resume
 from kbackupd.capture.sampling import partition_samples
 from kbackupd.capture.steering import Steering
+from kbackupd.format.segment import NeedMore, open_footer
 from kbackupd.model.clock import ManualClock
 from kbackupd.model.errors import StoreUnavailableError
 from kbackupd.model.events import GapCause
 from kbackupd.model.positions import PartitionId
+from kbackupd.model.segment import Footer
 from kbackupd.model.settings import (
     BackupSettings,
     DaemonSettings,
@@ -35,7 +37,7 @@ from kbackupd.model.settings import (
     StorageSettings,
     TopicSelection,
 )
-from kbackupd.model.status import PartitionSample
+from kbackupd.model.status import PartitionSample, PartitionState
 from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
 from kbackupd.store.faults import FaultStore
@@ -133,7 +135,7 @@ class Life:
             metrics=Metrics(site.clock, version="test"),
             problems=self.problems,
         )
-        self.steering = Steering(self.pipeline, source=site.cluster, clock=site.clock)
+        self.steering = Steering(self.pipeline, clock=site.clock)
 
     def partition(self, name: str, number: int = 0) -> PartitionCapture:
         """The open incarnation's."""
@@ -142,6 +144,11 @@ class Life:
             for p in self.pipeline.roster.partitions.values()
             if p.topic == name and p.id.partition == number and not p.closed
         )
+
+    def state(self, name: str, number: int = 0) -> PartitionState | None:
+        """None: not seen yet."""
+        found = [p for p in self.pipeline.roster.partitions.values() if p.topic == name and p.id.partition == number]
+        return found[-1].state if found else None
 
     def sample(self, name: str, number: int = 0) -> PartitionSample:
         found = [s for s in partition_samples(self.pipeline, self.site.clock) if s.topic == name]
@@ -327,6 +334,14 @@ class Site:
             )
 
         return run(look(), clock=self.clock)
+
+    def footers(self) -> list[Footer]:
+        """Of all segments stored at this moment; also from within a life."""
+        opened = [open_footer(key, self._object(key), len(self._object(key))) for key in self.keys("segments/")]
+        return [found[0] for found in opened if not isinstance(found, NeedMore)]
+
+    def _object(self, key: str) -> bytes:
+        return self.memory.objects[f"{BACKUP_ID}/{key}"]
 
     def archive(self) -> Archive:
         return run(Archive.open(self.memory, BACKUP_ID), clock=self.clock)
