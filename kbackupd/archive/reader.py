@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from kbackupd.archive.history import PartitionHistory, Slice, StoredRun
 from kbackupd.format.batch import iter_batches
 from kbackupd.format.header import BatchHeader, MalformedBatchError
+from kbackupd.format.run import describe_run
 from kbackupd.format.segment import run_bytes
 from kbackupd.model.errors import CorruptObjectError
 from kbackupd.model.segment import Run
@@ -47,10 +48,6 @@ class StoredBatch:
     def whole(self) -> bool:
         """Nothing is to be cut off. A compressed legacy message does not say where it begins: not certain there."""
         return self.first_offset <= self.header.base_offset and self.next_offset == self.header.next_offset
-
-
-def describe_run(topic: str, run: Run) -> str:
-    return f"{topic}/{run.id.partition} offsets [{run.first_offset}, {run.next_offset})"
 
 
 async def read_history(
@@ -174,7 +171,8 @@ def _unpack(runs: Sequence[StoredRun], pieces: Sequence[memoryview], topic: str)
         try:
             raw.append(memoryview(run_bytes(stored.run, piece)))
         except CorruptObjectError as error:
-            raise _run_error(stored, topic, error.reason) from error
+            reason = error.reason.removeprefix(f"{describe_run(stored.run)}: ")
+            raise _run_error(stored, topic, reason) from error
     return raw
 
 
@@ -203,8 +201,9 @@ def _batches(stored: StoredRun, raw: memoryview, topic: str) -> Iterator[tuple[S
 
 
 def _run_error(stored: StoredRun, topic: str, reason: str) -> CorruptObjectError:
+    run = stored.run
     return CorruptObjectError(
         stored.ref.key,
-        f"{describe_run(topic, stored.run)}: {reason}",
+        f"{topic}/{run.id.partition} offsets [{run.first_offset}, {run.next_offset}): {reason}",
         hint="kbackupd validate --deep says what else is damaged; put the object back from a copy of the archive",
     )

@@ -24,8 +24,9 @@ def print_archives(console: Console, path: str, archives: Sequence[ArchiveSummar
         console.print(f"no archives under {path}", soft_wrap=True)
         return
     table = plain_table(console)
-    for heading in ("BACKUP ID", "CREATED", "LAST SEGMENT"):
-        table.add_column(heading, overflow="fold")
+    table.add_column("BACKUP ID", overflow="fold")
+    for heading in ("CREATED", "LAST SEGMENT"):
+        table.add_column(heading, no_wrap=True)
     for heading in ("OBJECTS", "BYTES"):
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("WRITERS", "CLUSTER", "ARCHIVE"):
@@ -107,9 +108,9 @@ def _order(topic: TopicDescription) -> tuple[bool, str, int]:
 
 def _name(topic: TopicDescription) -> Text:
     if topic.deleted_ms is not None:
-        return Text(f"{topic.name} (deleted, {topic.topic_id})", "dim")
+        return Text(f"{topic.name} (deleted)", "dim")
     if not topic.newest:
-        return Text(f"{topic.name} (replaced, {topic.topic_id})", "dim")
+        return Text(f"{topic.name} (replaced)", "dim")
     return Text(topic.name, "dim" if topic.internal else "")
 
 
@@ -130,6 +131,8 @@ def _notes(found: ArchiveDescription) -> Iterator[Text]:
     for topic in found.topics:
         if topic.deleted_ms is not None:
             yield Text(f"{topic.name} ({topic.topic_id}): deleted at the source, seen {_second(topic.deleted_ms)}")
+        elif not topic.newest:
+            yield Text(f"{topic.name} ({topic.topic_id}): an earlier incarnation; another topic took its name")
         if topic.excluded_ms is not None:
             yield Text(f"{topic.name}: excluded by configuration since {_second(topic.excluded_ms)}")
         for one in topic.partitions:

@@ -32,8 +32,9 @@ def print_report(console: Console, report: ValidationReport) -> None:
 
 
 def _verdict(report: ValidationReport) -> RenderableType:
-    verdict = Text("VALID", "bold green") if report.valid else Text("NOT VALID", "bold red")
-    verdict.append(f"  {report.location}", "default")
+    verdict = Text()
+    verdict.append("VALID" if report.valid else "NOT VALID", "bold green" if report.valid else "bold red")
+    verdict.append(f"  {report.location}")
     verdict.append(f", {iso(report.started_ms)}, took {format_duration(report.duration_seconds)}", "dim")
     checked = report.checked
     counts = (

@@ -19,6 +19,7 @@ from kbackupd.format.codecs import PayloadError, UnknownCodecError, decompress_p
 from kbackupd.format.container import MAGIC_BYTES
 from kbackupd.format.header import HEADER_BYTES, BatchHeader, MalformedBatchError
 from kbackupd.format.records import MalformedRecordError, iter_records
+from kbackupd.format.run import describe_run
 from kbackupd.format.segment import run_bytes, run_findings
 from kbackupd.model.errors import CorruptObjectError, ObjectMissingError
 from kbackupd.model.positions import TopicId
@@ -179,7 +180,7 @@ class _Body:
         try:
             raw = run_bytes(run, stored)
         except CorruptObjectError as error:
-            yield from narrowed(run, stored, error.reason)
+            yield from narrowed(run, stored, error.reason.removeprefix(f"{describe_run(run)}: "))
             return
         if run.flags & RunFlag.CORRUPT:
             return
@@ -247,7 +248,7 @@ def narrowed(run: Run, stored: memoryview, reason: str) -> list[RunProblem]:
             if not crc_holds(header, batch):
                 reached = max(header.next_offset, expected)
                 hit.append(
-                    RunProblem(Code.CONTENT_BATCH, expected, reached, f"{reason}; a batch's own does not either")
+                    RunProblem(Code.CONTENT_BATCH, expected, reached, f"{reason}, nor does this batch's own checksum")
                 )
             elif header.base_offset < expected or header.next_offset > run.next_offset:
                 return whole
