@@ -23,6 +23,7 @@ from kbackupd.capture.discovery import Discovery
 from kbackupd.capture.intake import Intake
 from kbackupd.capture.positions import Positioner
 from kbackupd.capture.publish import Publisher
+from kbackupd.capture.quiet import sample_quiet
 from kbackupd.capture.rate import RateLimit
 from kbackupd.capture.roll import RollPolicy, RollReason, decide, next_deadline
 from kbackupd.capture.roster import Roster
@@ -161,6 +162,7 @@ class Pipeline:
                     fetching.create_task(self.roster.run_retries(), name="retries"),
                     fetching.create_task(self._roll(), name="roll"),
                     fetching.create_task(self.checkpointer.run(), name="checkpoints"),
+                    fetching.create_task(sample_quiet(self.roster, self.sessions, self.intake), name="samples"),
                 ]
                 await self._stopping.wait()
                 self.roster.halt()

@@ -64,6 +64,8 @@ class SessionLoop:
         self.failing = False
         self.last_good_sent: float | None = None
         """When the last unthrottled answer was asked for: what it left out had not changed then."""
+        self.last_good_ms: tuple[int, int] = (0, 0)
+        """Epoch milliseconds at which that request was sent and answered."""
         self._told: dict[PartitionId, int] = {}
         """High watermark by partition as this session last told it, which is what the broker compares with: after a
         partition left and came back between two requests, an unchanged one is not answered again."""
@@ -173,6 +175,7 @@ class SessionLoop:
     async def _take_in(self, answer: FetchAnswer) -> None:
         if not answer.throttle_ms:
             self.last_good_sent = answer.sent_monotonic
+            self.last_good_ms = (answer.sent_ms, answer.answered_ms)
         todo: list[tuple[PartitionCapture, PartitionAnswer]] = []
         scans: list[tuple[bytes, int]] = []
         for part in answer.partitions:
