@@ -7,11 +7,11 @@ put down as damaged. Nothing here opens a segment's body.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from kbackupd.archive.history import OnBranches, PartitionEvidence, SegmentPlace, StoredRun
+from kbackupd.archive.history import ROOT_BRANCH, OnBranches, PartitionEvidence, SegmentPlace, StoredRun
 from kbackupd.format import documents, keys
 from kbackupd.format.container import TAIL_READ_BYTES, NeedMore
 from kbackupd.format.segment import open_footer
@@ -19,7 +19,16 @@ from kbackupd.model.archive import ArchiveDocument, WriterClaim
 from kbackupd.model.errors import CorruptObjectError, ObjectMissingError, UnsupportedFormatError
 from kbackupd.model.events import Gap, PartitionSeen, Truncated
 from kbackupd.model.positions import PartitionId
-from kbackupd.model.segment import Footer, Identity, ObjectRef, OpenTransaction, RunFlag, Sample, TransactionOutcome
+from kbackupd.model.segment import (
+    Footer,
+    Identity,
+    ObjectRef,
+    OpenTransaction,
+    Run,
+    RunFlag,
+    Sample,
+    TransactionOutcome,
+)
 from kbackupd.store.protocol import ObjectInfo, ObjectStore
 
 CONCURRENT_READS = 32
@@ -186,9 +195,30 @@ class _Gathered:
     samples: list[Sample] = field(default_factory=list)
 
 
-def gather_evidence(segments: Iterable[CatalogSegment]) -> dict[PartitionId, PartitionEvidence]:
-    """What the segments, in the archive's order, say about each partition they mention."""
+def abandoned_places(segments: Iterable[CatalogSegment]) -> frozenset[SegmentPlace]:
+    """Segments that came after their writer's next life had recovered without them and gone on."""
+    places = [segment.place for segment in segments]
+    durable: dict[tuple[str, int], tuple[tuple[int, int], ...]] = {}
+    for segment in segments:  # in order: of several lives that describe an epoch, the last one's word stands
+        for row in segment.footer.earlier:
+            durable[segment.place.writer, row.writer_epoch] = row.durable
+    return frozenset(
+        place
+        for place in places
+        if (ranges := durable.get((place.writer, place.writer_epoch))) is not None
+        and not any(first <= place.seq < next_seq for first, next_seq in ranges)
+    )
+
+
+def gather_evidence(segments: Sequence[CatalogSegment]) -> dict[PartitionId, PartitionEvidence]:
+    """What the segments, in the archive's order, say about each partition they mention.
+
+    An abandoned segment's bytes count, its story does not: where coverage begins and where a log was cut is told by the
+    life that went on. A branch that only an abandoned segment opens would hide all that is captured after it.
+    """
     gathered: dict[PartitionId, _Gathered] = {}
+    abandoned = abandoned_places(segments)
+    opened: set[tuple[PartitionId, int]] = set()
 
     def of(id: PartitionId) -> _Gathered:
         found = gathered.get(id)
@@ -198,22 +228,25 @@ def gather_evidence(segments: Iterable[CatalogSegment]) -> dict[PartitionId, Par
 
     for segment in segments:
         footer = segment.footer
-        for run in footer.runs:
+        counts = segment.place not in abandoned
+        opened.update((event.id, event.branch) for event in footer.events if counts and isinstance(event, Truncated))
+        runs = [run for run in footer.runs if counts or run.branch == ROOT_BRANCH or (run.id, run.branch) in opened]
+        for run in runs:
             of(run.id).runs.append(StoredRun(run=run, ref=segment.ref, place=segment.place))
         for event in footer.events:
             match event:
-                case PartitionSeen():
+                case PartitionSeen() if counts:
                     of(event.id).seen.append(event)
-                case Gap():
+                case Gap() if counts or event.branch == ROOT_BRANCH or (event.id, event.branch) in opened:
                     of(event.id).gaps.append(event)
-                case Truncated():
+                case Truncated() if counts:
                     of(event.id).truncations.append(event)
                 case _:
                     pass
         for sample in footer.samples:
             of(sample.id).samples.append(sample)
         if footer.outcomes or footer.open_transactions:
-            branches = _branches_by_offset(footer)
+            branches = _branches_by_offset(runs)
             for outcome in footer.outcomes:
                 of(outcome.id).outcomes.append(_outcome_row(outcome, branches.get(outcome.id, ())))
             for row in footer.open_transactions:
@@ -237,9 +270,9 @@ _RunReach = tuple[int, int, int, bool]
 """Branch, first offset, next offset, whether it holds control batches."""
 
 
-def _branches_by_offset(footer: Footer) -> dict[PartitionId, list[_RunReach]]:
+def _branches_by_offset(runs: Iterable[Run]) -> dict[PartitionId, list[_RunReach]]:
     reach: dict[PartitionId, list[_RunReach]] = {}
-    for run in footer.runs:
+    for run in runs:
         if not run.flags & RunFlag.CORRUPT:
             first = min(run.first_offset, run.asked_offset)
             reach.setdefault(run.id, []).append((run.branch, first, run.next_offset, bool(run.flags & RunFlag.CONTROL)))

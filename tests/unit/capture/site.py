@@ -195,6 +195,7 @@ class Site:
     settings: DaemonSettings
     budget_bytes: int = 64 << 20
     upload_seconds: Callable[[str], float] = lambda key: 0.01
+    last_wire: Wire | None = None
     late: dict[str, bytes] = field(default_factory=dict)
     """Uploads of dead lives that are still on their way (`land_late`)."""
 
@@ -246,7 +247,8 @@ class Site:
 
     def run_life(self, script: Script, *, turns: int | None = None, seed: int = 0, stop: bool = True) -> bool:
         """One life beside `script`, then a drain (or not: `stop` False ends it like a kill); False if it was killed."""
-        wire = Wire(self.faults, seconds=self.upload_seconds)
+        wire = Wire(self.faults, seconds=lambda key: self.upload_seconds(key))
+        self.last_wire = wire
 
         def cut() -> None:
             wire.cut = True
@@ -289,6 +291,11 @@ class Site:
                     self.memory.tamper(key, data)
                 case "late":
                     self.late[key] = data
+
+    @property
+    def stragglers(self) -> dict[str, bytes]:
+        """What the last life had on the way to the store when it ended."""
+        return self.last_wire.stragglers if self.last_wire else {}
 
     def land_late(self) -> None:
         """What a dead life sent arrives at last."""

@@ -390,6 +390,7 @@ def test_after_a_truncation_nothing_is_called_durable_that_is_only_of_the_old_lo
             assert sample.durable_offset <= max([10, *on_new_branch])
             assert sample.lag_records == 16 - sample.durable_offset
             await asyncio.sleep(1)
+        site.upload_seconds = lambda key: 0.01
 
     site.run_life(script)
 
@@ -813,6 +814,36 @@ def test_a_second_daemon_fences_the_first_and_nothing_is_lost() -> None:
 
     run(both(), clock=site.clock)
     site.check()
+
+
+def test_a_zombie_s_segment_that_lands_late_changes_neither_coverage_nor_branch() -> None:
+    """Hazards 18 and 21: the next life has gone on without it; its bytes may serve, its story may not."""
+    site = Site.new(flush_interval_seconds=1)
+    log = site.cluster.create("orders").logs[0]
+
+    async def script(life: Life) -> None:
+        log.append(5)
+        await life.durable()
+        site.upload_seconds = lambda key: 1_000.0
+        log.truncate(0)
+        log.append(2)
+        await life.until(lambda: life.partition("orders").branch == 1, "the branch")
+        await life.follows("orders")
+        await asyncio.sleep(3)
+
+    site.run_life(script, stop=False)
+    zombie = {key: data for key, data in site.stragglers.items() if "/segments/" in key}
+    assert zombie
+    site.upload_seconds = lambda key: 0.01
+    log.append(3)
+    log.delete_records(2)
+    site.run_life(Life.durable)
+    for key, data in zombie.items():
+        site.memory.tamper(key, data)
+    site.check(causes=(GapCause.LOG_START_MOVED,))
+    log.append(4)
+    site.run_life(Life.durable)
+    site.check(causes=(GapCause.LOG_START_MOVED,))
 
 
 def test_pauses_survive_a_restart_and_so_does_their_end() -> None:
