@@ -279,13 +279,19 @@ class Life:
         self._positions = {
             id: _Position(p.next_offset, p.branch, p.next_branch, dict(p.open_transactions), list(p.leader_epochs))
             for id, p in state.partitions.items()
+            if p.seen
         }
-        self._known = {topic.id for topic in state.topics.values() if not topic.closed}
+        # A topic or partition whose first event is in a lost segment is told again.
+        self._known = {topic.id for topic in state.topics.values() if topic.partitions and not topic.closed}
         self._clear()
-        for id, position in self._positions.items():
-            # As the daemon does: it cannot join a branch of which a segment is lost, and readers take the newest.
-            if position.next_branch > position.branch + 1:
-                self.truncated(id.topic_id, id.partition, position.next_offset)
+        for id in self._positions:
+            self._beside_lost_branches(id)
+
+    def _beside_lost_branches(self, id: PartitionId) -> None:
+        """As the daemon does: it cannot join a branch of which a segment is lost, and readers take the newest."""
+        position = self._positions[id]
+        if position.next_branch > position.branch + 1:
+            self.truncated(id.topic_id, id.partition, position.next_offset)
 
     def _clear(self) -> None:
         self._runs: list[RunDraft] = []
@@ -324,7 +330,9 @@ class Life:
                     at_ms=now,
                 )
             )
-            self._positions[id] = _Position(log.log_start_offset, 0, 1)
+            unseen = self.state.partitions.get(id)
+            self._positions[id] = _Position(log.log_start_offset, 0, unseen.next_branch if unseen else 1)
+            self._beside_lost_branches(id)
 
     def know(self, topic_id: TopicId) -> None:
         """`see` it, unless this life or one whose word is durable did."""
