@@ -1,0 +1,173 @@
+"""Everything a Kafka log can hold, through the real daemon and back: verbatim in the archive, equal when restored.
+
+One source cluster, one daemon run and one restore for all topics; each test is about one of them. Hazards 6, 8-10, 13,
+14, 22, 23, 25, 26.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from kbackupd.testbed.daemon import Finished, Section
+from kbackupd.testbed.java import kafka_tool
+from kbackupd.testbed.kafka import KafkaServer
+from kbackupd.testbed.s3 import S3Server
+from kbackupd.testbed.topics import delete_topic, partition_leaders
+from kbackupd.testbed.truth import Record, compare_records, expected, raw_log, read_topic, split_batches
+from tests.integration.capture.matrix.cases import CASES, Case
+from tests.integration.capture.matrix.records import plain_records
+from tests.integration.capture.matrix.source import SourceCluster, headers
+from tests.integration.capture.matrix.stages import BackedUp, Filled, back_up, fill, restore
+
+RESTORED = [case for case in CASES if case.restored]
+TARGETS = {case.name: f"matrix-{os.getpid()}-{case.name}" for case in RESTORED}
+
+of_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+of_restored_case = pytest.mark.parametrize("case", RESTORED, ids=lambda case: case.name)
+
+
+@pytest.fixture(scope="module")
+def filled() -> Iterator[Filled]:
+    cluster = SourceCluster()
+    with cluster.kafka:
+        yield fill(cluster, CASES)
+
+
+@pytest.fixture(scope="module")
+def backed_up(filled: Filled, s3_server: S3Server, s3_bucket: str) -> Iterator[BackedUp]:
+    with tempfile.TemporaryDirectory(prefix="kb-") as directory:
+        yield back_up(filled, Path(directory), s3=s3_server, bucket=s3_bucket, prefix=f"matrix-{os.getpid()}")
+
+
+@pytest.fixture(scope="module")
+def restored(filled: Filled, backed_up: BackedUp, s3_server: S3Server, kafka: KafkaServer) -> Iterator[Finished]:
+    """The restore's end, into a cluster that is not the source; what hung in the source is aborted by then."""
+    finished = restore(backed_up, s3_server, kafka.bootstrap, TARGETS)
+    filled.cluster.abort_the_hanging_transaction()
+    yield finished
+    for target in TARGETS.values():
+        if partition_leaders(kafka.bootstrap, target):
+            delete_topic(kafka.bootstrap, target)
+
+
+@of_case
+def test_the_source_holds_what_the_case_is_about(case: Case, filled: Filled) -> None:
+    assert case.holds([headers(filled.batches[case.name, number]) for number in range(case.partitions)])
+
+
+@of_case
+def test_the_archive_is_verbatim(case: Case, filled: Filled, backed_up: BackedUp) -> None:
+    for number in range(case.partitions):
+        place = (case.name, number)
+        log_start = filled.log_starts[place]
+        # Below the log start the broker's files may still hold what nobody is served any more.
+        wanted = [(one.first_offset, one.data) for one in filled.batches[place] if one.next_offset > log_start]
+        history = backed_up.histories[place]
+        assert [offset for offset, _ in backed_up.batches[place]] == [offset for offset, _ in wanted], place
+        assert backed_up.batches[place] == wanted, f"{place}: bytes differ"
+        assert (history.first_offset, history.next_offset) == (log_start, filled.next_offset(place))
+        assert (list(history.holes), list(history.gaps)) == ([], [])
+
+
+def test_deep_validation_finds_nothing(backed_up: BackedUp) -> None:
+    names = itertools.chain.from_iterable(("--expect-topic", case.name) for case in CASES)
+    checked = backed_up.daemon.cli("validate", "--config", str(backed_up.daemon.config), "--deep", *names)
+
+    assert checked.exit_code == 0, checked.stdout + checked.stderr
+
+
+def test_kafkas_own_tool_accepts_the_dumps(backed_up: BackedUp, filled: Filled) -> None:
+    dumps: dict[Path, Case] = {}
+    for case in (case for case in CASES if case.dumped):
+        directory = backed_up.daemon.directory / f"dump-{case.name}"
+        directory.mkdir()
+        arguments = ("--config", str(backed_up.daemon.config), "--topic", case.name, "--partition", "0")
+        backed_up.daemon.cli("dump", *arguments, "--output", str(directory)).require(0)
+        [output] = directory.iterdir()
+        assert output.read_bytes() == raw_log(filled.cluster.kafka, case.name, 0), case.name
+        dumps[output] = case
+
+    said = kafka_tool(
+        "org.apache.kafka.tools.DumpLogSegments", "--deep-iteration", "--files", ",".join(map(str, dumps))
+    )
+
+    parts = dict(zip(dumps, said.split("Dumping ")[1:], strict=True))
+    for output, case in dumps.items():
+        lines = parts[output].splitlines()
+        assert lines[0] == str(output)
+        assert f"Log starting offset: {int(output.stem)}" in lines
+        found = [line.split() for line in lines if line.startswith("baseOffset: ")]
+        assert [int(words[1]) for words in found] == [one.first_offset for one in filled.batches[case.name, 0]]
+        assert all(words[words.index("isvalid:") + 1] == "true" for words in found), parts[output]
+
+
+def test_the_restore_is_complete(restored: Finished) -> None:
+    report = restored.json()
+
+    assert report["verdict"] == "complete"
+    assert report["records_missing"] == 0
+
+
+@of_restored_case
+def test_the_restored_topic_equals_the_source(
+    case: Case, filled: Filled, restored: Finished, kafka: KafkaServer
+) -> None:
+    if not case.nameable:
+        _equal_in_the_logs(case, filled, kafka)
+        return
+    source = read_topic(filled.cluster.bootstrap, case.name)
+    target = read_topic(kafka.bootstrap, TARGETS[case.name])
+
+    _is_what_was_produced(case, filled, source)
+    assert target.keys() == source.keys()
+    for number, records in source.items():
+        assert compare_records(expected(records), target[number], offsets=False) == [], number
+        if case.restamped:
+            _differ_in_timestamp_type(records, target[number], _partition(restored.json(), case.name, number))
+        else:
+            assert _timestamp_types(target[number]) == _timestamp_types(records)
+
+
+def _is_what_was_produced(case: Case, filled: Filled, source: Mapping[int, list[Record]]) -> None:
+    if case.truthful:
+        for number, records in source.items():
+            stamped = not case.restamped
+            wanted = filled.cluster.truth.records(case.name, number)
+            assert compare_records(wanted, records, timestamps=stamped) == [], number
+    if case.visible is not None:
+        assert sum(map(len, source.values())) == case.visible
+
+
+def _equal_in_the_logs(case: Case, filled: Filled, kafka: KafkaServer) -> None:
+    for number in range(case.partitions):
+        source = plain_records(filled.batches[case.name, number])
+        assert plain_records(list(split_batches(raw_log(kafka, TARGETS[case.name], number)))) == source
+        assert len(source) == case.visible
+
+
+def _differ_in_timestamp_type(source: list[Record], target: list[Record], report: Section) -> None:
+    log_append_time, create_time = 2, 1
+    assert _timestamp_types(source) == [log_append_time] * len(source)
+    assert _timestamp_types(target) == [create_time] * len(target)
+    assert report["records_restamped"] == len(target)
+
+
+def _timestamp_types(records: list[Record]) -> list[int]:
+    return [record.timestamp_type for record in records]
+
+
+def _partition(report: Section, topic: str, number: int) -> Section:
+    topics = report["topics"]
+    assert isinstance(topics, list)
+    [found] = [one for one in topics if isinstance(one, dict) and one["source"] == topic]
+    partitions = found["partitions"]
+    assert isinstance(partitions, list)
+    partition = partitions[number]
+    assert isinstance(partition, dict)
+    return partition
