@@ -825,7 +825,10 @@ def test_a_zombie_s_segment_that_lands_late_changes_neither_coverage_nor_branch(
         log.append(5)
         await life.durable()
         site.upload_seconds = lambda key: 1_000.0
-        log.truncate(0)
+        log.append(5)
+        log.append(5)
+        await life.follows("orders")
+        log.truncate(10)
         log.append(2)
         await life.until(lambda: life.partition("orders").branch == 1, "the branch")
         await life.follows("orders")
