@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 
+from kbackupd.archive.catalog import bounded
 from kbackupd.archive.identity import newest_number
 from kbackupd.archive.writer_state import WriterState
 from kbackupd.format import keys
@@ -56,10 +57,8 @@ async def recover(store: ObjectStore, *, writer: str, writer_epoch: int, identit
     first_epoch = checkpoint.writer_epoch if checkpoint else 1
     settled = await _declared(store, writer, identity, range(first_epoch + 1, writer_epoch))
     async for chunk in _uncovered_keys(store, state, writer, settled, epochs=range(first_epoch, writer_epoch)):
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(read_footer(store, key, identity)) for key in chunk]
-        for key, task in zip(chunk, tasks, strict=True):
-            opened = task.result()
+        footers = await bounded(chunk, lambda key: read_footer(store, key, identity))
+        for key, opened in zip(chunk, footers, strict=True):
             if opened is None:
                 damaged.append(key)
                 continue
@@ -104,13 +103,8 @@ async def _declared(
     """
     declared: dict[int, tuple[tuple[int, int], ...]] = {}
     for first in range(epochs.start, epochs.stop, _READ_AHEAD):
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(_first_footer(store, writer, epoch, identity))
-                for epoch in range(first, min(first + _READ_AHEAD, epochs.stop))
-            ]
-        for task in tasks:
-            footer = task.result()
+        some = range(first, min(first + _READ_AHEAD, epochs.stop))
+        for footer in await bounded(some, lambda epoch: _first_footer(store, writer, epoch, identity)):
             for row in footer.earlier if footer else ():
                 declared[row.writer_epoch] = row.durable
     return declared
