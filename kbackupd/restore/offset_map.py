@@ -42,6 +42,16 @@ class OffsetMap:
         self.records += count
         self.next_source_offset = source_offset + count
 
+    def cut(self, records: int) -> None:
+        """Keep only the first `records`: a partition that failed never saw the others acknowledged."""
+        while self.records > records:
+            started = self._targets[-1]
+            if started >= records:
+                self._sources.pop()
+                self._targets.pop()
+            self.records = max(started, records)
+        self.next_source_offset = self._sources[-1] + self.records - self._targets[-1] if self._sources else 0
+
     def __len__(self) -> int:
         return len(self._sources)
 

@@ -222,6 +222,8 @@ async def _restore_partition(
         await producing.finish(tp)
     except KbackupError as error:
         result.failure = f"{error} ({error.hint})" if error.hint else str(error)
+    if result.failure:
+        rewriter.offset_map.cut(result.records)
 
 
 async def _restore_chunk(

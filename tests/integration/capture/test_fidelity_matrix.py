@@ -7,6 +7,7 @@ One source cluster, one daemon run and one restore for all topics; each test is 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.s3 import S3Server
 from kbackupd.testbed.topics import delete_topic, partition_leaders
 from kbackupd.testbed.truth import Record, compare_records, expected, raw_log, read_topic, split_batches
-from tests.integration.capture.matrix.cases import CASES, Case
+from tests.integration.capture.matrix.cases import CASES, UNKNOWN_CODEC_TOPIC, Case
 from tests.integration.capture.matrix.records import plain_records
 from tests.integration.capture.matrix.source import SourceCluster, headers
 from tests.integration.capture.matrix.stages import BackedUp, Filled, back_up, fill, restore
@@ -75,11 +76,15 @@ def test_the_archive_is_verbatim(case: Case, filled: Filled, backed_up: BackedUp
         assert (list(history.holes), list(history.gaps)) == ([], [])
 
 
-def test_deep_validation_finds_nothing(backed_up: BackedUp) -> None:
+def test_deep_validation_finds_nothing_but_a_codec_it_cannot_look_into(backed_up: BackedUp) -> None:
     names = itertools.chain.from_iterable(("--expect-topic", case.name) for case in CASES)
-    checked = backed_up.daemon.cli("validate", "--config", str(backed_up.daemon.config), "--deep", *names)
+    arguments = ("--config", str(backed_up.daemon.config), "--deep", "--format", "json", *names)
+    report = backed_up.daemon.cli("validate", *arguments).require(0).json()
 
-    assert checked.exit_code == 0, checked.stdout + checked.stderr
+    findings = [finding for finding in _listed(report, "findings") if finding["severity"] != "information"]
+    assert findings == []
+    [opaque] = [finding for finding in _listed(report, "findings") if finding["code"] == "content.opaque"]
+    assert (opaque["topic"], opaque["first_offset"], opaque["next_offset"]) == (UNKNOWN_CODEC_TOPIC, 1, 3)
 
 
 def test_kafkas_own_tool_accepts_the_dumps(backed_up: BackedUp, filled: Filled) -> None:
@@ -114,6 +119,21 @@ def test_the_restore_is_complete(restored: Finished) -> None:
     assert report["records_missing"] == 0
 
 
+def test_a_batch_that_no_broker_takes_leaves_an_incomplete_topic_that_says_so(
+    backed_up: BackedUp, s3_server: S3Server, kafka: KafkaServer
+) -> None:
+    target = f"matrix-{os.getpid()}-{UNKNOWN_CODEC_TOPIC}"
+
+    finished = restore(backed_up, s3_server, kafka.bootstrap, {UNKNOWN_CODEC_TOPIC: target}).require(6)
+
+    report = _partition(json.loads(finished.stdout), UNKNOWN_CODEC_TOPIC, 0)
+    assert f"{target}-0: the target refused a batch" in str(report["failure"])
+    assert (report["records_restored"], report["records_missing"]) == (1, 3)
+    assert report["offset_map"] == [{"source_offset": 0, "target_offset": 0, "count": 1}]
+    assert [record.offset for record in read_topic(kafka.bootstrap, target)[0]] == [0]
+    delete_topic(kafka.bootstrap, target)
+
+
 @of_restored_case
 def test_the_restored_topic_equals_the_source(
     case: Case, filled: Filled, restored: Finished, kafka: KafkaServer
@@ -128,8 +148,10 @@ def test_the_restored_topic_equals_the_source(
     assert target.keys() == source.keys()
     for number, records in source.items():
         assert compare_records(expected(records), target[number], offsets=False) == [], number
+        reported = _partition(restored.json(), case.name, number)
+        assert (reported["records_restored"], reported["records_undecided"]) == (len(records), case.undecided)
         if case.restamped:
-            _differ_in_timestamp_type(records, target[number], _partition(restored.json(), case.name, number))
+            _differ_in_timestamp_type(records, target[number], reported)
         else:
             assert _timestamp_types(target[number]) == _timestamp_types(records)
 
@@ -140,6 +162,8 @@ def _is_what_was_produced(case: Case, filled: Filled, source: Mapping[int, list[
             stamped = not case.restamped
             wanted = filled.cluster.truth.records(case.name, number)
             assert compare_records(wanted, records, timestamps=stamped) == [], number
+    elif case.visible is None:
+        assert any(source.values())
     if case.visible is not None:
         assert sum(map(len, source.values())) == case.visible
 
@@ -163,11 +187,11 @@ def _timestamp_types(records: list[Record]) -> list[int]:
 
 
 def _partition(report: Section, topic: str, number: int) -> Section:
-    topics = report["topics"]
-    assert isinstance(topics, list)
-    [found] = [one for one in topics if isinstance(one, dict) and one["source"] == topic]
-    partitions = found["partitions"]
-    assert isinstance(partitions, list)
-    partition = partitions[number]
-    assert isinstance(partition, dict)
-    return partition
+    [found] = [one for one in _listed(report, "topics") if one["source"] == topic]
+    return _listed(found, "partitions")[number]
+
+
+def _listed(report: Section, name: str) -> list[Section]:
+    rows = report[name]
+    assert isinstance(rows, list)
+    return [row for row in rows if isinstance(row, dict)]

@@ -41,3 +41,20 @@ def test_the_map_knows_every_record_and_nothing_else(steps: list[tuple[int, int]
     }
     assert {run.source_offset + n: run.target_offset + n for run in mapped.runs() for n in range(run.count)} == model
     assert mapped.records == len(model)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), max_size=20), st.integers(0, 80))
+def test_a_map_that_was_cut_is_the_map_of_the_records_that_are_left(steps: list[tuple[int, int]], kept: int) -> None:
+    whole, wanted, position, left = OffsetMap(), OffsetMap(), 0, kept
+    for hole, count in steps:
+        position += hole
+        whole.append(position, count)
+        if left:
+            wanted.append(position, min(count, left))
+            left -= min(count, left)
+        position += count
+
+    whole.cut(kept)
+
+    assert list(whole.runs()) == list(wanted.runs())
+    assert (whole.records, whole.next_source_offset) == (wanted.records, wanted.next_source_offset)

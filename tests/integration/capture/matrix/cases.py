@@ -22,6 +22,7 @@ BEYOND_INT32 = (1 << 31) - 5
 BEYOND_UINT32 = (1 << 32) - 5
 FAR = 1 << 50
 UNKNOWN_CODEC = 5
+UNKNOWN_CODEC_TOPIC = "codec-unknown"
 _ANY_TIME = {"message.timestamp.after.max.ms": str((1 << 63) - 1)}
 _HARDLY_DELETED = {"delete.retention.ms": str(DAY_MS)}
 _COMPACTED = {
@@ -53,9 +54,11 @@ class Case:
     truthful: bool = True
     """Every record was produced by librdkafka, and nothing was deleted or compacted."""
     visible: int | None = None
-    """Records a reader must see, where the truth does not tell."""
+    """Records a reader must see, where the truth does not tell; None: some."""
+    undecided: int = 0
+    """Records that a restore leaves out and lists: their transaction was open when the backup was made."""
     nameable: bool = True
-    """The independent client can decode every header name."""
+    """confluent-kafka can decode every header name; at one that is not UTF-8 it raises SystemError."""
     restamped: bool = False
     """LogAppendTime: the restored records' timestamps have another type."""
     restored: bool = True
@@ -77,7 +80,6 @@ def _codec(codec: Codec) -> Case:
         partitions=2,
         fill=fill,
         holds=lambda logs: all(CODEC_NAMES[h.codec] == codec for log in logs for h in log) and all(logs),
-        dumped=codec == "zstd",
     )
 
 
@@ -344,7 +346,12 @@ CASES: tuple[Case, ...] = (
         dumped=True,
     ),
     Case(name="transaction-fenced", fill=_fill_fenced, holds=lambda logs: sum(h.is_control for h in logs[0]) == 2),
-    Case(name="transaction-hanging", fill=_fill_hanging, holds=lambda logs: sum(h.is_control for h in logs[0]) == 2),
+    Case(
+        name="transaction-hanging",
+        fill=_fill_hanging,
+        holds=lambda logs: sum(h.is_control for h in logs[0]) == 2,
+        undecided=10,
+    ),
     Case(
         name="ending-in-a-marker",
         partitions=2,
@@ -424,7 +431,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case(name="keyed", partitions=4, fill=_fill_keyed, holds=lambda logs: all(logs)),
     Case(
-        name="codec-unknown",
+        name=UNKNOWN_CODEC_TOPIC,
         placed={0: (_batch(0, [b"before"]), _of_unknown_codec(1), _batch(3, [b"after"]))},
         holds=_has(lambda h: h.codec == UNKNOWN_CODEC),
         restored=False,
