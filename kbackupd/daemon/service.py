@@ -58,6 +58,7 @@ class Service:
         self._was_ready = False
         self._running_now: Running | None = None
         self._rpo_targets = {tier.name: tier.rpo_seconds for tier in settings.tiers}
+        self._unknown_since = dict.fromkeys(self._rpo_targets, self._started)
 
     def began(self, document: ArchiveDocument, *, writer_epoch: int, pipeline: Pipeline, steering: Steering) -> None:
         """The archive is ours: from now on everything can be asked and is measured."""
@@ -129,14 +130,15 @@ class Service:
                 reasons.append(f"{starting} partitions have not been answered for yet")
             else:
                 self._was_ready = True
-        up = self._clock.monotonic() - self._started
         healthy = True
         for tier in exposure.tier_statuses(self._rpo_targets):
             if tier.rpo_target_seconds is None:
                 continue
             worst = tier.exposure_seconds or 0.0
             if tier.unknown_partitions:
-                worst = max(worst, up)
+                worst = max(worst, self._unknown_for(tier.name))
+            else:
+                self._unknown_since.pop(tier.name, None)
             if worst > tier.rpo_target_seconds:
                 healthy = False
                 reasons.append(
@@ -147,6 +149,15 @@ class Service:
             healthy = False
             reasons.append(f"{problem.subject}: {problem.message}")
         return HealthReport(live=True, ready=self._was_ready, healthy=healthy, reasons=tuple(reasons))
+
+    def _unknown_for(self, tier: str) -> float:
+        """How long some partition of the tier has not been proven, in seconds.
+
+        From the start until all are proven once; later from when one appears: a topic made just now is not as exposed
+        as the daemon is old.
+        """
+        now = self._clock.monotonic()
+        return now - self._unknown_since.setdefault(tier, now)
 
     async def flush(self, topics: str) -> FlushReport:
         return await self._running.steering.flush(topics)
