@@ -74,7 +74,7 @@ def back_up(
             _require(process, deadline, "did not get to work")
             time.sleep(0.002)
         startup_cpu = _cpu_seconds(process.pid)
-        asyncio.run(_flush(socket, topic, process, deadline))
+        asyncio.run(_flush(socket, topic, records, process, deadline))
         stored = _happened(log, events.SEGMENT_STORED)
         while sum(int(str(line["records"])) for line in stored) < records:
             _require(process, deadline, "did not store everything")
@@ -94,15 +94,18 @@ def back_up(
     )
 
 
-async def _flush(socket: Path, topic: str, process: GuardedProcess, deadline: Deadline) -> None:
+async def _flush(socket: Path, topic: str, records: int, process: GuardedProcess, deadline: Deadline) -> None:
+    """Until it covers all records: an early one covers only what is being fetched by then."""
     async with ControlClient(socket) as client:
         while True:
             try:
-                await client.flush(topic)
-                return
+                report = await client.flush(topic)
+                if sum(partition.durable_offset for partition in report.partitions) >= records:
+                    return
             except KbackupError:  # the socket or the topic is not there yet
-                _require(process, deadline, "took no flush")
-                await asyncio.sleep(0.01)
+                pass
+            _require(process, deadline, "took no flush")
+            await asyncio.sleep(0.01)
 
 
 def _require(process: GuardedProcess, deadline: Deadline, otherwise: str) -> None:

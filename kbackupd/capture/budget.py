@@ -10,13 +10,10 @@ import asyncio
 import contextlib
 from collections import deque
 
-
-def holding_bytes(fetched_bytes: int, uncompressed_bytes: int) -> int:
-    """What fetched bytes are charged until they are sealed: themselves, and what zstd may make of those it is tried on.
-
-    No store copies what it is given: an object is sent from the fetched bytes themselves.
-    """
-    return fetched_bytes + uncompressed_bytes
+HOLDING_FACTOR = 2
+"""How many times a byte is charged while it is held until durable. It waits as it came, and zstd may need as much again
+for its result. What nobody compresses is sent from where it lies, but the allocator keeps holes between blocks that
+come and go: without this the process grew to one and a half times what it held (docs/performance.md)."""
 
 
 class MemoryBudget:

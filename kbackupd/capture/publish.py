@@ -17,7 +17,7 @@ import structlog
 from kbackupd.archive.identity import superseded_by
 from kbackupd.archive.writer_state import WriterState
 from kbackupd.capture.assembly import ClosedSegment
-from kbackupd.capture.budget import MemoryBudget
+from kbackupd.capture.budget import HOLDING_FACTOR, MemoryBudget
 from kbackupd.capture.watermark import Watermark
 from kbackupd.format.segment import SegmentDraft, StoredBody, seal_over, store_body
 from kbackupd.model.clock import Clock
@@ -137,8 +137,8 @@ class Publisher:
             )
             sealed = await asyncio.to_thread(seal_over, draft, body)
             self._previous = sealed.ref
-        # From here on only what is sent is held: there is one form of every run, and zstd may have made it smaller.
-        freed = body.saved_bytes + sum(run.raw_bytes - run.compressed_bytes for run in closed.runs)
+        # What zstd saved is free from here on: nothing refers to the fetched bytes of those runs any more.
+        freed = HOLDING_FACTOR * body.saved_bytes
         self._budget.release(freed)
         log.debug(events.SEGMENT_SEALED, key=sealed.ref.key, bytes=sealed.size_bytes, runs=len(closed.runs))
         group.create_task(self._upload(seq, sealed, closed.charged_bytes - freed), name=f"upload-{seq}")

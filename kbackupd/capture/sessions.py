@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import structlog
 
-from kbackupd.capture.budget import MemoryBudget, holding_bytes
+from kbackupd.capture.budget import HOLDING_FACTOR, MemoryBudget
 from kbackupd.capture.intake import Intake, scan_answers
 from kbackupd.capture.partition import PartitionCapture, SessionKind
 from kbackupd.capture.rate import RateLimit
@@ -26,7 +26,7 @@ from kbackupd.observe import events
 from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
 
-REQUEST_BYTES = {SessionKind.FOLLOWING: 8 << 20, SessionKind.CATCHING_UP: 16 << 20}
+REQUEST_BYTES = {SessionKind.FOLLOWING: 8 << 20, SessionKind.CATCHING_UP: 8 << 20}
 MAX_WAIT_MS = 500
 TIMEOUT_SECONDS = 30.0
 RECEIVING_COPIES = 2
@@ -201,7 +201,7 @@ class SessionLoop:
             taken = self._intake.open.facts.held_bytes - before
             if taken:
                 # The whole answer's bytes stay referenced by the part that is kept.
-                charge = holding_bytes(len(part.records), scan.good_bytes - scan.compressed_bytes)
+                charge = len(part.records) * HOLDING_FACTOR
                 self._budget.adjust(0, charge)
                 self._intake.open.charge(charge)
             if not more:

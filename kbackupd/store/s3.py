@@ -2,17 +2,16 @@
 
 Owns one aiobotocore client with a bounded connection pool. Keeps I2 by sending `If-None-Match: *` with every PUT, and
 I5 by `s3_errors.py`. Never waits to try again: botocore's own retries are off, `retrying.py` is the one retry layer
-(aiohttp alone sends a request once more when the connection breaks before an answer, which create-only makes safe).
+(aiohttp alone sends a request without a body once more when the connection breaks before an answer).
 Each request has a connect time-out and a time-out between bytes, and idle connections are dropped before servers and
 load balancers drop them silently.
 
-Memory: an object is held once more while it is sent (its parts joined); a GET holds it twice for a moment.
+Memory: an object is sent from the caller's buffers, without a copy; a GET holds it twice for a moment.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from kbackupd.model.errors import (
 from kbackupd.model.settings import S3Settings
 from kbackupd.store.buffers import crc32c_base64, equal_bytes, total_bytes
 from kbackupd.store.keys import checked_key
+from kbackupd.store.parts_body import PartsBody
 from kbackupd.store.protocol import DELETE_BATCH_KEYS, Buffer, ObjectInfo
 from kbackupd.store.s3_errors import S3_FAILURES, status_of, translate, translate_item, truncated
 
@@ -39,7 +39,7 @@ LIST_PAGE_KEYS = 1000
 """The most a ListObjectsV2 answers at once."""
 
 IN_THREAD_BYTES = 256 << 10
-"""Above this, joining and checksumming would hold the event loop noticeably."""
+"""Above this, checksumming would hold the event loop noticeably."""
 
 COMPARE_BYTES = 64 << 10
 """Up to this size an object met under our key is compared byte by byte; above, by size and CRC-32C."""
@@ -103,11 +103,11 @@ class S3Store:
     async def put_if_absent(self, key: str, parts: Sequence[Buffer]) -> None:
         size_bytes = total_bytes(parts)
         if size_bytes > IN_THREAD_BYTES:
-            body, checksum = await asyncio.to_thread(_assemble, parts)
+            checksum = await asyncio.to_thread(crc32c_base64, parts)
         else:
-            body, checksum = _assemble(parts)
+            checksum = crc32c_base64(parts)
         with self._translated("put", key):
-            if await self._created(key, body, size_bytes, checksum):
+            if await self._created(key, PartsBody(parts), size_bytes, checksum):
                 return
         # Somebody's object is there. It is our own if an earlier try took effect and only its answer was lost
         # (hazard 54), so look before crying.
@@ -221,7 +221,7 @@ class S3Store:
     async def close(self) -> None:
         await self._resources.aclose()
 
-    async def _created(self, key: str, body: io.BytesIO, size_bytes: int, checksum: str) -> bool:
+    async def _created(self, key: str, body: PartsBody, size_bytes: int, checksum: str) -> bool:
         """Send the PUT; False when the server says that something is there already (412)."""
         try:
             await self._client.put_object(
@@ -302,15 +302,6 @@ def _is_address(host: str) -> bool:
 
 def _is_loopback(host: str) -> bool:
     return host == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
-
-
-def _assemble(parts: Sequence[Buffer]) -> tuple[io.BytesIO, str]:
-    """The body to send, and its checksum.
-
-    As a file it is sent in chunks and not copied into the socket's buffer, and botocore asks for `100-continue`, so
-    that a refusal comes before the upload. Nobody else may hold the joined bytes, or BytesIO would copy them.
-    """
-    return io.BytesIO(b"".join(parts)), crc32c_base64(parts)
 
 
 def _object_bytes(answer: Mapping[str, Any]) -> int:

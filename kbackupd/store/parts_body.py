@@ -1,0 +1,56 @@
+"""An HTTP body made of several buffers, sent from where they lie: nothing is joined, so an upload costs no copy."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+from kbackupd.store.protocol import Buffer
+
+PIECE_BYTES = 256 << 10
+"""Handed to the connection at once: some socket buffers' worth, so that a slow peer holds the sender back."""
+
+
+class PartsBody:
+    """What aiobotocore takes for a file and aiohttp for an asynchronous iterable.
+
+    As a "file" it makes botocore ask for `100-continue`, so that a refusal comes before the upload; it is rewound, not
+    read. As an iterable it is sent, from the start at every iteration.
+    """
+
+    def __init__(self, parts: Sequence[Buffer]) -> None:
+        self._views = [memoryview(part).cast("B") for part in parts]
+        self._size = sum(view.nbytes for view in self._views)
+        self._position = 0
+
+    async def __aiter__(self) -> AsyncIterator[memoryview]:
+        for piece in self._pieces(0):
+            yield piece
+
+    def read(self, size: int = -1) -> bytes:
+        """Bytes from the position on, joined."""
+        left = self._size - self._position if size < 0 else size
+        found = bytearray()
+        for piece in self._pieces(self._position):
+            found += piece[: left - len(found)]
+            if len(found) >= left:
+                break
+        self._position += len(found)
+        return bytes(found)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, min(self._size, start + offset))
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def _pieces(self, position: int) -> Iterator[memoryview]:
+        for view in self._views:
+            if position >= view.nbytes:
+                position -= view.nbytes
+                continue
+            for first in range(position, view.nbytes, PIECE_BYTES):
+                yield view[first : first + PIECE_BYTES]
+            position = 0
