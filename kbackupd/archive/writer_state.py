@@ -37,7 +37,7 @@ from kbackupd.model.segment import (
 )
 
 UNSEEN = "unseen"
-"""The `state` of a partition whose first event is in a lost segment: nothing is known but which branches were used."""
+"""The `state` of a partition whose first event is in a lost segment: `next_offset` is where it was seen, no position."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,12 +130,15 @@ class WriterState:
             if partition is not None and partition.seen:
                 if not _advance(partition, items):
                     held_back.add(id)
-            elif (branch := max(item.branch for item in items)) > 0:
-                # Its position is asked for anew, but what is captured then must not be hidden behind these branches.
+            else:
+                # Its position is asked for anew. What is captured then must not be hidden behind these branches, and
+                # what the log has lost between these offsets and its start must not be a hole without a cause.
+                first = min(item.offset if isinstance(item, Truncated) else _first_offset(item) for item in items)
                 if partition is None:
-                    self._know(id, footer, PartitionState(id=id, first_offset=0, next_offset=0, state=UNSEEN))
+                    self._know(id, footer, PartitionState(id=id, first_offset=first, next_offset=first, state=UNSEEN))
                 unseen = self.partitions[id]
-                unseen.next_branch = max(unseen.next_branch, branch + 1)
+                unseen.first_offset = unseen.next_offset = min(unseen.first_offset, first)
+                unseen.next_branch = max(unseen.next_branch, *(item.branch + 1 for item in items))
         self._settle_transactions(footer, held_back)
         merge_sequence(self.coverage.setdefault(footer.writer_epoch, []), footer.seq)
         for earlier in footer.earlier:

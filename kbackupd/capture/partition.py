@@ -47,6 +47,8 @@ class PartitionCapture:
     leader_id: int = -1
     leader_epoch: int = -1
     position: int = -1
+    unseen_from: int = -1
+    """Lowest offset stored by a life whose record of its first sight is lost; -1: none."""
     branch: int = 0
     next_branch: int = 1
     leader_epochs: list[tuple[int, int]] = field(default_factory=list)
@@ -79,6 +81,7 @@ class PartitionCapture:
             system=system,
             tier=tier,
             position=durable.next_offset if durable.seen else -1,
+            unseen_from=-1 if durable.seen else durable.first_offset,
             branch=durable.branch,
             next_branch=durable.next_branch,
             leader_epochs=list(durable.leader_epochs),

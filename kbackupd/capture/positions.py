@@ -165,6 +165,18 @@ class Positioner:
                     at_ms=at_ms,
                 )
             )
+            if 0 <= partition.unseen_from < log_start:
+                # Readers begin where anything is stored: what the log has lost since is a gap, not a hole.
+                self._intake.record(
+                    Gap(
+                        id=partition.id,
+                        branch=partition.branch,
+                        first_offset=partition.unseen_from,
+                        next_offset=log_start,
+                        cause=GapCause.LOG_START_MOVED,
+                        at_ms=at_ms,
+                    )
+                )
             if partition.overtaken:
                 self._intake.record(partition.cut_to(log_start, at_ms=at_ms))
             if partition.id in self._starts_latest:

@@ -721,6 +721,31 @@ def test_the_first_event_of_a_topic_lost_while_its_partition_s_landed_is_told_ag
     assert [e.partitions for e in seen] == [1]
 
 
+def test_retention_after_a_partition_s_first_event_was_lost_leaves_a_gap_and_no_hole() -> None:
+    """Hazard 11, found by killing at random: bytes of it are stored, so readers begin there."""
+    site = Site.new(flush_interval_seconds=0.5)
+    site.cluster.create("other")
+
+    async def script(life: Life) -> None:
+        await life.durable()
+        site.faults.stall("put", key_part="segments/")
+        log = site.cluster.create("orders").logs[0]
+        life.pipeline.roster.metadata_wanted.set()
+        await life.follows("orders")
+        await asyncio.sleep(3)
+        log.append(3)
+        await life.follows("orders")
+        await asyncio.sleep(3)
+        log.append(3)
+        log.delete_records(6)
+        log.append(3)
+
+    site.run_life(script, stop=False)
+    site.faults.heal()
+    site.run_life(Life.durable)
+    site.check(causes=(GapCause.LOG_START_MOVED,))
+
+
 def test_a_failed_final_flush_is_an_error() -> None:
     """Hazard 50."""
     site = Site.new()
