@@ -37,7 +37,7 @@ from kbackupd.model.segment import (
 )
 
 UNSEEN = "unseen"
-"""The `state` of a partition whose first event is in a lost segment: `next_offset` is where it was seen, no position."""
+"""The `state` of a partition whose first event is in a lost segment: its `next_offset` is no position."""
 
 
 @dataclass(slots=True, kw_only=True)
