@@ -213,6 +213,7 @@ async def _open_archive_store(
         create=True,
         on_operation=ended,
         on_retry=retried,
+        on_failure=metrics.store_failed,
         clock=clock,
     )
     try:

@@ -12,7 +12,7 @@ from kbackupd.model.settings import FilesystemSettings, S3Settings, StorageSetti
 from kbackupd.store.filesystem import FilesystemStore
 from kbackupd.store.metered import MeteredStore, OnOperation
 from kbackupd.store.protocol import ObjectStore
-from kbackupd.store.retrying import OnRetry, RetryingStore, RetryPolicy
+from kbackupd.store.retrying import OnFailure, OnRetry, RetryingStore, RetryPolicy
 from kbackupd.store.s3 import S3Limits, S3Store
 
 __all__ = ["open_store", "parse_location"]
@@ -26,6 +26,7 @@ async def open_store(
     create: bool = False,
     on_operation: OnOperation | None = None,
     on_retry: OnRetry | None = None,
+    on_failure: OnFailure | None = None,
     clock: Clock | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> ObjectStore:
@@ -49,4 +50,4 @@ async def open_store(
             assert_never(other)
     if on_operation is not None:
         store = MeteredStore(store, on_operation, clock=clock)
-    return RetryingStore(store, policy=policy, on_retry=on_retry, clock=clock)
+    return RetryingStore(store, policy=policy, on_retry=on_retry, on_failure=on_failure, clock=clock)

@@ -2,8 +2,8 @@
 
 Retries what is `retryable` (StoreUnavailableError) with exponential backoff and full jitter
 (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), each try under a deadline of its own and
-all tries of one operation under another. Sleep, chance, clock and deadline are
-injected, so tests take no time. Retrying a PUT is safe because the stores take identical bytes for success (hazard 54).
+all tries of one operation under another. Sleep, chance, clock and deadline are injected, so tests take no time.
+Retrying a PUT is safe because the stores take identical bytes for success (hazard 54).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 from typing import TypeVar
 
 from kbackupd.model.clock import Clock, SystemClock
-from kbackupd.model.errors import KbackupError, StoreUnavailableError
+from kbackupd.model.errors import KbackupError, StoreDeniedError, StoreUnavailableError
 from kbackupd.model.units import format_duration
 from kbackupd.store.buffers import total_bytes
 from kbackupd.store.protocol import DELETE_BATCH_KEYS, Buffer, ObjectInfo, ObjectStore
@@ -28,6 +28,8 @@ UNKNOWN_SIZE_BYTES = 64 << 20
 T = TypeVar("T")
 OnRetry = Callable[[str, KbackupError, int], None]
 """Called before each wait with the operation's name, the error and the number of the try that failed, from 1."""
+OnFailure = Callable[[str, KbackupError], None]
+"""Called when an operation is given up: its retries are spent, or the store said no."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,7 @@ class RetryingStore:
         *,
         policy: RetryPolicy | None = None,
         on_retry: OnRetry | None = None,
+        on_failure: OnFailure | None = None,
         clock: Clock | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
@@ -63,6 +66,7 @@ class RetryingStore:
         self._inner = inner
         self._policy = RetryPolicy() if policy is None else policy
         self._on_retry = on_retry
+        self._on_failure = on_failure
         self._clock: Clock = SystemClock() if clock is None else clock
         self._sleep = sleep
         self._uniform = uniform
@@ -120,12 +124,20 @@ class RetryingStore:
                 spent_seconds = self._clock.monotonic() - started
                 if spent_seconds + wait_seconds >= policy.total_seconds:
                     spent = format_duration(spent_seconds)
+                    self._given_up(operation, error)
                     raise StoreUnavailableError(
                         f"{error.message} (gave up after {spent}, {tries} tries)", hint=error.hint, cause=error.cause
                     ) from error
                 if self._on_retry is not None:
                     self._on_retry(operation, error, tries)
+            except StoreDeniedError as error:
+                self._given_up(operation, error)
+                raise
             await self._sleep(wait_seconds)
+
+    def _given_up(self, operation: str, error: KbackupError) -> None:
+        if self._on_failure is not None:
+            self._on_failure(operation, error)
 
     async def _try_once(self, operation: str, attempt: Callable[[], Awaitable[T]], seconds: float) -> T:
         try:

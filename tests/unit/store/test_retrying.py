@@ -37,11 +37,13 @@ class Rig:
         self.waits: list[float] = []
         self.deadlines: list[float] = []
         self.retries: list[tuple[str, str, int]] = []
+        self.failures: list[tuple[str, KbackupError]] = []
         self._attempts_expire = attempts_expire
         self.store = RetryingStore(
             self.faults,
             policy=policy,
             on_retry=self._on_retry,
+            on_failure=lambda operation, error: self.failures.append((operation, error)),
             clock=self.clock,
             sleep=self._sleep,
             uniform=uniform,
@@ -68,6 +70,7 @@ async def test_wait_doubles_up_to_the_longest_under_full_jitter() -> None:
         await rig.store.head("key")
     assert rig.waits == [1, 2, 4, 5, 5]
     assert rig.retries == [("head", "throttled", attempt) for attempt in (1, 2, 3, 4, 5)]
+    assert rig.failures == []
 
 
 async def test_jitter_spreads_each_wait_from_nothing_to_the_full_backoff() -> None:
@@ -93,6 +96,7 @@ async def test_gives_up_when_the_next_wait_would_reach_the_total_deadline() -> N
     assert rig.waits == [1, 2, 4]
     assert (caught.value.cause, caught.value.hint) == ("connect", "look")
     assert isinstance(caught.value.__cause__, StoreUnavailableError)
+    assert rig.failures == [("head", caught.value.__cause__)]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +109,7 @@ async def test_what_trying_again_cannot_change_is_raised_at_once(error: KbackupE
     with pytest.raises(type(error)):
         await rig.store.get("key")
     assert rig.waits == []
+    assert rig.failures == ([("get", error)] if isinstance(error, StoreDeniedError) else [])
     assert len(rig.faults.calls) == 1
 
 
