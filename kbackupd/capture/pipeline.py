@@ -40,8 +40,6 @@ from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
 from kbackupd.store.protocol import ObjectStore
 
-FLUSH_DEADLINE_SECONDS = 120.0
-
 log = structlog.get_logger()
 
 
@@ -214,7 +212,7 @@ class Pipeline:
         ]
         self.intake.open = OpenSegment()
         closed = taken.close(rows)
-        log.debug(events.SEGMENT_SEALED, reason=reason.value, bytes=closed.held_bytes)
+        log.debug(events.SEGMENT_CLOSED, reason=reason.value, bytes=closed.held_bytes)
         body = self._uploads.create_task(self.publisher.prepare(closed), name="prepare")
         task = self._uploads.create_task(self._publish(closed, body), name="publish")
         self._publishing.add(task)

@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from kbackupd import __version__
-from kbackupd.model.errors import KbackupError
+from kbackupd.model.errors import KbackupError, principal
 from kbackupd.observe.logging import configure_logging, mask_text
 
 VERBS: Final[tuple[str, ...]] = ("run", "restore", "list", "describe", "validate", "dump", "ctl", "config")
@@ -122,14 +122,6 @@ def explain(error: BaseException) -> int:
         "this is a fault of kbackupd: kbackupd --traceback … shows where it happened; please report it with that",
     )
     return 1
-
-
-def principal(error: BaseException) -> BaseException:
-    """The error that says most: a task group wraps what failed, and a fault of ours hides behind nothing else."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    leaves = [principal(inner) for inner in error.exceptions]
-    return next((leaf for leaf in leaves if not isinstance(leaf, KbackupError)), leaves[0])
 
 
 def _say(message: str, hint: str) -> None:

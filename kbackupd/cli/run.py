@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 import uvloop
 
 from kbackupd.daemon.run import run_daemon
+from kbackupd.model.errors import FencedError, principal
+from kbackupd.observe import events
 from kbackupd.observe.logging import configure_logging
 from kbackupd.settings.load import load_daemon_settings
 
@@ -25,5 +28,11 @@ def command(
     writer = configure_logging(format=observability.log_format, level=observability.log_level)
     try:
         uvloop.run(run_daemon(settings, dropped_lines=lambda: writer.dropped))
+    except Exception as error:
+        # stderr has it in plain words; whoever collects the log must find there too why it ends.
+        cause = principal(error)
+        event = events.WRITER_FENCED if isinstance(cause, FencedError) else events.DAEMON_FAILED
+        structlog.get_logger().error(event, error=str(cause), kind=type(cause).__name__)
+        raise
     finally:
         writer.close()

@@ -179,7 +179,9 @@ async def _take_over(
     started = clock.monotonic()
     recovery = await recover(store, writer=settings.writer, writer_epoch=epoch, identity=identity)
     for key in recovery.damaged:
-        log.error(events.DAEMON_FAILED, object=key, reason="damaged; its offsets are captured again where possible")
+        log.error(
+            events.OBJECT_DAMAGED, key=key, consequence="its offsets are captured again where the source has them"
+        )
     log.info(
         events.POSITIONS_RECOVERED,
         partitions=len(recovery.state.partitions),

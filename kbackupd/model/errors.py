@@ -150,3 +150,11 @@ class IncompleteError(KbackupError):
 
 class FencedError(KbackupError):
     exit_code = 7
+
+
+def principal(error: BaseException) -> BaseException:
+    """The error that says most: a task group wraps what failed, and a fault of ours hides behind nothing else."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = [principal(inner) for inner in error.exceptions]
+    return next((leaf for leaf in leaves if not isinstance(leaf, KbackupError)), leaves[0])

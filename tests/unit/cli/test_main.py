@@ -13,7 +13,7 @@ import pytest
 
 from kbackupd import __version__
 from kbackupd.cli import ctl
-from kbackupd.cli.main import VERBS, explain, main, principal
+from kbackupd.cli.main import VERBS, explain, main
 from kbackupd.model.errors import (
     ArchiveInvalidError,
     ConfigurationError,
@@ -23,6 +23,7 @@ from kbackupd.model.errors import (
     KbackupError,
     RefusedError,
     StoreUnavailableError,
+    principal,
 )
 
 
