@@ -19,6 +19,8 @@ from kbackupd.model.status import FlushedPartition, FlushReport, PauseReport
 from kbackupd.observe import events
 
 FLUSH_DEADLINE_SECONDS = 120.0
+PAUSE_DEADLINE_SECONDS = 45.0
+"""Below what the control socket waits, so that the answer can still say that a restart would not remember yet."""
 PATIENCE_FAILURES = 4
 """A partition that failed so often in a row (about two seconds) is left out of a flush: no passing change of leader."""
 
@@ -60,6 +62,8 @@ class Steering:
                 "broker does not answer",
                 hint="kbackupd ctl status shows which; nothing is lost, capture goes on when it answers",
             )
+        seconds = self._clock.monotonic() - started
+        log.info(events.FLUSH_FINISHED, topics=topics, partitions=len(partitions), seconds=round(seconds, 3))
         return FlushReport(
             topics=topics,
             partitions=tuple(
@@ -73,7 +77,7 @@ class Steering:
             ),
             segments=tuple(self._pipeline.publisher.keys_from(before)),
             outcome="stored" if self._pipeline.publisher.next_seq > before else "nothing new",
-            seconds=self._clock.monotonic() - started,
+            seconds=seconds,
         )
 
     async def _captured(self, partitions: list[PartitionCapture]) -> list[PartitionCapture]:
@@ -144,7 +148,7 @@ class Steering:
         log.info(events.TOPICS_PAUSED if paused else events.TOPICS_RESUMED, topics=topics, partitions=len(partitions))
         self._pipeline.seal(RollReason.FLUSH)
         try:
-            async with asyncio.timeout(FLUSH_DEADLINE_SECONDS):
+            async with asyncio.timeout(PAUSE_DEADLINE_SECONDS):
                 await self._pipeline.all_durable()
             durable = True
         except TimeoutError:

@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from kbackupd.capture import steering
 from kbackupd.model.errors import (
     ConfigurationError,
     DeniedError,
@@ -379,6 +380,11 @@ async def test_fields_a_newer_daemon_adds_are_ignored(daemon: FakeDaemon, path: 
 
     async with await asyncio.start_unix_server(newer, path), ControlClient(path) as client:
         assert (await client.pause("*")).topics == ("a",)
+
+
+def test_the_daemon_answers_what_it_achieved_before_the_socket_gives_up() -> None:
+    assert SECONDS["/v1/flush"] > steering.FLUSH_DEADLINE_SECONDS
+    assert steering.PAUSE_DEADLINE_SECONDS < SECONDS["/v1/pause"] == SECONDS["/v1/resume"]
 
 
 @pytest.mark.usefixtures("server")
