@@ -105,7 +105,6 @@ class WriterState:
         self.coverage: dict[int, list[tuple[int, int]]] = {}
         self.declared_next_epoch = 1
         self.chain_head: ObjectRef | None = None
-        self.chain_head_epoch = 0
         self.events = 0
         self.last_sealed_ms = 0
 
@@ -143,7 +142,7 @@ class WriterState:
         merge_sequence(self.coverage.setdefault(footer.writer_epoch, []), footer.seq)
         for earlier in footer.earlier:
             self.declared_next_epoch = max(self.declared_next_epoch, earlier.writer_epoch + 1)
-        self.chain_head, self.chain_head_epoch = ref, footer.writer_epoch
+        self.chain_head = ref
         self.events += len(footer.events)
         self.last_sealed_ms = max(self.last_sealed_ms, footer.sealed_ms)
 
@@ -327,7 +326,11 @@ def _advance(partition: PartitionState, items: list[Run | Gap | Truncated]) -> b
         for item in sorted((i for i in by_branch[branch] if not isinstance(i, Truncated)), key=_first_offset):
             if _first_offset(item) > partition.next_offset:
                 return False
+            nothing_held = partition.first_offset == partition.next_offset
             partition.next_offset = max(partition.next_offset, item.next_offset)
+            if nothing_held and isinstance(item, Gap) and item.cause == GapCause.LOG_START_MOVED:
+                # Still nothing is held: coverage begins where the log does, as at first sight.
+                partition.first_offset = partition.next_offset
             if isinstance(item, Run):
                 add_epochs(partition.leader_epochs, item.leader_epochs)
     return True
@@ -341,11 +344,3 @@ def _drop_transactions_from(partition: PartitionState, offset: int) -> None:
     for producer_id, (_, first) in list(partition.open_transactions.items()):
         if first >= offset:
             del partition.open_transactions[producer_id]
-
-
-def open_rows(partition: PartitionState) -> tuple[OpenTransaction, ...]:
-    """The partition's open transactions as a footer or checkpoint names them."""
-    return tuple(
-        OpenTransaction(id=partition.id, producer_id=producer_id, producer_epoch=epoch, first_offset=first)
-        for producer_id, (epoch, first) in partition.open_transactions.items()
-    )

@@ -112,6 +112,12 @@ class Intake:
         partition.answered_sent = fetch.sent_monotonic
         partition.log_start_offset = answer.log_start_offset
         partition.last_stable_offset = answer.last_stable_offset
+        # No batch is held whose leader epoch could tell the broker that its log is another one by now; that it begins
+        # before where it began is the only sign.
+        regrown = answer.diverging is None and 0 <= answer.log_start_offset < partition.begins_at
+        if regrown:
+            self.record(partition.cut_to(answer.log_start_offset, at_ms=self._clock.now_ms()))
+            partition.begins_at = answer.log_start_offset
         if answer.diverging is not None:
             self.record(partition.diverged(answer.diverging, at_ms=self._clock.now_ms()))
         # After the cut: what is durable of the old log proves nothing about this one.
@@ -127,7 +133,7 @@ class Intake:
                 leader_epoch=partition.leader_epoch,
             )
         )
-        if answer.diverging is not None:
+        if answer.diverging is not None or regrown:
             self._roster.recovered(partition)
             return True
         if scan is not None and scan.good_bytes:

@@ -49,6 +49,8 @@ class PartitionCapture:
     position: int = -1
     unseen_from: int = -1
     """Lowest offset stored by a life whose record of its first sight is lost; -1: none."""
+    begins_at: int = -1
+    """The log start our position was taken from, as long as no batch is held from there on; else -1."""
     branch: int = 0
     next_branch: int = 1
     leader_epochs: list[tuple[int, int]] = field(default_factory=list)
@@ -82,6 +84,7 @@ class PartitionCapture:
             tier=tier,
             position=durable.next_offset if durable.seen else -1,
             unseen_from=-1 if durable.seen else durable.first_offset,
+            begins_at=durable.next_offset if durable.next_offset == durable.first_offset else -1,
             branch=durable.branch,
             next_branch=durable.next_branch,
             leader_epochs=list(durable.leader_epochs),
@@ -147,6 +150,7 @@ class PartitionCapture:
         """`batches` went into the open segment: move on."""
         scan = batches.scan
         self.position = scan.next_offset
+        self.begins_at = -1
         self.corrupt_attempts = 0
         if scan.leader_epochs:
             add_epochs(self.leader_epochs, scan.leader_epochs)

@@ -35,7 +35,9 @@ def reposition(
         epoch_end: where the epoch of our last batch ends there, -1 if unknown.
     """
     if partition.position < log_start:
-        return partition.skip_to(log_start, GapCause.LOG_START_MOVED, at_ms)
+        gap = partition.skip_to(log_start, GapCause.LOG_START_MOVED, at_ms)
+        partition.begins_at = log_start
+        return gap
     if partition.position > log_end:
         end = log_end if epoch_end < 0 else min(epoch_end, log_end)
         return partition.cut_to(end, at_ms=at_ms)
@@ -154,7 +156,7 @@ class Positioner:
     def _decide(self, partition: PartitionCapture, log_start: int, log_end: int, epoch_end: int) -> None:
         at_ms = self._clock.now_ms()
         if partition.position < 0:
-            partition.position = log_start
+            partition.position = partition.begins_at = log_start
             self._intake.record(
                 PartitionSeen(
                     id=partition.id,
@@ -181,6 +183,7 @@ class Positioner:
                 self._intake.record(partition.cut_to(log_start, at_ms=at_ms))
             if partition.id in self._starts_latest:
                 self._starts_latest.discard(partition.id)
+                partition.begins_at = -1
                 if log_end > log_start:
                     self._intake.record(partition.skip_to(log_end, GapCause.EXCLUDED, at_ms))
             self._roster.recovered(partition)

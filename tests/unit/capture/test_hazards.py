@@ -348,6 +348,23 @@ def test_a_log_lost_and_regrown_is_captured_from_its_new_beginning(regrown: int,
     site.check()
 
 
+def test_a_log_regrown_from_below_where_it_began_is_captured_whole_though_no_batch_was_held_of_it() -> None:
+    """Hazard 21, found by killing at random: without a batch there is no leader epoch to compare."""
+    site = Site.new()
+    log = site.cluster.create("orders", first_offset=3).logs[0]
+
+    async def script(life: Life) -> None:
+        await life.durable()
+        log.lose()
+        for _ in range(5):
+            log.append(2)
+        await life.durable()
+
+    site.run_life(script)
+    archive = site.check()
+    assert archive.history(log.id).first_offset == 0
+
+
 def test_an_idle_log_that_was_only_cut_is_followed_and_its_exposure_stays_low() -> None:
     """The diverging answer itself is the proof: nothing more is ever said about a log that does not grow again."""
     site = Site.new()

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kbackupd.archive.writer_state import PartitionState
@@ -195,6 +195,10 @@ def test_lives_killed_at_any_turn_lose_and_double_nothing(seed: int, kills: list
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 1 << 32), kills=st.lists(st.integers(30, 2_000), min_size=1, max_size=4))
+@example(seed=2_831_377_253, kills=[590, 525])
+@example(seed=2_089, kills=[1745, 277, 1107, 1874])
+@example(seed=411, kills=[83, 699])
+@example(seed=482, kills=[1836, 885, 1346])
 def test_lives_killed_in_any_weather_hold_what_the_brokers_hold(seed: int, kills: list[int]) -> None:
     """Hazards 5, 8, 11, 20, 21, 23, 40, 41 on top: topics come and go, logs are cut, lost and regrown, brokers fail."""
     causes = tuple(GapCause)
