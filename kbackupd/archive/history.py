@@ -151,11 +151,6 @@ class PartitionHistory:
         return tuple(one for one in self.slices if len(one.sources) > 1)
 
     @property
-    def next_stored_offset(self) -> int:
-        """Where the last stored batch ends; `first_offset` if nothing is stored."""
-        return self.slices[-1].next_offset if self.slices else self.first_offset
-
-    @property
     def contiguous_next_offset(self) -> int:
         """Everything from `first_offset` to here is stored or a gap."""
         return self.holes[0].first_offset if self.holes else self.next_offset

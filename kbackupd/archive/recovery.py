@@ -32,7 +32,6 @@ class Recovery:
     state: WriterState
     earlier: tuple[EarlierEpoch, ...]
     """What this life's first footers declare about the lives before."""
-    next_checkpoint: int
     footers_read: int
     damaged: tuple[str, ...]
     """Keys of objects of this writer that are there and cannot be trusted."""
@@ -69,7 +68,6 @@ async def recover(store: ObjectStore, *, writer: str, writer_epoch: int, identit
     return Recovery(
         state=state,
         earlier=state.earlier_epochs(writer_epoch, last),
-        next_checkpoint=0,
         footers_read=read,
         damaged=tuple(damaged),
     )

@@ -29,7 +29,6 @@ from kbackupd.model.segment import (
     Footer,
     Identity,
     ObjectRef,
-    OpenTransaction,
     PartitionCheckpoint,
     Run,
     RunFlag,

@@ -22,13 +22,11 @@ from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
 from kbackupd.model.events import Gap, GapCause, TopicDeleted, TopicExcluded, TopicSeen
 from kbackupd.model.positions import PartitionId, TopicId
-from kbackupd.model.settings import SourceSettings
+from kbackupd.model.settings import SYSTEM_TIER, SYSTEM_TOPICS, SourceSettings
 from kbackupd.observe import events
 from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
 
-SYSTEM_TOPICS = frozenset({"__consumer_offsets", "__transaction_state"})
-SYSTEM_TIER = "system"
 MIN_SPACING_SECONDS = 0.5
 CONFIGS_INTERVAL_SECONDS = 60.0
 BELIEVED_AFTER = 2
@@ -41,7 +39,8 @@ class Discovery:
     """
     Args:
         state: what is durable: positions of incarnations seen in earlier lives.
-        starts_latest: filled with partitions that shall begin at their end; None once only beginnings apply.
+        starts_latest: filled with the partitions that shall begin at their end.
+        first_starts_latest: those met in the first round shall; whatever is met later begins at its beginning.
     """
 
     def __init__(

@@ -14,9 +14,10 @@ import typer
 from kbackupd.cli.ctl_text import print_flush, print_pause, print_status
 from kbackupd.cli.output import OutputFormat, print_json, stdout_console
 from kbackupd.model.errors import UsageError
+from kbackupd.model.settings import ControlSettings
 from kbackupd.server.client import ControlClient
 
-DEFAULT_SOCKET = Path("/run/kbackupd/control.sock")
+DEFAULT_SOCKET = ControlSettings().socket
 
 Report = TypeVar("Report")
 

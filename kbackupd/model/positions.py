@@ -7,12 +7,8 @@ import uuid
 from dataclasses import dataclass
 from typing import NamedTuple, NewType
 
-Offset = NewType("Offset", int)
-LeaderEpoch = NewType("LeaderEpoch", int)
 TopicId = NewType("TopicId", str)
 """A topic's id as Kafka prints it: 22 characters of unpadded URL-safe base64."""
-
-UNKNOWN_EPOCH = LeaderEpoch(-1)
 
 
 def topic_id_from_uuid(value: uuid.UUID) -> TopicId:

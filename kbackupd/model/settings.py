@@ -16,6 +16,10 @@ MIB = 1 << 20
 
 UNTIERED = "untiered"
 """Name under which topics are reported that no tier matches; it has no targets and is refused as a tier's name."""
+SYSTEM_TOPICS = frozenset({"__consumer_offsets", "__transaction_state"})
+"""Captured as evidence if `internal_topics` says so, whatever the globs say; never restored by producing."""
+SYSTEM_TIER = "system"
+"""Name under which they are reported; without targets and refused as a tier's name, too."""
 
 
 class Secret:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kbackupd.model.clock import Clock
-from kbackupd.model.errors import KbackupError
 from kbackupd.model.status import Problem
 
 
@@ -45,13 +44,6 @@ class Problems:
             if not self._beyond:
                 self._beyond_since_ms = self._clock.now_ms()
             self._beyond += 1
-
-    def report_error(self, subject: str, error: BaseException) -> None:
-        """Like `report`, with the error's own message and hint."""
-        if isinstance(error, KbackupError):
-            self.report(subject, error.message, hint=error.hint)
-        else:
-            self.report(subject, f"{type(error).__name__}: {error}")
 
     def clear(self, subject: str) -> None:
         """`subject` is well again. Harmless if it had no problem."""

@@ -143,10 +143,6 @@ class RestorePlan:
     def raw_bytes(self) -> int:
         return sum(partition.raw_bytes for topic in self.topics for partition in topic.partitions)
 
-    @property
-    def has_gaps(self) -> bool:
-        return any(partition.not_in_archive for topic in self.topics for partition in topic.partitions)
-
 
 def make_plan(archive: Archive, settings: RestoreSettings) -> RestorePlan:
     """The plan for what `settings` select of `archive`.
@@ -272,6 +268,7 @@ def outcomes_of(history: PartitionHistory) -> Outcomes:
         history.outcomes,
         unseen=[one.offsets for one in _not_in_archive(history)],
         last_stable_offset=_last_stable_offset(history),
+        compacted_below=max((run.next_offset for run in _runs(history) if run.flags & RunFlag.HOLES), default=0),
     )
 
 

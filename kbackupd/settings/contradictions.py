@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from kbackupd.model.settings import UNTIERED, TopicSelection
+from kbackupd.model.settings import SYSTEM_TIER, SYSTEM_TOPICS, UNTIERED, TopicSelection
 from kbackupd.model.units import format_bytes, format_duration
 from kbackupd.settings.daemon_sections import BackupSection, StorageSection, TierSection
 from kbackupd.settings.document import Tree, Value
@@ -20,7 +20,6 @@ Contradiction = tuple[KeyPath, str, str]
 """Where, what, and the hint."""
 
 _Judged = TypeVar("_Judged")
-_INTERNAL = {"__consumer_offsets", "__transaction_state"}
 _TIERS: TypeAdapter[list[TierSection]] = TypeAdapter(list[TierSection])
 
 
@@ -92,6 +91,8 @@ def _tiers(tiers: list[TierSection], flush_interval: float | None) -> Iterator[C
             yield (*path, "name"), f"another tier is called {tier.name!r} already", "names are labels in metrics"
         if tier.name == UNTIERED:
             yield (*path, "name"), f"{UNTIERED!r} is the name of the topics that no tier matches", "choose another"
+        if tier.name == SYSTEM_TIER:
+            yield (*path, "name"), f"{SYSTEM_TIER!r} is the name of the internal topics", "choose another"
         if catch_all:
             yield (
                 path,
@@ -165,7 +166,7 @@ def _mapping(options: RestoreOptionsSection) -> Iterator[Contradiction]:
         if mapping.target in targets:
             yield (*path, index, "target"), f"two topics would become {mapping.target!r}", "merging is not restoring"
         for end, name in (("source", mapping.source), ("target", mapping.target)):
-            if name in _INTERNAL:
+            if name in SYSTEM_TOPICS:
                 yield (*path, index, end), f"{name!r} is internal and never restored by producing", "remove it"
         if not selection.selects(mapping.source):
             yield (*path, index, "source"), f"options.topics does not select {mapping.source!r}", "change one of them"

@@ -224,9 +224,6 @@ class KafkaServer:
     async def arestart(self) -> None:
         await asyncio.to_thread(self.restart)
 
-    async def adestroy(self) -> None:
-        await asyncio.to_thread(self.destroy)
-
     def __enter__(self) -> Self:
         self.start()
         return self

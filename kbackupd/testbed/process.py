@@ -79,14 +79,6 @@ class GuardedProcess:
         return self._process.poll() is None
 
     @property
-    def exit_status(self) -> int:
-        """As the system tells it: negative for a signal. Only once it is not alive."""
-        status = self._process.poll()
-        if status is None:
-            raise RuntimeError(f"{self.name} still runs")
-        return status
-
-    @property
     def exit_code(self) -> int | None:
         """As `subprocess` has it (negative: killed by that signal); None while it runs."""
         return self._process.poll()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from kbackupd.model.clock import ManualClock
-from kbackupd.model.errors import StoreUnavailableError
 from kbackupd.observe.problems import Problems
 from kbackupd.observe.repeats import RepeatLimiter
 
@@ -54,7 +53,7 @@ def test_a_problem_keeps_its_beginning_counts_and_shows_its_newest_message() -> 
     began = clock.now_ms()
     problems.report("s3", "timed out", hint="wait")
     clock.advance(30)
-    problems.report_error("s3", StoreUnavailableError("503 SlowDown", hint="lower the rate"))
+    problems.report("s3", "503 SlowDown", hint="lower the rate")
     (problem,) = problems.current()
     assert (problem.subject, problem.message, problem.hint) == ("s3", "503 SlowDown", "lower the rate")
     assert (problem.since_ms, problem.count) == (began, 2)

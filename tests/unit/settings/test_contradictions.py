@@ -25,6 +25,7 @@ from tests.unit.settings.files import MINIMAL, RESTORE, Files
             "tiers[1]: never reached: tier 'a' before it matches every topic",
         ),
         ("tiers: [{name: untiered, topics: ['*'], rpo: 1m, rto: 1h}]", "tiers[0].name: 'untiered' is the name of"),
+        ("tiers: [{name: system, topics: ['*'], rpo: 1m, rto: 1h}]", "tiers[0].name: 'system' is the name of"),
     ],
 )
 def test_sections_that_contradict_each_other_are_refused(files: Files, addition: str, complaint: str) -> None:
