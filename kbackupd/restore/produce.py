@@ -66,6 +66,9 @@ class _Partition:
     """Where the oldest unacknowledged batch must land."""
     entries: deque[_Entry] = field(default_factory=deque)
     in_flight: int = 0
+    known: bool = False
+    """The leader has taken a batch. One that knows nothing of a producer takes any sequence as its first: were the
+    first batch refused, or the leader moved, with a second one under way, that would land in its place."""
     settling: bool = False
     """A batch failed: nothing new is sent until every answer is in, then all goes again from the oldest one."""
     failures: int = 0
@@ -76,7 +79,8 @@ class _Partition:
     emptied: asyncio.Event = field(default_factory=asyncio.Event)
 
     def next_to_send(self, now: float) -> _Entry | None:
-        if self.settling or self.failed or self.in_flight >= REQUESTS_IN_FLIGHT or now < self.not_before:
+        most = REQUESTS_IN_FLIGHT if self.known else 1
+        if self.settling or self.failed or self.in_flight >= most or now < self.not_before:
             return None
         return next((entry for entry in self.entries if not entry.in_flight and not entry.settled), None)
 
@@ -310,7 +314,7 @@ class Producing:
             self._fail(partition, failure)
 
     def _settled(self, partition: _Partition, entry: _Entry, base_offset: int) -> None:
-        entry.settled = True
+        entry.settled = partition.known = True
         partition.failing_since = None
         partition.failures = 0
         while partition.entries and partition.entries[0].settled:

@@ -37,12 +37,13 @@ class FakeLog:
         for known, offset in self.remembered:
             if known == sequence:
                 return answer(CODE.NONE, offset)
-        if sequence != self.next_sequence:
+        # A broker that knows nothing of a producer takes whatever sequence comes first.
+        if sequence != self.next_sequence and self.remembered:
             return answer(CODE.OUT_OF_ORDER_SEQUENCE_NUMBER)
         base = self.next_offset
         self.batches.append(data)
         self.remembered.append((sequence, base))
-        self.next_sequence += records
+        self.next_sequence = sequence + records
         self.next_offset += records
         return answer(CODE.NONE, base)
 
@@ -215,6 +216,7 @@ async def test_a_log_that_somebody_else_writes_into_is_noticed_at_once() -> None
 async def test_a_broker_that_lost_acknowledged_batches_is_an_error_not_a_retry() -> None:
     cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
     tp = PARTITIONS[0]
+    cluster.logs[tp].remembered.append((0, 0))
     cluster.logs[tp].next_sequence = 5
 
     async with producing(cluster, [], budget=budget) as engine:
@@ -253,6 +255,17 @@ async def test_a_partition_without_a_leader_waits_for_one() -> None:
         await feed(cluster, engine, budget, PARTITIONS[0], [4])
 
     assert cluster.logs[PARTITIONS[0]].next_offset == 4
+
+
+@pytest.mark.parametrize("fault", ["refused once", "never arrives"])
+async def test_a_second_batch_never_takes_the_place_of_a_first_one_that_the_broker_did_not_take(fault: str) -> None:
+    cluster, budget = FakeCluster([fault]), ByteBudget(1 << 20)
+    tp = PARTITIONS[1]
+
+    async with producing(cluster, [], budget=budget) as engine:
+        put = await feed(cluster, engine, budget, tp, [3] * 8)
+
+    assert cluster.logs[tp].batches == put
 
 
 async def test_five_requests_are_kept_in_flight_to_a_broker() -> None:
