@@ -2,7 +2,7 @@
 
 The outcome of producer `p`'s batch at offset `o` is the first marker of `p` behind `o` in that partition, whatever the
 marker's producer epoch: a fenced producer's transaction is aborted by a marker of the next epoch. What is not decided
-is dropped and said; what was decided where we cannot see it is kept and said.
+within the archive is dropped and said; what was decided where the archive lacks offsets is kept and said.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Visibility(StrEnum):
     COMMITTED = "committed"
     ABORTED = "aborted"
     UNKNOWN = "outcome unknown"
-    """Decided before the last stable offset, but the marker is not in the archive."""
+    """Its marker may have been among offsets that the archive lacks: in a gap or hole, or compacted away."""
     UNDECIDED = "undecided"
-    """Still open at the end of what was captured."""
+    """Still open at the end of what was captured, wherever the source was by then."""
 
     @property
     def kept(self) -> bool:
@@ -38,9 +38,10 @@ class Outcomes:
         markers: every marker known, in any order, repeats allowed.
         unseen: offsets the archive lacks (gaps and holes), ascending: markers may have been there.
         last_stable_offset: the highest one known; every transaction that began below it was decided by then.
+        compacted_below: the end of what a compaction may have taken markers from.
     """
 
-    __slots__ = ("_by_producer", "_last_stable_offset", "_unseen_firsts", "_unseen_nexts")
+    __slots__ = ("_by_producer", "_lacking_below", "_last_stable_offset", "_unseen_firsts", "_unseen_nexts")
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Outcomes:
         *,
         unseen: Sequence[OffsetRange] = (),
         last_stable_offset: int = -1,
+        compacted_below: int = 0,
     ) -> None:
         rows: dict[int, dict[int, bool]] = {}
         for marker in markers:
@@ -60,19 +62,23 @@ class Outcomes:
         self._unseen_firsts = [hole.first_offset for hole in unseen]
         self._unseen_nexts = [hole.next_offset for hole in unseen]
         self._last_stable_offset = last_stable_offset
+        self._lacking_below = max([compacted_below, *self._unseen_nexts])
 
     def of_batch(self, producer_id: int, offset: int) -> Visibility:
         """What became of the transaction that producer `producer_id`'s data batch at `offset` belongs to."""
         markers = self._by_producer.get(producer_id, ())
         found = bisect_left(markers, (offset + 1) << 1)
         if found == len(markers):
-            return Visibility.UNKNOWN if offset < self._last_stable_offset else Visibility.UNDECIDED
+            # A marker behind the end of what was captured decides nothing here: the batch may be half a transaction,
+            # and an aborted one (capture that is catching up hears a last stable offset far ahead of itself).
+            missed = offset < self._last_stable_offset and offset + 1 < self._lacking_below
+            return Visibility.UNKNOWN if missed else Visibility.UNDECIDED
         marker_offset, committed = markers[found] >> 1, markers[found] & 1
-        if committed:
-            return Visibility.COMMITTED
-        # The batch's own marker may lie in the gap, and the abort we see belong to a later transaction of the same
-        # producer: dropping could then lose committed records, keeping at worst restores what is listed.
-        return Visibility.UNKNOWN if self._unseen_within(offset, marker_offset) else Visibility.ABORTED
+        if self._unseen_within(offset, marker_offset):
+            # The batch's own marker may lie in the gap, and the one we see belong to a later transaction of the same
+            # producer: dropping could lose committed records, keeping at worst restores what is listed.
+            return Visibility.UNKNOWN
+        return Visibility.COMMITTED if committed else Visibility.ABORTED
 
     def _unseen_within(self, offset: int, marker_offset: int) -> bool:
         after = bisect_right(self._unseen_nexts, offset + 1)

@@ -198,7 +198,11 @@ def test_only_committed_transactions_and_those_of_unknown_outcome_are_restored()
     def marker(producer_id: int, offset: int, *, committed: bool) -> TransactionOutcome:
         return TransactionOutcome(id=ID, offset=offset, producer_id=producer_id, producer_epoch=0, committed=committed)
 
-    outcomes = Outcomes([marker(1, 20, committed=True), marker(2, 21, committed=False)], last_stable_offset=12)
+    outcomes = Outcomes(
+        [marker(1, 20, committed=True), marker(2, 21, committed=False)],
+        unseen=[OffsetRange(22, 30)],
+        last_stable_offset=12,
+    )
     into = rewriter(outcomes=outcomes)
 
     produced = [len(into.rewrite(batch(producer_id, 9 + producer_id))) for producer_id in (1, 2, 3, 4)]

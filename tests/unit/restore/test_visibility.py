@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,8 +29,8 @@ def test_a_fenced_producers_transaction_is_aborted_by_a_marker_of_the_next_epoch
     assert Outcomes([marker(10, epoch=4, committed=False)]).of_batch(7, 3) is Visibility.ABORTED
 
 
-def test_without_a_marker_the_last_stable_offset_says_whether_it_was_decided() -> None:
-    outcomes = Outcomes([marker(10)], last_stable_offset=50)
+def test_without_a_marker_the_last_stable_offset_says_whether_it_was_decided_where_the_archive_lacks_offsets() -> None:
+    outcomes = Outcomes([marker(10)], unseen=[OffsetRange(60, 70)], last_stable_offset=50)
 
     assert outcomes.of_batch(7, 49) is Visibility.UNKNOWN
     assert outcomes.of_batch(7, 50) is Visibility.UNDECIDED
@@ -37,11 +38,25 @@ def test_without_a_marker_the_last_stable_offset_says_whether_it_was_decided() -
     assert not Visibility.UNDECIDED.kept
 
 
-def test_an_abort_seen_across_a_gap_may_belong_to_a_later_transaction_so_the_batch_is_kept_and_listed() -> None:
-    outcomes = Outcomes([marker(40, committed=False)], unseen=[OffsetRange(20, 30)])
+def test_a_marker_that_compaction_took_leaves_the_outcome_unknown() -> None:
+    outcomes = Outcomes([], last_stable_offset=50, compacted_below=30)
+
+    assert outcomes.of_batch(7, 28) is Visibility.UNKNOWN
+    assert outcomes.of_batch(7, 29) is Visibility.UNDECIDED
+
+
+def test_a_transaction_decided_behind_the_end_of_what_was_captured_is_undecided_however_far_the_source_was() -> None:
+    assert Outcomes([], unseen=[OffsetRange(0, 20)], last_stable_offset=500).of_batch(7, 40) is Visibility.UNDECIDED
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_an_outcome_seen_across_a_gap_may_be_a_later_transactions_so_the_batch_is_kept_and_listed(
+    committed: bool,
+) -> None:
+    outcomes = Outcomes([marker(40, committed=committed)], unseen=[OffsetRange(20, 30)])
 
     assert outcomes.of_batch(7, 10) is Visibility.UNKNOWN
-    assert outcomes.of_batch(7, 35) is Visibility.ABORTED
+    assert outcomes.of_batch(7, 35) is (Visibility.COMMITTED if committed else Visibility.ABORTED)
 
 
 @given(
@@ -65,14 +80,13 @@ def test_outcomes_agree_with_a_walk_over_the_log(
         last_stable_offset=last_stable_offset,
     )
 
-    expected = Visibility.UNKNOWN if offset < last_stable_offset else Visibility.UNDECIDED
+    lacking = any(gap > offset for gap in gaps)
+    expected = Visibility.UNKNOWN if offset < last_stable_offset and lacking else Visibility.UNDECIDED
     gap_seen = False
     for at in range(offset + 1, 61):
         if (producer_id, at) in by_place:
-            if by_place[producer_id, at]:
-                expected = Visibility.COMMITTED
-            else:
-                expected = Visibility.UNKNOWN if gap_seen else Visibility.ABORTED
+            seen = Visibility.COMMITTED if by_place[producer_id, at] else Visibility.ABORTED
+            expected = Visibility.UNKNOWN if gap_seen else seen
             break
         gap_seen = gap_seen or at in gaps
     # A gap at the marker's own offset is not between: the marker was seen.
