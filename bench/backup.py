@@ -29,9 +29,12 @@ class BackupRun:
     """What one backup of one topic cost."""
 
     seconds: float
-    """From the end of recovery, just before the first request to a broker for data, to the last segment durable."""
+    """From the end of recovery, just before the first request to a broker for data, to the last full segment durable,
+    in proportion for the records behind it: those wait for a flush, which asks the leaders first, not for the path."""
+    all_durable_seconds: float
+    """To the very last segment, the flush's own time included."""
     cpu_seconds: float
-    """User and system time of the process within `seconds`, to the precision of its threads' clock ticks."""
+    """User and system time of the process until all is durable, to the precision of its threads' clock ticks."""
     startup_cpu_seconds: float
     peak_rss_bytes: int
     records: int
@@ -84,14 +87,23 @@ def back_up(
         process.stop(deadline_seconds=60.0)
     finally:
         process.kill()
+    until_full, records_full = _last_full(stored)
     return BackupRun(
-        seconds=_instant(stored[-1]) - _instant(begun[0]),
+        seconds=(until_full - _instant(begun[0])) * records / records_full,
+        all_durable_seconds=_instant(stored[-1]) - _instant(begun[0]),
         cpu_seconds=cpu - startup_cpu,
         startup_cpu_seconds=startup_cpu,
         peak_rss_bytes=peak,
         records=sum(int(str(line["records"])) for line in stored),
         segment_bytes=tuple(int(str(line["bytes"])) for line in stored),
     )
+
+
+def _last_full(stored: list[dict[str, object]]) -> tuple[float, int]:
+    """When the last segment was stored that its size had closed, and how many records were durable by then."""
+    sizes = [int(str(line["bytes"])) for line in stored]
+    last = max(index for index, size in enumerate(sizes) if size * 2 >= max(sizes))
+    return _instant(stored[last]), sum(int(str(line["records"])) for line in stored[: last + 1])
 
 
 async def _flush(socket: Path, topic: str, records: int, process: GuardedProcess, deadline: Deadline) -> None:

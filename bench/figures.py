@@ -61,6 +61,7 @@ class TopicFigures:
     backup_broker_mb_per_second: Spread
     share_of_limit: Spread
     backup_seconds: Spread
+    all_durable_seconds: Spread
     cpu_seconds_per_gib: Spread
     startup_cpu_seconds: Spread
     peak_rss_bytes: Spread
@@ -80,6 +81,7 @@ class TopicFigures:
             backup_broker_mb_per_second=Spread.of(broker_mb / one.backup.seconds for one in rounds),
             share_of_limit=Spread.of(one.share for one in rounds),
             backup_seconds=Spread.of(one.backup.seconds for one in rounds),
+            all_durable_seconds=Spread.of(one.backup.all_durable_seconds for one in rounds),
             cpu_seconds_per_gib=Spread.of(one.backup.cpu_seconds / gib for one in rounds),
             startup_cpu_seconds=Spread.of(one.backup.startup_cpu_seconds for one in rounds),
             peak_rss_bytes=Spread.of(float(one.backup.peak_rss_bytes) for one in rounds),
@@ -118,6 +120,7 @@ def as_table(figures: Sequence[TopicFigures]) -> str:
     row("backup, MB/s of values", (one.backup_mb_per_second.text(0) for one in figures))
     row("backup, MB/s of broker bytes", (one.backup_broker_mb_per_second.text(0) for one in figures))
     row("backup, seconds", (one.backup_seconds.text(2) for one in figures))
+    row("all durable by a flush, seconds", (one.all_durable_seconds.text(2) for one in figures))
     row("share of the slower limit, %", (_percent(one.share_of_limit).text(0) for one in figures))
     row("CPU seconds per GiB of values", (one.cpu_seconds_per_gib.text(2) for one in figures))
     row("CPU seconds to start", (one.startup_cpu_seconds.text(2) for one in figures))
