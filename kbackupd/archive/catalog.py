@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from kbackupd.archive.history import ROOT_BRANCH, OnBranches, PartitionEvidence, SegmentPlace, StoredRun
@@ -153,7 +154,7 @@ async def read_catalog_segment(
         if found is None:
             return None
         tail, size = found
-        opened = _judged(damaged, info.key, lambda tail=tail, size=size: open_footer(info.key, tail, size, identity))  # type: ignore[misc]
+        opened = _judged(damaged, info.key, partial(open_footer, info.key, tail, size, identity))
         if opened is None:
             return None
         if not isinstance(opened, NeedMore):

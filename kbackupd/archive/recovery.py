@@ -10,20 +10,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from kbackupd.archive.catalog import bounded
 from kbackupd.archive.identity import newest_number
 from kbackupd.archive.writer_state import WriterState
 from kbackupd.format import keys
 from kbackupd.format.checkpoint import decode_checkpoint
-from kbackupd.format.container import NeedMore
+from kbackupd.format.container import TAIL_READ_BYTES, NeedMore
 from kbackupd.format.segment import open_footer
 from kbackupd.model.errors import CorruptObjectError, ObjectMissingError
 from kbackupd.model.segment import Checkpoint, EarlierEpoch, Footer, Identity, ObjectRef
 from kbackupd.store.protocol import ObjectStore
 
-TAIL_BYTES = 256 * 1024
-"""One suffix GET of this size holds the footer of most segments."""
 _READ_AHEAD = 16
 
 
@@ -79,7 +78,7 @@ async def newest_checkpoint(
     """The newest checkpoint of an epoch below `before` that can be read; keys of unreadable ones go to `damaged`."""
     for epoch in range(before - 1, 0, -1):
         prefix = keys.checkpoints_prefix(writer, epoch)
-        newest = await newest_number(store, prefix, lambda n, e=epoch: keys.checkpoint_key(writer, e, n), first=0)  # type: ignore[misc]
+        newest = await newest_number(store, prefix, partial(keys.checkpoint_key, writer, epoch), first=0)
         for number in range(newest if newest is not None else -1, -1, -1):
             key = keys.checkpoint_key(writer, epoch, number)
             try:
@@ -154,7 +153,7 @@ def _within(ranges: Iterable[tuple[int, int]], seq: int) -> bool:
 
 async def read_footer(store: ObjectStore, key: str, expect: Identity | None) -> tuple[Footer, ObjectRef] | None:
     """A segment's footer by one or two suffix GETs; None if the object is certainly damaged."""
-    length = TAIL_BYTES
+    length = TAIL_READ_BYTES
     try:
         for _ in range(2):
             tail, size = await store.get_suffix(key, length)

@@ -112,12 +112,12 @@ class TierSection(Section):
     rpo: Annotated[Duration, at_least_seconds("100ms")]
     """How much may be lost; must be above `backup.flush_interval`."""
     rto: Annotated[Duration, at_least_seconds("1s")]
-    """How long a restore may take."""
+    """How long a restore may take. A target for reports on drills; nothing is compared with it yet."""
 
 
 class ObservabilitySection(Section):
     listen: Listen = written("0.0.0.0:9464")
-    """Address of /metrics, /livez, /readyz and /healthz; port 0 takes a free one."""
+    """Address of /metrics, /livez, /readyz, /healthz and /status; port 0 takes a free one."""
     per_partition_metrics: Flag = written("false")
     """Also give lag and RPO per partition: one series per partition and metric."""
     log_format: Annotated[Literal["json", "console"], one_of("json", "console"), Kind("json or console")] = written(
