@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from confluent_kafka import KafkaError, Message, Producer
+
 from kbackupd.archive.archive import Archive
 from kbackupd.model.events import GapCause
 from kbackupd.model.positions import PartitionId
@@ -17,8 +19,7 @@ from kbackupd.store.open import open_store
 from kbackupd.testbed.daemon import Daemon, Json, Section
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.s3 import S3Server
-from kbackupd.testbed.truth import Truth
-from kbackupd.testbed.workload import RecordMaker, produce
+from kbackupd.testbed.workload import RecordMaker
 from kbackupd.validate.report import Code, ValidationReport
 from kbackupd.validate.validate import validate
 from tests.integration.conditions import reaches
@@ -129,14 +130,26 @@ class Backup:
 
 
 def fill(kafka: KafkaServer, topic: str, *partitions: int, batches: int = 3, records: int = 40) -> None:
-    """Produce `batches` times `records` records to each partition (0 if none is named).
+    """Produce that many record batches of `records` each to each partition (0 if none is named), all acknowledged."""
+    failed: list[str] = []
 
-    Acknowledged each time, so that no record batch spans two.
-    """
+    def delivered(error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            failed.append(error.str())
+
+    # It lingers until it is told to flush: what is produced between two flushes is one batch.
+    settings: dict[str, str | int] = {"bootstrap.servers": kafka.bootstrap, "linger.ms": 10_000, "log_level": 0}
+    client = Producer(settings)
     for partition in partitions or (0,):
         maker = RecordMaker(f"{topic}-{partition}-{batches}")
         for _ in range(batches):
-            produce(kafka.bootstrap, Truth(), topic, [maker.draft(partition) for _ in range(records)])
+            for _ in range(records):
+                one = maker.draft()
+                client.produce(
+                    topic, one.value, one.key, partition=partition, on_delivery=delivered, headers=list(one.headers)
+                )
+            assert client.flush(60) == 0
+    assert failed == []
 
 
 async def flush(daemon: Daemon, topics: str = "*") -> FlushReport:

@@ -75,6 +75,39 @@ async def test_a_second_daemon_with_the_same_writer_makes_the_first_stop_with_co
     await backup.verbatim({plain: 2, transactional: 2})
 
 
+async def test_of_two_daemons_started_at_once_on_an_empty_place_one_stays_and_nothing_is_lost(
+    backup: Backup, unique_topic: Names
+) -> None:
+    topic = create_topic(backup.kafka.bootstrap, unique_topic(), partitions=2)
+    backup.fill(topic, 0, 1)
+    pair = [backup.daemon(topic), backup.daemon(topic)]
+    for daemon in pair:
+        daemon.launch()
+    await reaches(lambda: sum(daemon.running for daemon in pair) == 1, 60, "one has left")
+    (left,) = [daemon for daemon in pair if not daemon.running]
+    (stays,) = [daemon for daemon in pair if daemon.running]
+    assert left.wait() == 7
+    await follows(stays, topic, 2)
+    backup.fill(topic, 0, 1)
+    await flush(stays)
+    assert stays.stop() == 0
+    await backup.verbatim({topic: 2})
+
+
+async def test_sigterm_while_the_store_does_not_answer_at_the_start_ends_it_at_once(
+    backup: Backup, proxy: S3Proxy, unique_topic: Names
+) -> None:
+    topic = create_topic(backup.kafka.bootstrap, unique_topic())
+    stalled = proxy.strike(Stall(), method="GET", key_part="backup.json")
+    daemon = backup.daemon(topic, endpoint=proxy.endpoint)
+    daemon.launch()
+    await reaches(lambda: bool(stalled.struck), 30, "the first request")
+    asked = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - asked < 5
+    assert backup.objects() == {}
+
+
 async def test_a_last_flush_that_fails_exits_6_with_the_reason_and_the_next_life_completes_the_archive(
     backup: Backup, unique_topic: Names
 ) -> None:

@@ -16,7 +16,7 @@ from kbackupd.testbed.ports import free_ports
 from kbackupd.testbed.topics import create_topic, partition_leaders
 from kbackupd.testbed.truth import Truth
 from kbackupd.testbed.workload import Draft, produce
-from tests.integration.capture.backup import Backup, fill, flush, follows, gaps, read, states, topic_rows
+from tests.integration.capture.backup import Backup, fill, flush, follows, gaps, problems, read, states, topic_rows
 from tests.integration.conditions import reaches
 from tests.integration.verbatim import broker_batches
 
@@ -96,7 +96,11 @@ async def test_a_partition_without_a_leader_is_retried_visibly_does_not_hold_up_
 
     second_node.kill()
     await reaches(lambda: partition_leaders(fragile_kafka.bootstrap, topic)[1] == -1, 30, "no leader")
-    await reaches(lambda: states(daemon, topic) == {"following": 1, "retrying": 1}, 20, "seen as retrying")
+    await reaches(
+        lambda: states(daemon, topic) == {"following": 1, "retrying": 1} and "broker 2" not in problems(daemon),
+        20,
+        "known to have no leader",
+    )
     fill(fragile_kafka, topic, 0)
     report = await flush(daemon)
     assert {one.partition: one.durable_offset for one in report.partitions} == {0: 240, 1: 120}

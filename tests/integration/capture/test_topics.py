@@ -9,6 +9,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
 from kbackupd.archive.archive import Archive
+from kbackupd.model.events import GapCause
 from kbackupd.model.positions import PartitionId
 from kbackupd.testbed.daemon import Daemon
 from kbackupd.testbed.topics import create_topic, delete_topic, partition_leaders
@@ -57,6 +58,36 @@ async def test_topics_created_and_partitions_added_while_it_runs_are_captured_fr
     assert daemon.stop() == 0
 
     await backup.verbatim({old: 3, new: 2, empty: 2})
+
+
+async def test_starting_at_the_latest_leaves_out_only_what_was_there_before_the_archive_and_says_so(
+    backup: Backup, unique_topic: Names
+) -> None:
+    old, new = create_topic(backup.kafka.bootstrap, unique_topic(), partitions=2), unique_topic()
+    backup.fill(old, 0)
+    daemon = backup.daemon(f"{old[:-1]}*", start="latest")
+    daemon.start()
+    await flush(daemon)
+    before = len(broker_batches(backup.kafka, old, 0))
+    create_topic(backup.kafka.bootstrap, new)
+    backup.fill(new)
+    await follows(daemon, new, 1)
+    daemon.kill()
+    await add_partitions(backup.kafka.bootstrap, old, 3)
+    backup.fill(old, 0, 1, 2)
+    daemon.start()
+    await follows(daemon, old, 3)
+    await flush(daemon)
+    assert daemon.stop() == 0
+
+    async with backup.archive() as archive:
+        newest = archive.newest()
+        for topic, partition, skipped in ((old, 0, before), (old, 1, 0), (old, 2, 0), (new, 0, 0)):
+            id = PartitionId(newest[topic].topic_id, partition)
+            log = broker_batches(backup.kafka, topic, partition)
+            assert await read(archive, id) == log[skipped:]
+            assert gaps(archive, id) == ([(0, log[skipped][0], GapCause.EXCLUDED)] if skipped else [])
+    await backup.validated()
 
 
 async def test_a_topic_deleted_and_created_again_while_it_runs_is_two_incarnations_and_both_are_read(

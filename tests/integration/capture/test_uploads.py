@@ -85,6 +85,7 @@ async def test_a_clock_stepped_back_an_hour_between_two_lives_disturbs_neither_o
     again = backup.daemon(topic)
     again.start()
     backup.fill(topic)
+    await flush(again)
     assert again.stop() == 0
 
     segments = [key for epoch in (1, 2, 3) for key in stored(backup, epoch)]
