@@ -49,7 +49,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual_clock.monotonic()
 
-    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
+    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]  # the base takes *args unchecked
         future: asyncio.Future[T] = self.create_future()
 
         def work() -> None:
@@ -68,7 +68,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if self._turns_left is not None and self.turns > self._turns_left:
             self.stop()
             return
-        super()._run_once()  # type: ignore[misc]
+        super()._run_once()  # type: ignore[misc]  # private to asyncio, not in its stubs
 
     def immortal(self) -> None:
         self._turns_left = None

@@ -305,7 +305,7 @@ class Site:
         self.late.clear()
 
     def with_settings(self, **backup: object) -> None:
-        self.settings = replace(self.settings, backup=replace(self.settings.backup, **backup))  # type: ignore[arg-type]
+        self.settings = replace(self.settings, backup=replace(self.settings.backup, **backup))  # type: ignore[arg-type]  # any field
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
