@@ -247,11 +247,11 @@ def gather_evidence(segments: Sequence[CatalogSegment]) -> dict[PartitionId, Par
         for sample in footer.samples:
             of(sample.id).samples.append(sample)
         if footer.outcomes or footer.open_transactions:
-            branches = _branches_by_offset(runs)
+            usable = _usable(runs)
             for outcome in footer.outcomes:
-                of(outcome.id).outcomes.append(_outcome_row(outcome, branches.get(outcome.id, ())))
+                of(outcome.id).outcomes.append(_outcome_row(outcome, usable.get(outcome.id, ())))
             for row in footer.open_transactions:
-                of(row.id).open_transactions.append(_open_row(row, branches.get(row.id, ())))
+                of(row.id).open_transactions.append(_open_row(row, usable.get(row.id, ())))
     return {
         id: PartitionEvidence(
             id=id,
@@ -267,25 +267,24 @@ def gather_evidence(segments: Sequence[CatalogSegment]) -> dict[PartitionId, Par
     }
 
 
-_RunReach = tuple[int, int, int, bool]
-"""Branch, first offset, next offset, whether it holds control batches."""
-
-
-def _branches_by_offset(runs: Iterable[Run]) -> dict[PartitionId, list[_RunReach]]:
-    reach: dict[PartitionId, list[_RunReach]] = {}
+def _usable(runs: Iterable[Run]) -> dict[PartitionId, list[Run]]:
+    usable: dict[PartitionId, list[Run]] = {}
     for run in runs:
         if not run.flags & RunFlag.CORRUPT:
-            first = min(run.first_offset, run.asked_offset)
-            reach.setdefault(run.id, []).append((run.branch, first, run.next_offset, bool(run.flags & RunFlag.CONTROL)))
-    return reach
+            usable.setdefault(run.id, []).append(run)
+    return usable
 
 
-def _outcome_row(row: TransactionOutcome, reach: Iterable[_RunReach]) -> OnBranches:
-    on = frozenset(branch for branch, first, end, control in reach if control and first <= row.offset < end)
-    return OnBranches(branches=on, row=row)
+def _outcome_row(row: TransactionOutcome, runs: Iterable[Run]) -> OnBranches:
+    holding = tuple(
+        run
+        for run in runs
+        if run.flags & RunFlag.CONTROL and min(run.first_offset, run.asked_offset) <= row.offset < run.next_offset
+    )
+    return OnBranches(branches=frozenset(run.branch for run in holding), row=row, runs=holding)
 
 
-def _open_row(row: OpenTransaction, reach: Iterable[_RunReach]) -> OnBranches:
+def _open_row(row: OpenTransaction, runs: Iterable[Run]) -> OnBranches:
     """A transaction open at a run's end is of its newest branch or, if begun below the cut, a parent's."""
-    newest = max((branch for branch, *_ in reach), default=0)
+    newest = max((run.branch for run in runs), default=0)
     return OnBranches(branches=frozenset(range(newest + 1)), row=row)

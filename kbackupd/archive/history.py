@@ -53,6 +53,8 @@ class OnBranches:
 
     branches: frozenset[int]
     row: TransactionOutcome | OpenTransaction
+    runs: tuple[Run, ...] = ()
+    """Of that footer, those that hold the marker: it counts as far as they do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,8 +221,8 @@ def build_history(evidence: PartitionEvidence, branch: int | None = None) -> Par
         corrupt_runs=tuple(
             stored for stored in evidence.runs if stored.corrupt and _reaches(spans.get(stored.run.branch), stored.run)
         ),
-        outcomes=_outcomes(evidence.outcomes, spans),
-        open_transactions=_still_open(evidence, spans),
+        outcomes=(outcomes := _outcomes(evidence.outcomes, spans, valid_below)),
+        open_transactions=_still_open(evidence, spans, outcomes),
         samples=evidence.samples,
     )
 
@@ -396,15 +398,22 @@ def _within(branches: frozenset[int], offset: int, spans: dict[int, BranchSpan])
     return any(span.first_offset <= offset < span.next_offset for b in branches if (span := spans.get(b)) is not None)
 
 
-def _outcomes(rows: Iterable[OnBranches], spans: dict[int, BranchSpan]) -> tuple[TransactionOutcome, ...]:
+def _outcomes(
+    rows: Iterable[OnBranches], spans: dict[int, BranchSpan], valid_below: Callable[[Run], int]
+) -> tuple[TransactionOutcome, ...]:
+    """The markers of the chosen history. One on a tail that the log lost would end a transaction that another ended."""
     found: dict[tuple[int, int], TransactionOutcome] = {}
     for one in rows:
-        if isinstance(one.row, TransactionOutcome) and _within(one.branches, one.row.offset, spans):
+        if not isinstance(one.row, TransactionOutcome) or not _within(one.branches, one.row.offset, spans):
+            continue
+        if not one.runs or any(run.branch in spans and one.row.offset < valid_below(run) for run in one.runs):
             found.setdefault((one.row.offset, one.row.producer_id), one.row)
     return tuple(found[at] for at in sorted(found))
 
 
-def _still_open(evidence: PartitionEvidence, spans: dict[int, BranchSpan]) -> tuple[OpenTransaction, ...]:
+def _still_open(
+    evidence: PartitionEvidence, spans: dict[int, BranchSpan], outcomes: Iterable[TransactionOutcome]
+) -> tuple[OpenTransaction, ...]:
     """Every transaction a footer called open, less those whose marker is stored at a higher offset.
 
     By producer id alone: a fenced producer's transaction is ended by a marker of the next producer epoch.
@@ -415,7 +424,7 @@ def _still_open(evidence: PartitionEvidence, spans: dict[int, BranchSpan]) -> tu
         if isinstance(row, OpenTransaction) and _within(one.branches, row.first_offset, spans):
             begun.setdefault((row.first_offset, row.producer_id), row)
     last_marker: dict[int, int] = {}
-    for outcome in _outcomes(evidence.outcomes, spans):
+    for outcome in outcomes:
         last_marker[outcome.producer_id] = outcome.offset
     return tuple(
         begun[at] for at in sorted(begun) if last_marker.get(begun[at].producer_id, -1) < begun[at].first_offset

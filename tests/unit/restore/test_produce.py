@@ -216,7 +216,7 @@ async def test_a_log_that_somebody_else_writes_into_is_noticed_at_once() -> None
 async def test_a_broker_that_lost_acknowledged_batches_is_an_error_not_a_retry() -> None:
     cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
     tp = PARTITIONS[0]
-    cluster.logs[tp].remembered.append((0, 0))
+    cluster.logs[tp].remembered.append((4, 0))
     cluster.logs[tp].next_sequence = 5
 
     async with producing(cluster, [], budget=budget) as engine:
