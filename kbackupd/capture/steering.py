@@ -21,6 +21,7 @@ from kbackupd.observe import events
 FLUSH_DEADLINE_SECONDS = 120.0
 PAUSE_DEADLINE_SECONDS = 45.0
 """Below what the control socket waits, so that the answer can still say that a restart would not remember yet."""
+LOOK_AROUND_SECONDS = 5.0
 PATIENCE_FAILURES = 4
 """A partition that failed so often in a row (about two seconds) is left out of a flush: no passing change of leader."""
 
@@ -42,6 +43,7 @@ class Steering:
             UnreachableError: brokers or store did not get there in time; everything goes on meanwhile.
         """
         started = self._clock.monotonic()
+        await self._look_around()
         partitions = list(self._pipeline.roster.matching(topics))
         if not partitions:
             raise UsageError(f"no topic of the backup matches {topics!r}", hint="kbackupd ctl status lists them")
@@ -80,6 +82,17 @@ class Steering:
             seconds=seconds,
         )
 
+    async def _look_around(self) -> None:
+        """Let discovery see what there is now: a topic made a moment ago is part of "now", and so is a start's first
+        round. Brokers that do not answer must not keep a flush from storing what is held: the wait is short.
+        """
+        rounds = self._pipeline.discovery.rounds
+        deadline = self._clock.monotonic() + LOOK_AROUND_SECONDS
+        self._pipeline.roster.metadata_wanted.set()
+        while self._pipeline.discovery.rounds == rounds and self._clock.monotonic() < deadline:
+            self._pipeline.progress.clear()
+            await woken(self._pipeline.progress, 0.1)
+
     async def _captured(self, partitions: list[PartitionCapture]) -> list[PartitionCapture]:
         """Return once all is fetched that leaders, asked from now on, say they have; those whose broker is silent.
 
@@ -94,8 +107,10 @@ class Steering:
             looked_around = self._pipeline.discovery.rounds > 0
             for id, goal in list(waiting.items()) if looked_around else ():
                 partition = self._pipeline.roster.partitions[id]
-                if not partition.fetchable or partition.failures >= PATIENCE_FAILURES:
+                if _left_out(partition):
                     del waiting[id]
+                elif not partition.fetchable:
+                    continue  # its position is being asked for
                 elif self._pipeline.sessions.failing(partition):
                     silent.append(partition)
                     del waiting[id]
@@ -159,3 +174,10 @@ class Steering:
             paused=paused,
             durable=durable,
         )
+
+
+def _left_out(partition: PartitionCapture) -> bool:
+    """Whether a flush must do without it: it is not being fetched, and waiting would not help."""
+    if partition.paused or partition.closed or partition.failures >= PATIENCE_FAILURES:
+        return True
+    return partition.leader_id < 0 and partition.failures > 0
