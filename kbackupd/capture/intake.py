@@ -111,6 +111,7 @@ class Intake:
         """
         partition.answered_sent = fetch.sent_monotonic
         partition.log_start_offset = answer.log_start_offset
+        partition.log_start_pace.told(fetch.sent_monotonic, answer.log_start_offset)
         partition.last_stable_offset = answer.last_stable_offset
         # No batch is held whose leader epoch could tell the broker that its log is another one by now; that it begins
         # before where it began is the only sign.

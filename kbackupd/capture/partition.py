@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from kbackupd.archive.writer_state import PartitionState as DurableState
 from kbackupd.archive.writer_state import add_epochs, cut_epochs
+from kbackupd.capture.log_start import LogStartPace
 from kbackupd.capture.proof import Proof
 from kbackupd.kafka.types import DivergingEpoch, FetchTarget
 from kbackupd.model.events import Gap, GapCause, Truncated
@@ -73,6 +74,7 @@ class PartitionCapture:
     log_start_offset: int = -1
     last_stable_offset: int = -1
     proof: Proof = field(default_factory=Proof)
+    log_start_pace: LogStartPace = field(default_factory=LogStartPace)
 
     @classmethod
     def resumed(cls, durable: DurableState, *, topic: str, system: bool, tier: str) -> PartitionCapture:

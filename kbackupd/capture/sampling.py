@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kbackupd.capture.partition import PartitionCapture
 from kbackupd.capture.pipeline import Pipeline
 from kbackupd.model.clock import Clock
 from kbackupd.model.status import PartitionSample, PartitionState
+
+_NOTHING_TO_LOSE = frozenset({PartitionState.FOLLOWING, PartitionState.CLOSED})
+"""Where all is durable that is known of. Of a partition that is not being heard, more may be there than is known."""
 
 
 def partition_samples(pipeline: Pipeline, clock: Clock) -> Iterator[PartitionSample]:
@@ -23,6 +27,7 @@ def partition_samples(pipeline: Pipeline, clock: Clock) -> Iterator[PartitionSam
             if loop.failing and state in (PartitionState.FOLLOWING, PartitionState.CATCHING_UP):
                 state = PartitionState.RETRYING
         high_watermark = partition.proof.high_watermark
+        lag = max(0, high_watermark - durable) if high_watermark >= 0 and durable >= 0 else None
         yield PartitionSample(
             topic=partition.topic,
             topic_id=partition.id.topic_id,
@@ -30,9 +35,17 @@ def partition_samples(pipeline: Pipeline, clock: Clock) -> Iterator[PartitionSam
             tier=partition.tier,
             state=state,
             exposure_seconds=partition.proof.exposure(now),
-            lag_records=max(0, high_watermark - durable) if high_watermark >= 0 and durable >= 0 else None,
+            lag_records=lag,
             durable_offset=durable,
             high_watermark=high_watermark,
             log_start_offset=partition.log_start_offset,
-            time_to_loss_seconds=None,
+            time_to_loss_seconds=_time_to_loss(pipeline, partition, durable, now)
+            if lag or (lag == 0 and state not in _NOTHING_TO_LOSE)
+            else None,
         )
+
+
+def _time_to_loss(pipeline: Pipeline, partition: PartitionCapture, durable: int, now: float) -> float | None:
+    # A proof is a leader's word too, and all that is left of the last one when a quiet partition is paused.
+    heard = max(pipeline.sessions.heard(partition), partition.proof.proven or 0.0)
+    return partition.log_start_pace.seconds_until(durable, heard=heard, now=now)

@@ -143,7 +143,7 @@ class PartitionGauges(Collector):
         )
         loss = GaugeMetricFamily(
             "kbackupd_time_to_loss_seconds",
-            "Until retention, at its present pace, reaches what is not durable; absent while it does not move.",
+            "Until retention, at its present pace, reaches what is not durable; absent where nothing can be lost.",
             labels=["topic", "tier"],
         )
         for topic, group in groups.items():
