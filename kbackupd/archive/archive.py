@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from kbackupd.archive.catalog import Catalog, CatalogSegment, DamagedObject, gather_evidence, load_catalog
+from kbackupd.archive.catalog import Catalog, CatalogSegment, DamagedObject, gather_evidence
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory, build_history
+from kbackupd.archive.losses import LostSegment, settled_catalog
 from kbackupd.archive.reader import READ_AHEAD_BYTES, StoredBatch, read_history
 from kbackupd.format import keys
 from kbackupd.model.archive import ArchiveDocument
@@ -52,11 +53,14 @@ class Archive:
     to the caller.
     """
 
-    def __init__(self, store: ObjectStore, catalog: Catalog, document: ArchiveDocument) -> None:
+    def __init__(
+        self, store: ObjectStore, catalog: Catalog, document: ArchiveDocument, lost: Sequence[LostSegment] = ()
+    ) -> None:
         """`store` is scoped to the archive; use `open`."""
         self._store = store
         self._catalog = catalog
         self._document = document
+        self._lost = tuple(lost)
         self._topics = {topic.topic_id: topic for topic in archived_topics(catalog.segments)}
         self._evidence = gather_evidence(catalog.segments)
 
@@ -66,7 +70,7 @@ class Archive:
     ) -> Archive:
         """Read the identity and every footer of the archive `backup_id` under `store` (the `--path`).
 
-        Damaged objects do not stop it; they are in `damaged`, and what they held shows as holes.
+        Damaged and lost objects do not stop it; they are in `damaged` and `lost`.
 
         Args:
             pinned: what an earlier `pinned` said, to see the archive as it was then.
@@ -79,8 +83,8 @@ class Archive:
             KbackupError: the store could not say for certain what is there.
         """
         scoped = ScopedStore(store, backup_id)
-        catalog = await load_catalog(scoped, pinned=pinned)
-        return cls(scoped, catalog, known_document(catalog, scoped.location, backup_id))
+        catalog, lost = await settled_catalog(scoped, pinned=pinned)
+        return cls(scoped, catalog, known_document(catalog, scoped.location, backup_id), lost)
 
     @property
     def document(self) -> ArchiveDocument:
@@ -94,6 +98,11 @@ class Archive:
     def damaged(self) -> Sequence[DamagedObject]:
         """Claims and segments that are there and cannot be trusted."""
         return self._catalog.damaged
+
+    @property
+    def lost(self) -> Sequence[LostSegment]:
+        """Segments that were durable and are gone; what they held may show as holes, or not at all."""
+        return self._lost
 
     @property
     def segments(self) -> Sequence[CatalogSegment]:

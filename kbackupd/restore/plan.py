@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kbackupd.archive.archive import Archive, ArchivedTopic
-from kbackupd.archive.history import PartitionHistory
+from kbackupd.archive.history import PartitionEvidence, PartitionHistory
 from kbackupd.model.errors import UsageError
 from kbackupd.model.events import GapCause
 from kbackupd.model.positions import OffsetRange, PartitionId, TopicId
@@ -28,6 +28,7 @@ GAP_MEANINGS: dict[GapCause, str] = {
     GapCause.CORRUPT_AT_SOURCE: "the source served damaged bytes; they are in the archive as they came, not as records",
     GapCause.EXCLUDED: "configuration kept these records out of the backup",
 }
+NEVER_SEEN = "it existed at the source and was never looked into: it had no leader, or the daemon was killed too soon"
 HOLE_MEANING = "no segment holds these offsets and nothing explains why: kbackupd validate tells more"
 
 
@@ -42,7 +43,7 @@ class PinnedEpoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotInArchive:
-    """Offsets that cannot be restored: a gap with its cause, or a hole (`cause` None)."""
+    """Offsets that cannot be restored: a gap with its cause, or a hole (`cause` None); an empty range: nobody knows."""
 
     offsets: OffsetRange
     cause: GapCause | None
@@ -125,7 +126,7 @@ class RestorePlan:
     retention_after: RetentionAfter
     topics: tuple[TopicPlan, ...]
     damaged: tuple[DamagedInArchive, ...]
-    """Objects of the archive that cannot be trusted; what they held is missing."""
+    """Objects of the archive that cannot be trusted, or were there once; what they held is missing."""
 
     @property
     def partitions(self) -> int:
@@ -164,7 +165,10 @@ def make_plan(archive: Archive, settings: RestoreSettings) -> RestorePlan:
         target=settings.target.bootstrap_servers,
         retention_after=settings.options.retention_after,
         topics=tuple(_topic_plan(archive, topic, target) for topic, target in topics),
-        damaged=tuple(DamagedInArchive(key=one.key, reason=one.reason) for one in archive.damaged),
+        damaged=(
+            *(DamagedInArchive(key=one.key, reason=one.reason) for one in archive.damaged),
+            *(DamagedInArchive(key=one.key, reason=one.reason) for one in archive.lost),
+        ),
     )
 
 
@@ -206,11 +210,19 @@ def _topic_plan(archive: Archive, topic: ArchivedTopic, target: str) -> TopicPla
             other.topic_id for other in archive.topics if other.name == topic.name and other.topic_id != topic.topic_id
         ),
         configs=dict(topic.configs),
-        partitions=tuple(_partition_plan(archive.history(id)) for id in topic.partition_ids),
+        partitions=tuple(
+            _partition_plan(archive.history(id), never_seen=_never_seen(archive, topic, id))
+            for id in topic.partition_ids
+        ),
     )
 
 
-def _partition_plan(history: PartitionHistory) -> PartitionPlan:
+def _never_seen(archive: Archive, topic: ArchivedTopic, id: PartitionId) -> bool:
+    """Metadata counted the partition, and that is all: whether it was empty nobody knows."""
+    return topic.deleted_ms is None and topic.excluded_ms is None and archive.evidence(id) == PartitionEvidence(id=id)
+
+
+def _partition_plan(history: PartitionHistory, *, never_seen: bool) -> PartitionPlan:
     runs = list(_runs(history))
     outcomes = outcomes_of(history)
     return PartitionPlan(
@@ -226,7 +238,9 @@ def _partition_plan(history: PartitionHistory) -> PartitionPlan:
         largest_batch_bytes=max((run.largest_batch_bytes for run in runs), default=0),
         log_append_time=any(run.flags & RunFlag.LOG_APPEND_TIME for run in runs),
         legacy=any(run.flags & RunFlag.LEGACY_MAGIC for run in runs),
-        not_in_archive=_not_in_archive(history),
+        not_in_archive=(NotInArchive(offsets=OffsetRange(0, 0), cause=None, meaning=NEVER_SEEN),)
+        if never_seen
+        else _not_in_archive(history),
         open_transactions=tuple(
             PlannedTransaction(
                 producer_id=row.producer_id,

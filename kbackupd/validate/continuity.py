@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from kbackupd.archive.archive import archived_topics
 from kbackupd.archive.catalog import CatalogSegment
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory, SegmentPlace, build_history
+from kbackupd.archive.sequences import EpochJudgement, WriterEpoch
 from kbackupd.model.events import Gap, GapCause, Truncated
 from kbackupd.model.positions import OffsetRange, PartitionId, TopicId
 from kbackupd.model.segment import Checkpoint, RunFlag
 from kbackupd.validate.report import Code, Finding, Severity
-from kbackupd.validate.sequences import EpochJudgement, WriterEpoch
 
 GAP_MEANING: Mapping[GapCause, str] = {
     GapCause.LOG_START_MOVED: "retention or DeleteRecords removed them before they were captured",

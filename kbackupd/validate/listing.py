@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from kbackupd.archive.catalog import CatalogSegment
+from kbackupd.archive.sequences import EpochJudgement
 from kbackupd.format import keys
 from kbackupd.model.segment import Checkpoint, ObjectRef
 from kbackupd.validate.report import Code, Finding, Severity
-from kbackupd.validate.sequences import EpochJudgement
 from kbackupd.validate.survey import Survey
 
 PUT_BACK = "put the object back from a copy of the archive"

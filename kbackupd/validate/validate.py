@@ -12,6 +12,8 @@ from dataclasses import replace
 
 from kbackupd.archive.archive import archived_topics, no_archive
 from kbackupd.archive.catalog import gather_evidence
+from kbackupd.archive.losses import LOOKS_MAX, any_appeared
+from kbackupd.archive.sequences import judge_sequences
 from kbackupd.format import keys
 from kbackupd.model.clock import Clock, SystemClock
 from kbackupd.model.positions import TopicId
@@ -22,14 +24,9 @@ from kbackupd.validate.continuity import Continuity
 from kbackupd.validate.coverage import Expected, coverage_findings
 from kbackupd.validate.listing import checkpoint_totals, listing_findings
 from kbackupd.validate.report import Checked, Finding, Severity, ValidationReport, ordered
-from kbackupd.validate.sequences import judge_sequences
 from kbackupd.validate.survey import Survey, survey
 
 OnTotal = Callable[[int], None]
-
-_SURVEYS_MAX = 3
-_ASKED_AGAIN_MAX = 100
-"""Of missing sequences: one that has appeared is reason enough to look at everything again."""
 
 
 async def validate(
@@ -98,17 +95,14 @@ async def _settled(scoped: ObjectStore) -> Survey:
     What is then missing is there when asked again; only what stays missing was lost.
     """
     found = await survey(scoped)
-    for _ in range(_SURVEYS_MAX - 1):
+    for _ in range(LOOKS_MAX - 1):
         judgements = judge_sequences(
             (info.key for info in found.catalog.objects), found.catalog.segments, found.checkpoints
         )
         lost = [keys.segment_seq_prefix(one.writer, one.writer_epoch, seq) for one in judgements for seq, _ in one.lost]
-        for prefix in lost[:_ASKED_AGAIN_MAX]:
-            if [info async for info in scoped.list_from(prefix, limit=1)]:
-                found = await survey(scoped)
-                break
-        else:
+        if not await any_appeared(scoped, lost):
             break
+        found = await survey(scoped)
     return found
 
 

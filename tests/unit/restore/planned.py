@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kbackupd.archive.archive import Archive
+from kbackupd.format.batch import iter_batches
 from kbackupd.model.settings import (
     FilesystemSettings,
     RestoreOptions,
@@ -17,7 +18,9 @@ from kbackupd.model.settings import (
     TopicMapping,
     TopicSelection,
 )
-from kbackupd.restore.plan import RestorePlan, make_plan
+from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan, make_plan, outcomes_of
+from kbackupd.restore.rewrite import PartitionRewriter, ProducerIdentity, Tally, records_of
+from kbackupd.restore.source import Chunk, read_partition
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder
 
 
@@ -59,3 +62,18 @@ async def archive_everything(built: ArchiveBuilder) -> None:
 
 async def plan_of(built: ArchiveBuilder, settings: RestoreSettings) -> RestorePlan:
     return make_plan(await Archive.open(built.store, BACKUP_ID), settings)
+
+
+async def rewritten(built: ArchiveBuilder, topic: TopicPlan, partition: PartitionPlan) -> tuple[list[bytes], Tally]:
+    """The bodies of the records that a restore of the partition would produce, in order, and its counts."""
+    archive = await Archive.open(built.store, BACKUP_ID)
+    history = archive.history(topic.id_of(partition), partition.branch)
+    into = PartitionRewriter(outcomes=outcomes_of(history), producer=ProducerIdentity(1, 0), max_batch_bytes=1 << 20)
+    bodies = []
+    async for chunk in read_partition(archive, history, read_ahead_bytes=1 << 20):
+        assert isinstance(chunk, Chunk), chunk
+        for batch in chunk.batches:
+            for produced in into.rewrite(batch):
+                ((header, data),) = iter_batches(produced.data)
+                bodies += [record.body for record in records_of(header, data)]
+    return bodies, into.tally
