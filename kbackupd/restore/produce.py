@@ -82,7 +82,10 @@ class _Partition:
         most = REQUESTS_IN_FLIGHT if self.known else 1
         if self.settling or self.failed or self.in_flight >= most or now < self.not_before:
             return None
-        return next((entry for entry in self.entries if not entry.in_flight and not entry.settled), None)
+        # Counted from the oldest one without an answer: that may be in the log and hang at a broker that lost the
+        # partition. Five batches later the new leader would no longer know it when it is sent again.
+        window = itertools.islice(self.entries, REQUESTS_IN_FLIGHT)
+        return next((entry for entry in window if not entry.in_flight and not entry.settled), None)
 
 
 class Producing:

@@ -268,6 +268,32 @@ async def test_a_second_batch_never_takes_the_place_of_a_first_one_that_the_brok
     assert cluster.logs[tp].batches == put
 
 
+async def test_a_batch_whose_answer_hangs_while_others_are_taken_is_still_known_when_it_is_sent_again() -> None:
+    cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
+    tp, take = PARTITIONS[0], cluster.produce
+    hung = False
+
+    async def produce(
+        node_id: int, batches: Mapping[TopicPartition, bytes], *, timeout_ms: int
+    ) -> dict[TopicPartition, ProduceAnswer]:
+        nonlocal hung
+        second = b"orders-0-1" in batches[tp] and not hung
+        hung = hung or second
+        taken = await take(node_id, batches, timeout_ms=timeout_ms)
+        if second:
+            for _ in range(1_000):  # turns of the loop, in which all goes that may go
+                await asyncio.sleep(0)
+            raise KafkaUnavailableError("timed out")
+        return taken
+
+    cluster.produce = produce  # type: ignore[method-assign]  # a leader that appends, replicates and falls silent
+    async with producing(cluster, [], budget=budget) as engine:
+        put = await feed(cluster, engine, budget, tp, [3] * 30)
+
+    assert hung
+    assert cluster.logs[tp].batches == put
+
+
 async def test_five_requests_are_kept_in_flight_to_a_broker() -> None:
     cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
 
