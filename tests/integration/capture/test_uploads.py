@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kbackupd.format.keys import SegmentKey, parse_segment_key
-from kbackupd.testbed.s3_proxy import S3Proxy, Stall
+from kbackupd.testbed.s3_proxy import Answer, Reset, S3Proxy, Stall
 from kbackupd.testbed.topics import create_topic
 from kbackupd.validate.report import Code
-from tests.integration.capture.backup import Backup, codes, flush, follows
+from tests.integration.capture.backup import Backup, codes, flush, follows, problems
 from tests.integration.conditions import reaches
 
 Names = Callable[[], str]
@@ -63,6 +63,31 @@ async def test_killed_with_one_upload_stalled_and_later_ones_landed_it_declares_
     assert daemon.stop() == 0
     await backup.verbatim({hot: 1, cold: 1})
     assert Code.SEQUENCE_ABANDONED in codes(await backup.validated())
+
+
+async def test_a_store_that_refuses_uploads_is_a_visible_problem_within_seconds_and_all_is_stored_when_it_takes_them(
+    backup: Backup, proxy: S3Proxy, unique_topic: Names
+) -> None:
+    topic = create_topic(backup.kafka.bootstrap, unique_topic())
+    daemon = backup.daemon(topic, endpoint=proxy.endpoint)
+    daemon.start()
+    await flush(daemon)
+    for fault, said in (
+        (Answer(status=503), "SlowDown"),
+        (Answer(status=403, code="AccessDenied"), "AccessDenied"),
+        (Reset(), ""),
+    ):
+        rule = proxy.strike(fault, method="PUT", key_part="segments/main/")
+        backup.fill(topic, batches=1)
+        told = {"store put", "uploads"}
+        await reaches(lambda told=told: bool(told & set(problems(daemon))), 15, "told")  # type: ignore[misc]
+        assert any(said in message for subject, message in problems(daemon).items() if subject in told)
+        assert daemon.get("/healthz")[0] == 503
+        rule.lift()
+        await reaches(lambda: problems(daemon) == {}, 30, "well again")
+    await flush(daemon)
+    assert daemon.stop() == 0
+    await backup.verbatim({topic: 1})
 
 
 async def test_a_clock_stepped_back_an_hour_between_two_lives_disturbs_neither_order_nor_contents(
