@@ -14,9 +14,9 @@ from typing import NamedTuple, Protocol
 from kbackupd.format.batch import MalformedBatchError
 from kbackupd.format.codecs import PayloadError, UnknownCodecError, decompress_payload
 from kbackupd.format.header import HEADER_BYTES, BatchHeader
+from kbackupd.format.legacy import iter_legacy
 from kbackupd.format.records import MalformedRecordError, RawRecord, build_batch, iter_records, rewrite_for_produce
 from kbackupd.model.positions import OffsetRange
-from kbackupd.restore.legacy import iter_legacy
 from kbackupd.restore.offset_map import OffsetMap
 from kbackupd.restore.visibility import Outcomes, Visibility
 

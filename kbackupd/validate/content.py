@@ -18,6 +18,7 @@ from kbackupd.format.batch import crc_holds, iter_batches, scan_batches
 from kbackupd.format.codecs import PayloadError, UnknownCodecError, decompress_payload
 from kbackupd.format.container import MAGIC_BYTES
 from kbackupd.format.header import HEADER_BYTES, BatchHeader, MalformedBatchError
+from kbackupd.format.legacy import iter_legacy
 from kbackupd.format.records import MalformedRecordError, iter_records
 from kbackupd.format.run import describe_run
 from kbackupd.format.segment import run_bytes, run_findings
@@ -216,9 +217,11 @@ def run_problems(run: Run, raw: bytes) -> Iterator[RunProblem]:
 
 def _record_problem(header: BatchHeader, batch: memoryview) -> str | None:
     """Why the payload is not exactly the records that the header counts; None if it is, or if it cannot be told."""
-    if header.is_legacy:
-        return None
     try:
+        if header.is_legacy:
+            for _ in iter_legacy(header, batch):
+                pass
+            return None
         payload = decompress_payload(header.codec, batch[HEADER_BYTES:])
         last = -1
         for record in iter_records(payload, header.record_count):
@@ -227,7 +230,7 @@ def _record_problem(header: BatchHeader, batch: memoryview) -> str | None:
             last = record.offset_delta
     except UnknownCodecError:
         return None
-    except (PayloadError, MalformedRecordError) as problem:
+    except (PayloadError, MalformedRecordError, MalformedBatchError) as problem:
         return str(problem)
     return None
 

@@ -25,7 +25,7 @@ from kbackupd.restore.rewrite import (
     records_of,
 )
 from kbackupd.restore.visibility import Outcomes, Visibility
-from tests.unit.restore.test_legacy import message
+from tests.unit.format.test_legacy import message
 
 ID = PartitionId(TopicId("AAAAAAAAAAAAAAAAAAAAAQ"), 0)
 PRODUCER = ProducerIdentity(4_000, 2)

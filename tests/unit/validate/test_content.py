@@ -8,6 +8,7 @@ import pytest
 from crc32c import crc32c
 
 from kbackupd.format.batch import scan_batches
+from kbackupd.format.codecs import GZIP, compress_payload
 from kbackupd.format.header import CRC_COVERS_FROM
 from kbackupd.format.records import RawRecord, build_batch, encode_body
 from kbackupd.format.segment import RunDraft, SegmentDraft, seal
@@ -17,6 +18,7 @@ from kbackupd.model.segment import TransactionOutcome
 from kbackupd.validate.report import Code, Finding, Severity
 from kbackupd.validate.validate import validate
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder
+from tests.unit.format.test_legacy import message
 
 TOPIC = TopicId("AAAAAAAAAAAAAAAAAAAAAA")
 ID = PartitionId(TOPIC, 3)
@@ -140,3 +142,15 @@ async def test_a_marker_that_the_outcomes_table_lacks_or_invents_is_told() -> No
     assert await deep_findings(drafted(b"".join(log.batches)), outcomes=(true,)) == []
     wrong = replace(true, committed=False)
     assert len(await deep_findings(drafted(b"".join(log.batches)), outcomes=(wrong,))) == 2
+
+
+@pytest.mark.parametrize("magic", [0, 1])
+async def test_a_legacy_wrapper_that_no_restore_could_unwrap_is_found(magic: int) -> None:
+    inside = message(0, b"k", b"v", magic=magic)
+    good = message(0, None, compress_payload(GZIP, inside), magic=magic, attributes=GZIP)
+    bad = message(0, None, b"no gzip at all", magic=magic, attributes=GZIP)
+
+    assert await deep_findings(drafted(good)) == []
+    [finding] = await deep_findings(drafted(bad))
+
+    assert (finding.severity, finding.code, finding.object is not None) == (Severity.ERROR, Code.CONTENT_BATCH, True)

@@ -9,8 +9,8 @@ import pytest
 
 from kbackupd.format.codecs import GZIP, SNAPPY, compress_payload
 from kbackupd.format.header import parse_header
+from kbackupd.format.legacy import iter_legacy
 from kbackupd.format.records import MalformedRecordError, decode_record
-from kbackupd.restore.legacy import iter_legacy
 
 
 def nullable(value: bytes | None) -> bytes:
