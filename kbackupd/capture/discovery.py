@@ -271,6 +271,8 @@ class Discovery:
         if not topic.closed:
             log.warning(events.TOPIC_DELETED, topic=topic.name, topic_id=topic.id)
             self._close(topic)
+            # That permissions hide it, or its absence, is explained; a name that is asked for is missed again below.
+            self._problems.clear(f"topic {topic.name}")
 
     def _close(self, topic: CapturedTopic) -> None:
         """The incarnation is gone: what of it was known to exist and is not held becomes a gap."""

@@ -473,6 +473,23 @@ def test_a_batch_that_stays_corrupt_is_kept_as_it_is_in_a_run_of_its_own_with_a_
     assert [first for first, _, _ in site.stored(archive, log.id)] == [0, 10]
 
 
+def test_a_topic_that_was_hidden_and_then_deleted_leaves_no_problem_behind() -> None:
+    site = Site.new()
+    site.cluster.create("orders", 1).logs[0].append(1)
+
+    async def script(life: Life) -> None:
+        await life.durable()
+        site.cluster.hidden_topics.add("orders")
+        await life.until(lambda: any("hide it" in p.message for p in life.problems.current()), "a problem")
+        partition = life.partition("orders")
+        site.cluster.delete("orders")
+        site.cluster.hidden_topics.clear()
+        await life.until(lambda: partition.closed, "the topic closed")
+        assert life.problems.current() == ()
+
+    site.run_life(script)
+
+
 def test_a_corrupt_last_batch_waits_for_the_next_good_one_and_says_so() -> None:
     site = Site.new()
     log = site.cluster.create("orders").logs[0]
