@@ -19,8 +19,8 @@ from kbackupd.testbed.truth import Outcome, Record, Truth, compare_records, expe
 from kbackupd.testbed.workload import Codec, Draft, RecordMaker, produce, produce_transaction
 from tests.archive_builder import ArchiveBuilder
 from tests.integration.restore.mirror import mirror_topic, restore
+from tests.unit.format.test_legacy import message
 from tests.unit.restore.planned import archive_everything, settings_for
-from tests.unit.restore.test_legacy import message
 
 Names = Callable[[], str]
 DAY_MS = 86_400_000
