@@ -40,6 +40,9 @@ class ArchivedTopic:
     """Since when configuration keeps it out of the backup."""
     previous: TopicId | None = None
     """The incarnation of the same name that this one replaced."""
+    last_writer: str = ""
+    last_seen_ms: int = 0
+    """By whom and when it was last spoken of as existing."""
 
     @property
     def partition_ids(self) -> tuple[PartitionId, ...]:
@@ -131,12 +134,16 @@ class Archive:
         return self._topics.get(topic_id)
 
     def newest(self) -> Mapping[str, ArchivedTopic]:
-        """Name → its newest incarnation; a deleted one counts if no newer came."""
+        """Name → its newest incarnation; a deleted one counts if no newer came.
+
+        A writer names what an incarnation replaced. One that took over under another name knows nothing of its
+        predecessor's: between two writers' incarnations time decides, for nothing else can.
+        """
         succeeded = {topic.previous for topic in self._topics.values()}
         newest: dict[str, ArchivedTopic] = {}
         for topic in self._topics.values():
             held = newest.get(topic.name)
-            if held is None or topic.topic_id not in succeeded:
+            if held is None or (topic.topic_id not in succeeded and not _older(topic, held)):
                 newest[topic.name] = topic
         return newest
 
@@ -252,6 +259,8 @@ def archived_topics(segments: Iterable[CatalogSegment]) -> Sequence[ArchivedTopi
                         first_seen_ms=before.first_seen_ms if before else event.at_ms,
                         deleted_ms=before.deleted_ms if before else None,
                         previous=event.previous or (before.previous if before else None),
+                        last_writer=segment.place.writer,
+                        last_seen_ms=event.at_ms,
                     )
                 case TopicDeleted() if event.topic_id in topics:
                     held = topics[event.topic_id]
@@ -263,6 +272,10 @@ def archived_topics(segments: Iterable[CatalogSegment]) -> Sequence[ArchivedTopi
                     pass
         _add_unnamed(topics, segment)
     return tuple(topics.values())
+
+
+def _older(topic: ArchivedTopic, other: ArchivedTopic) -> bool:
+    return topic.last_writer != other.last_writer and topic.last_seen_ms < other.last_seen_ms
 
 
 def _add_unnamed(topics: dict[TopicId, ArchivedTopic], segment: CatalogSegment) -> None:
@@ -277,6 +290,8 @@ def _add_unnamed(topics: dict[TopicId, ArchivedTopic], segment: CatalogSegment) 
                 partitions=run.id.partition + 1,
                 internal=run.system,
                 first_seen_ms=footer.sealed_ms,
+                last_writer=segment.place.writer,
+                last_seen_ms=footer.sealed_ms,
             )
         elif run.id.partition >= held.partitions:
             topics[run.id.topic_id] = replace(held, partitions=run.id.partition + 1)

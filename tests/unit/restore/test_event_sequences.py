@@ -178,3 +178,23 @@ async def test_a_partition_that_was_looked_into_and_is_empty_lacks_nothing() -> 
     [topic] = (await plan_of(built, EVERYTHING)).topics
 
     assert topic.partitions[0].not_in_archive == ()
+
+
+@pytest.mark.parametrize(("before", "after"), [("main", "alpha"), ("alpha", "main")])
+async def test_a_topic_re_created_before_the_writer_was_renamed_is_restored_as_it_was_last(
+    before: str, after: str
+) -> None:
+    built = await ArchiveBuilder.create()
+    first = built.topic("orders")
+    built.log(first, 0).append([b"old"])
+    life = await built.start(before)
+    life.capture(first, 0)
+    await life.flush()
+    built.clock.advance(60)
+    second = built.topic("orders")
+    built.log(second, 0).append([b"new"])
+    life = await built.start(after)
+    life.capture(second, 0)
+    await life.flush()
+
+    assert await values_of(built) == ["new"]
