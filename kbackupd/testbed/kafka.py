@@ -1,8 +1,7 @@
 """The real Apache Kafka on this machine: one broker, or a small cluster, KRaft, each node its own JVM and directory.
 
 A node owns its directory (`server.properties`, `kafka.log`, `data/`). It can be stopped, killed, frozen and started
-again on the same data and port, or destroyed with its data. Methods block (a start takes 2-5 s on a quiet machine);
-each has a twin with the prefix `a` that leaves the event loop free.
+again on the same data and port, or destroyed with its data. Methods block (a start takes 2-5 s on a quiet machine).
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import base64
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import tempfile
 import time
@@ -28,6 +26,7 @@ from confluent_kafka.admin import AdminClient
 from kbackupd.testbed.java import FAST_START, java_command, kafka_tool
 from kbackupd.testbed.ports import free_ports
 from kbackupd.testbed.process import Deadline, GuardedProcess
+from kbackupd.testbed.server import LocalServer
 
 START_DEADLINE_SECONDS = 120.0
 STOP_DEADLINE_SECONDS = 60.0
@@ -54,16 +53,18 @@ DEFAULT_PROPERTIES: Mapping[str, str] = {
 """What every node starts with, besides its replication factors; `properties` overrides."""
 
 
-class KafkaServer:
+class KafkaServer(LocalServer):
     """One Kafka node, broker and controller in one process, listening on 127.0.0.1 only.
 
     Args:
         properties: broker properties on top of `DEFAULT_PROPERTIES`; a change to `self.properties` counts from the
             next start on.
-        directory: where it lives; None: a temporary directory, removed by `destroy`.
+        directory: where it lives; None: a temporary directory. `close` removes it either way.
         heap: value of -Xmx.
         jvm_options: `FAST_START`, or `()` where throughput counts more than start-up.
     """
+
+    stop_deadline_seconds = STOP_DEADLINE_SECONDS
 
     def __init__(
         self,
@@ -76,10 +77,10 @@ class KafkaServer:
         cluster_id: str | None = None,
         quorum: Mapping[int, tuple[int, int]] | None = None,
     ) -> None:
+        super().__init__(directory or Path(tempfile.mkdtemp(prefix=f"kbackupd-kafka-{node_id}-")))
         self.node_id = node_id
         self.cluster_id = cluster_id or _new_cluster_id()
         self.properties: dict[str, str] = dict(properties or {})
-        self.directory = directory or Path(tempfile.mkdtemp(prefix=f"kbackupd-kafka-{node_id}-"))
         self.directory.mkdir(parents=True, exist_ok=True)
         self.data = self.directory / "data"
         self.log = self.directory / "kafka.log"
@@ -95,19 +96,10 @@ class KafkaServer:
             f"-Djava.io.tmpdir={self.directory}",
             *jvm_options,
         )
-        self._process: GuardedProcess | None = None
 
     @property
     def bootstrap(self) -> str:
         return f"127.0.0.1:{self.port}"
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.alive
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process is not None and self._process.alive else None
 
     def log_dir(self, topic: str, partition: int) -> Path:
         """The broker's own directory of that partition."""
@@ -168,70 +160,12 @@ class KafkaServer:
             return False
         return self.node_id in metadata.brokers
 
-    def stop(self, *, deadline_seconds: float = STOP_DEADLINE_SECONDS) -> None:
-        """Controlled shutdown; SIGKILL if it takes longer than the deadline. Data and ports are kept."""
-        if self._process is not None:
-            self.thaw()
-            self._process.stop(deadline_seconds=deadline_seconds)
-            self._process = None
-
-    def kill(self) -> None:
-        """SIGKILL, as a crash would; returns when it is gone. Data and ports are kept."""
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
-
-    def freeze(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers, like a hung machine."""
-        if self._process is not None:
-            self._process.signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        if self._process is not None:
-            self._process.signal(signal.SIGCONT)
-
-    def keep(self) -> None:
-        """Let it run on after this interpreter ends; who asks for that also says how it is stopped (`pid`)."""
-        if self._process is not None:
-            self._process.keep()
-
-    def restart(self) -> None:
-        """Stop gracefully and start again on the same data and ports."""
-        self.stop()
-        self.start()
-
     def destroy(self) -> None:
         """Kill it and delete all it stored. A later `start` gives an empty cluster with another cluster id."""
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
         self.cluster_id = _new_cluster_id()
-
-    def close(self) -> None:
-        """Kill it and remove its directory; nothing of it is left."""
-        self.kill()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    async def astart(self) -> None:
-        await asyncio.to_thread(self.start)
-
-    async def astop(self) -> None:
-        await asyncio.to_thread(self.stop)
-
-    async def akill(self) -> None:
-        await asyncio.to_thread(self.kill)
-
-    async def arestart(self) -> None:
-        await asyncio.to_thread(self.restart)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _all_properties(self) -> dict[str, str]:
         copies = str(min(3, len(self.quorum)))

@@ -1,26 +1,22 @@
 """A real S3 server on this machine: seaweedfs in one process (master, volume, filer and S3 gateway), from pip.
 
 Owns its directory (`identities.json`, `s3.log`, `data/`). It can be stopped, killed, frozen and started again on the
-same data and port. Methods block (a start takes 2-8 s); each has a twin with the prefix `a`.
+same data and port. Methods block (a start takes 2-8 s).
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import shutil
-import signal
 import sysconfig
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from xml.etree import ElementTree
 
 from kbackupd.testbed.ports import free_ports
 from kbackupd.testbed.process import Deadline, GuardedProcess, ServerFailedError
+from kbackupd.testbed.server import LocalServer
 from kbackupd.testbed.signed import SignedClient
 
 START_DEADLINE_SECONDS = 120.0
@@ -48,23 +44,23 @@ _SOCKETS = (
 )
 
 
-class S3Server:
+class S3Server(LocalServer):
     """One S3 endpoint on 127.0.0.1 with one key pair that may do everything.
 
     Args:
-        directory: where it lives; None: a temporary directory, removed by `close`.
+        directory: where it lives; None: a temporary directory. `close` removes it either way.
     """
 
     region = "us-east-1"
+    stop_deadline_seconds = STOP_DEADLINE_SECONDS
 
     def __init__(self, *, directory: Path | None = None) -> None:
-        self.directory = directory or Path(tempfile.mkdtemp(prefix="kbackupd-s3-"))
+        super().__init__(directory or Path(tempfile.mkdtemp(prefix="kbackupd-s3-")))
         self.data = self.directory / "data"
         self.log = self.directory / "s3.log"
         self.access_key = "kbackupd-testbed"
         self.secret_key = "kbackupd-testbed-secret"
         self._ports = dict(zip(_PORT_FLAGS, free_ports(len(_PORT_FLAGS)), strict=True))
-        self._process: GuardedProcess | None = None
 
     @property
     def port(self) -> int:
@@ -73,14 +69,6 @@ class S3Server:
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.alive
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process is not None and self._process.alive else None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -172,64 +160,11 @@ class S3Server:
                 return found
             query["continuation-token"] = token
 
-    def stop(self) -> None:
-        """SIGTERM, SIGKILL two seconds later; data and ports are kept."""
-        if self._process is not None:
-            self.thaw()
-            self._process.stop(deadline_seconds=STOP_DEADLINE_SECONDS)
-            self._process = None
-
-    def kill(self) -> None:
-        """SIGKILL; data and ports are kept."""
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
-
-    def freeze(self) -> None:
-        """SIGSTOP: requests are accepted by the kernel and never answered."""
-        if self._process is not None:
-            self._process.signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        if self._process is not None:
-            self._process.signal(signal.SIGCONT)
-
-    def keep(self) -> None:
-        """Let it run on after this interpreter ends; who asks for that also says how it is stopped (`pid`)."""
-        if self._process is not None:
-            self._process.keep()
-
-    def restart(self) -> None:
-        self.stop()
-        self.start()
-
     def close(self) -> None:
-        """Kill it and remove its directory; nothing of it is left."""
-        self.kill()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        """As every server's, and without the sockets it leaves in /tmp."""
+        super().close()
         for name, flag in _SOCKETS:
             Path(f"/tmp/seaweedfs-{name}-{self._ports[flag]}.sock").unlink(missing_ok=True)
-
-    async def astart(self) -> None:
-        await asyncio.to_thread(self.start)
-
-    async def astop(self) -> None:
-        await asyncio.to_thread(self.stop)
-
-    async def akill(self) -> None:
-        await asyncio.to_thread(self.kill)
-
-    async def arestart(self) -> None:
-        await asyncio.to_thread(self.restart)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _identities(self) -> dict[str, object]:
         return {
