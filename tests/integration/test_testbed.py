@@ -321,7 +321,9 @@ class TestTruth:
         truth, maker = Truth(), RecordMaker("copy")
         source, copy = create_topic(kafka.bootstrap, unique_topic()), create_topic(kafka.bootstrap, unique_topic())
         produce(kafka.bootstrap, truth, copy, [Draft(None, b"shifts every offset by one")])
-        records = [maker.draft(0)._replace(timestamp_ms=1_700_000_000_000 + i) for i in range(100)]
+        # Of today: retention, which the testbed's brokers look after every second, would take older ones away.
+        began_ms = int(time.time() * 1000)
+        records = [maker.draft(0)._replace(timestamp_ms=began_ms + i) for i in range(100)]
         for topic in (source, copy):
             produce(kafka.bootstrap, truth, topic, records)
         wanted = expected(read_topic(kafka.bootstrap, source)[0])
