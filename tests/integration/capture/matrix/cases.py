@@ -85,7 +85,7 @@ def _codec(codec: Codec) -> Case:
 
 def _fill_framed_snappy(source: SourceCluster, topic: str) -> None:
     bodies = [encode_body(b"%d" % number, bytes(number * 1_000), ()) for number in range(100)]
-    source.produce_batches(topic, [build_batch(_records(bodies), codec=SNAPPY, base_timestamp_ms=1_790_000_000_000)])
+    source.produce_batches(topic, [build_batch(_records(bodies), codec=SNAPPY, base_timestamp_ms=1_760_000_000_000)])
 
 
 def _fill_nulls(source: SourceCluster, topic: str) -> None:
@@ -120,7 +120,7 @@ def _fill_nameless_headers(source: SourceCluster, topic: str) -> None:
 _STAMPS = (
     (-1, (0, 0, 0)),
     (0, (0, 1, 25 * DAY_MS)),
-    (1_790_000_000_000, (0, 25 * DAY_MS, -25 * DAY_MS, 100 * 365 * DAY_MS, -1_790_000_000_000, -1_790_000_000_001)),
+    (1_760_000_000_000, (0, 25 * DAY_MS, -25 * DAY_MS, 100 * 365 * DAY_MS, -1_760_000_000_000, -1_760_000_000_001)),
     (25 * DAY_MS, (0, -25 * DAY_MS, -25 * DAY_MS - 1)),
 )
 
@@ -248,7 +248,7 @@ def _sized(size_bytes: int, partition: int) -> bytes:
 
 
 def _one(value: bytes) -> bytes:
-    return build_batch(_records([encode_body(b"large", value)]), base_timestamp_ms=1_790_000_000_000)
+    return build_batch(_records([encode_body(b"large", value)]), base_timestamp_ms=1_760_000_000_000)
 
 
 def _fill_beyond(source: SourceCluster, topic: str) -> None:
@@ -279,12 +279,12 @@ def _records(bodies: Sequence[bytes]) -> Iterator[RawRecord]:
 def _batch(base_offset: int, values: Sequence[bytes]) -> bytes:
     """As a broker keeps it, that is with its place and leader epoch."""
     bodies = [encode_body(b"placed", value) for value in values]
-    return build_batch(_records(bodies), base_offset=base_offset, base_timestamp_ms=1_790_000_000_000, leader_epoch=0)
+    return build_batch(_records(bodies), base_offset=base_offset, base_timestamp_ms=1_760_000_000_000, leader_epoch=0)
 
 
 def _emptied(base_offset: int, offsets: int) -> bytes:
     return build_batch(
-        [], base_offset=base_offset, last_offset_delta=offsets - 1, base_timestamp_ms=1_790_000_000_000, leader_epoch=0
+        [], base_offset=base_offset, last_offset_delta=offsets - 1, base_timestamp_ms=1_760_000_000_000, leader_epoch=0
     )
 
 
