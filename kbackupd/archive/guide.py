@@ -12,7 +12,8 @@ What you need
   - an empty Kafka cluster, version 3.1 or newer
 
 Get the data back
-  1. pip install kbackupd
+  1. Install kbackupd, of the version that writers/*/*.json name as "software" or newer:
+     pip install . in a checkout of its source
   2. See what is here (PATH is what stands before the backup id, such as s3://bucket/prefix or file:///dir):
        kbackupd list --path PATH
        kbackupd describe --path PATH --backup-id ID

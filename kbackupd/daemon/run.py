@@ -150,6 +150,12 @@ class _Life:
     async def _take_over(self) -> Pipeline:
         cluster_id = (await self._source.metadata([])).cluster_id
         document, resume = await _take_over(self._settings, self._store, cluster_id, self._clock)
+        for key in resume.recovery.damaged:
+            self.problems.report(
+                f"object {key}",
+                "damaged in the archive; its offsets are captured again where the source still has them",
+                hint="kbackupd validate --deep says what is missing; look at the store: bytes that were written changed",
+            )
         pipeline = Pipeline(
             settings=self._settings,
             source=self._source,
