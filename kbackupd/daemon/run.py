@@ -154,7 +154,7 @@ class _Life:
             self.problems.report(
                 f"object {key}",
                 "damaged in the archive; its offsets are captured again where the source still has them",
-                hint="kbackupd validate --deep says what is missing; look at the store: bytes that were written changed",
+                hint="kbackupd validate --deep says what is missing; look at the store: written bytes have changed",
             )
         pipeline = Pipeline(
             settings=self._settings,
