@@ -44,6 +44,8 @@ class BatchSender(Protocol):
 
 Leaders = Callable[[], Awaitable[Mapping[TopicPartition, int]]]
 """Asks the target who leads what now; a partition without a leader is left out."""
+LogEnds = Callable[[int, Sequence[TopicPartition]], Awaitable[Mapping[TopicPartition, int]]]
+"""Asks a broker where logs that it leads end; what it does not tell is left out."""
 Acknowledged = Callable[[TopicPartition, ProduceBatch], None]
 _Lane = tuple[int, int]
 """Broker and number of the sender."""
@@ -52,6 +54,7 @@ _Lane = tuple[int, int]
 @dataclass(slots=True)
 class _Entry:
     batch: ProduceBatch
+    sent: bool = False
     in_flight: bool = False
     settled: bool = False
 
@@ -73,6 +76,9 @@ class _Partition:
     """A batch failed: nothing new is sent until every answer is in, then all goes again from the oldest one."""
     failures: int = 0
     not_before: float = 0.0
+    uncertain: bool = False
+    """A batch has no answer or a bad one: whether it is in the log, the log's end must tell before it goes again."""
+    asking: bool = False
     failing_since: float | None = None
     last_error: KbackupError | None = None
     failed: KbackupError | None = None
@@ -80,7 +86,7 @@ class _Partition:
 
     def next_to_send(self, now: float) -> _Entry | None:
         most = REQUESTS_IN_FLIGHT if self.known else 1
-        if self.settling or self.failed or self.in_flight >= most or now < self.not_before:
+        if self.settling or self.uncertain or self.failed or self.in_flight >= most or now < self.not_before:
             return None
         # Counted from the oldest one without an answer: that may be in the log and hang at a broker that lost the
         # partition. Five batches later the new leader would no longer know it when it is sent again.
@@ -97,6 +103,7 @@ class Producing:
         senders: one for each lane, all with the same producer id: a broker works on one request of a connection at a
             time, so it takes several connections to keep more than one of its threads busy. A partition keeps its lane.
         leaders: asked at the start and whenever an answer suggests a change.
+        log_ends: asked before batches whose answers are missing are sent again.
         acknowledged: called once for each batch that is in the target's log, in the partition's order.
         budget: gets each batch's bytes back once it is settled, or its partition failed.
         rate_limit_bytes_per_second: None for unlimited.
@@ -108,6 +115,7 @@ class Producing:
         senders: Sequence[BatchSender],
         *,
         leaders: Leaders,
+        log_ends: LogEnds,
         acknowledged: Acknowledged,
         budget: ByteBudget,
         clock: Clock,
@@ -118,6 +126,7 @@ class Producing:
         self._senders = senders
         self._lanes = itertools.cycle(range(len(senders)))
         self._ask_leaders = leaders
+        self._ask_log_ends = log_ends
         self._acknowledged = acknowledged
         self._budget = budget
         self._clock = clock
@@ -187,6 +196,7 @@ class Producing:
                 await self._refresh_leaders()
                 now = self._clock.monotonic()
             self._give_up(now)
+            self._resolve_uncertain(now)
             self._send_ready(now)
             try:
                 async with asyncio.timeout(self._nap_seconds(now)):
@@ -254,7 +264,7 @@ class Producing:
             chosen.append((partition, entry))
             size += len(entry.batch.data)
         for partition, entry in chosen:
-            entry.in_flight = True
+            entry.in_flight = entry.sent = True
             partition.in_flight += 1
         # Served last next time, so that partitions share a broker fairly whatever their order.
         for partition, _ in chosen:
@@ -278,6 +288,9 @@ class Producing:
             )
         except KbackupError as error:
             failure = error
+            # If that broker was restarted it has forgotten us, in every partition.
+            for each in self._partitions.values():
+                each.known = False
         self._in_flight[lane] -= 1
         now = self._clock.monotonic()
         for partition, entry in chosen:
@@ -328,11 +341,7 @@ class Producing:
                 partition.entries.appendleft(entry)
                 self._fail(
                     partition,
-                    IncompleteError(
-                        f"{partition.tp.topic}-{partition.tp.partition}: a batch landed at offset {base_offset} instead"
-                        f" of {partition.next_offset}",
-                        hint="somebody else writes into the target; stop them, delete the topic and restore it again",
-                    ),
+                    _foreign(partition, f"a batch landed at offset {base_offset} instead of {partition.next_offset}"),
                 )
                 return
             partition.next_offset += batch.records
@@ -341,6 +350,66 @@ class Producing:
         if not partition.entries:
             partition.emptied.set()
 
+    def _resolve_uncertain(self, now: float) -> None:
+        """Ask where logs end that may hold unanswered batches.
+
+        Not left to the broker: one that was restarted remembers only a producer's last batch, and none at all if the
+        records are a day old, as a restore's are (it takes their timestamps for the producer's last sign of life). It
+        would refuse the repetition, or take it again.
+        """
+        by_leader: dict[int, list[_Partition]] = {}
+        for partition in self._partitions.values():
+            idle = partition.in_flight == 0 and not partition.asking and partition.failed is None
+            if partition.uncertain and idle and now >= partition.not_before:
+                node_id = self._leaders.get(partition.tp)
+                if node_id is None:
+                    self._leaders_wanted = True
+                else:
+                    by_leader.setdefault(node_id, []).append(partition)
+        for node_id, partitions in by_leader.items():
+            for partition in partitions:
+                partition.asking = True
+            task = self._tasks.create_task(self._resolve(node_id, partitions), name=f"restore-log-ends-{node_id}")
+            self._requests.add(task)
+            task.add_done_callback(self._requests.discard)
+
+    async def _resolve(self, node_id: int, partitions: Sequence[_Partition]) -> None:
+        ends: Mapping[TopicPartition, int] = {}
+        failure: KbackupError | None = None
+        try:
+            ends = await self._ask_log_ends(node_id, [partition.tp for partition in partitions])
+        except KbackupError as error:
+            failure = error
+        now = self._clock.monotonic()
+        for partition in partitions:
+            partition.asking = False
+            if partition.failed is not None:
+                continue
+            if partition.tp in ends:
+                partition.uncertain = False
+                self._reconcile(partition, ends[partition.tp])
+                continue
+            self._leaders_wanted = True
+            partition.last_error = failure or partition.last_error
+            partition.not_before = now + self._first_pause_seconds * 5
+        self._wake.set()
+
+    def _reconcile(self, partition: _Partition, log_end: int) -> None:
+        """Settle the unanswered batches that the log holds: whole ones, from the oldest on."""
+        arrived: list[_Entry] = []
+        end = partition.next_offset
+        for entry in partition.entries:
+            if end >= log_end or not entry.sent:
+                break
+            arrived.append(entry)
+            end += entry.batch.records
+        if end != log_end:
+            self._fail(partition, _foreign(partition, f"the log ends at offset {log_end} instead of {end}"))
+        elif arrived:
+            for entry in arrived:
+                entry.settled = True
+            self._settled(partition, arrived[0], partition.next_offset)
+
     def _again(self, partition: _Partition, error: KbackupError, now: float) -> None:
         if not partition.settling:
             partition.failures += 1
@@ -348,7 +417,9 @@ class Producing:
             partition.not_before = now + self._first_pause_seconds * 2**doublings
         if partition.failing_since is None:
             partition.failing_since = now
-        partition.settling = True
+        # Some refusals come after the append, too.
+        partition.settling = partition.uncertain = True
+        partition.known = False
         partition.last_error = error
 
     def _give_up(self, now: float) -> None:
@@ -370,3 +441,10 @@ class Producing:
         self._budget.give_back(sum(len(entry.batch.data) for entry in partition.entries))
         partition.entries.clear()
         partition.emptied.set()
+
+
+def _foreign(partition: _Partition, what: str) -> IncompleteError:
+    return IncompleteError(
+        f"{partition.tp.topic}-{partition.tp.partition}: {what}",
+        hint="somebody else writes into the target; stop them, delete the topic and restore it again",
+    )

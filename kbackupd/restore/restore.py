@@ -8,15 +8,16 @@ nothing; topics that received records stay in the configuration that protects th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from kbackupd.archive.archive import Archive
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.metadata import cluster_metadata
+from kbackupd.kafka.offsets import list_offsets
 from kbackupd.kafka.produce import RawProducer
-from kbackupd.kafka.types import TopicPartition
+from kbackupd.kafka.types import LATEST_TIMESTAMP, KafkaErrorCode, TopicPartition
 from kbackupd.model.errors import KbackupError
 from kbackupd.model.settings import RestoreSettings
 from kbackupd.restore.byte_budget import ByteBudget
@@ -71,6 +72,10 @@ class _Run:
             for partition in topic.partitions
             if partition.leader_id >= 0
         }
+
+    async def log_ends(self, node_id: int, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        answers = await list_offsets(self.connection, node_id, dict.fromkeys(partitions, (LATEST_TIMESTAMP, -1)))
+        return {tp: one.offset for tp, one in answers.items() if one.error_code == KafkaErrorCode.NONE}
 
     def now(self) -> float:
         return self.connection.clock.monotonic()
@@ -168,6 +173,7 @@ async def _produce_all(run: _Run, producer: RawProducer, ready: Mapping[str, Rea
     producing = Producing(
         lanes,
         leaders=run.leaders,
+        log_ends=run.log_ends,
         acknowledged=acknowledged,
         budget=run.unacknowledged,
         clock=run.connection.clock,

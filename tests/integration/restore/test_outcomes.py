@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 from confluent_kafka import Producer
@@ -11,8 +11,10 @@ from confluent_kafka import Producer
 from kbackupd.kafka.admin import delete_records, describe_topic_configs
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.metadata import cluster_metadata
-from kbackupd.kafka.types import TopicPartition
+from kbackupd.kafka.produce import RawProducer
+from kbackupd.kafka.types import ProduceAnswer, TopicPartition
 from kbackupd.model.clock import SystemClock
+from kbackupd.model.errors import KafkaUnavailableError
 from kbackupd.model.events import GapCause
 from kbackupd.model.positions import OffsetRange
 from kbackupd.model.settings import RetentionAfter, SecuritySettings
@@ -246,6 +248,46 @@ async def test_a_target_that_restarts_in_the_middle_gets_every_record_once(
         log = built.log(orders, partition)
         found = [batch.data[61:] for batch in split_batches(raw_log(kafka, target, partition))]
         assert found == [batch[61:] for batch in log.batches]
+
+
+async def test_a_broker_killed_after_it_took_batches_without_a_word_gets_none_of_them_twice(
+    kafka: KafkaServer, unique_topic: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Records older than a day: a broker that comes back takes their producer for gone and forgets its sequences.
+    built, target = await ArchiveBuilder.create(), unique_topic()
+    orders = built.topic("orders", partitions=2)
+    for partition in range(2):
+        for number in range(60):
+            built.log(orders, partition).append([b"%d-%d-" % (number, n) + bytes(2_000) for n in range(10)])
+    await archive_everything(built)
+    produce, back, unanswered = RawProducer.produce, asyncio.Event(), 0
+
+    async def mute(
+        self: RawProducer, node_id: int, batches: Mapping[TopicPartition, bytes | bytearray], *, timeout_ms: int
+    ) -> dict[TopicPartition, ProduceAnswer]:
+        nonlocal unanswered
+        answers = await produce(self, node_id, batches, timeout_ms=timeout_ms)
+        if back.is_set() or min(answer.base_offset for answer in answers.values()) < 100:
+            return answers
+        unanswered += 1
+        await back.wait()
+        raise KafkaUnavailableError("the connection was reset")
+
+    async def restart_when_muted() -> None:
+        await reaches(lambda: unanswered >= 6, what="batches are taken and not answered")
+        await kafka.akill()
+        await kafka.astart()
+        back.set()
+
+    monkeypatch.setattr(RawProducer, "produce", mute)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(restart_when_muted())
+        restoring = group.create_task(restore(built, settings_for(kafka.bootstrap, {"orders": target})))
+
+    assert restoring.result().verdict is Verdict.COMPLETE
+    for partition in range(2):
+        found = [batch.data[61:] for batch in split_batches(raw_log(kafka, target, partition))]
+        assert found == [batch[61:] for batch in built.log(orders, partition).batches]
 
 
 async def test_what_is_held_in_memory_stays_within_its_bounds(kafka: KafkaServer, unique_topic: Names) -> None:

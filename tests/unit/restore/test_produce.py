@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -47,6 +47,10 @@ class FakeLog:
         self.next_offset += records
         return answer(CODE.NONE, base)
 
+    def restarted(self) -> None:
+        """A broker that comes back takes a producer for gone whose records are older than a day."""
+        self.remembered.clear()
+
 
 def answer(code: int, base_offset: int = -1) -> ProduceAnswer:
     return ProduceAnswer(error_code=code, base_offset=base_offset, log_append_time=-1, log_start_offset=0)
@@ -60,14 +64,21 @@ class FakeCluster:
         self.faults = deque(faults)
         self.in_flight = {0: 0, 1: 0}
         self.most_in_flight = 0
+        self.restarting = False
         self.sizes: dict[bytes, tuple[int, int]] = {}
 
     async def leaders(self) -> Mapping[TopicPartition, int]:
+        self.restarting = False  # whoever asks has seen the old connections fail
         return {tp: log.leader for tp, log in self.logs.items()}
+
+    async def log_ends(self, node_id: int, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        return {tp: self.logs[tp].next_offset for tp in partitions if self.logs[tp].leader == node_id}
 
     async def produce(
         self, node_id: int, batches: Mapping[TopicPartition, bytes], *, timeout_ms: int
     ) -> dict[TopicPartition, ProduceAnswer]:
+        if self.restarting:
+            raise KafkaUnavailableError("refused")
         fault = self.faults.popleft() if self.faults else ""
         self.in_flight[node_id] += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight[node_id])
@@ -79,7 +90,11 @@ class FakeCluster:
                     log.leader = 1 - log.leader
             answers = {tp: self._take(node_id, tp, data, fault) for tp, data in batches.items()}
             await asyncio.sleep(0)
-            if fault == "answer lost":
+            if fault == "restarted":
+                self.restarting = True
+                for log in self.logs.values():
+                    log.restarted()
+            if fault == "answer lost" or self.restarting:
                 raise KafkaUnavailableError("timed out")
             return answers
         finally:
@@ -119,6 +134,7 @@ async def producing(
     async with Producing(
         [cluster, cluster] if lanes == 2 else [cluster],
         leaders=cluster.leaders,
+        log_ends=cluster.log_ends,
         acknowledged=lambda tp, batch: acknowledged.append((tp, batch)),
         budget=budget or ByteBudget(1 << 20),
         clock=SystemClock(),
@@ -150,6 +166,7 @@ FAULTS = [
     "",
     "never arrives",
     "answer lost",
+    "restarted",
     "leaders move",
     "refused once",
     "appended, not replicated",
@@ -291,6 +308,31 @@ async def test_a_batch_whose_answer_hangs_while_others_are_taken_is_still_known_
         put = await feed(cluster, engine, budget, tp, [3] * 30)
 
     assert hung
+    assert cluster.logs[tp].batches == put
+
+
+async def test_batches_that_a_killed_broker_took_without_a_word_and_forgot_are_not_sent_again() -> None:
+    cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
+    tp, take = PARTITIONS[0], cluster.produce
+    requests = 0
+
+    async def produce(
+        node_id: int, batches: Mapping[TopicPartition, bytes], *, timeout_ms: int
+    ) -> dict[TopicPartition, ProduceAnswer]:
+        nonlocal requests
+        requests += 1
+        mute = 4 <= requests <= 8
+        taken = await take(node_id, batches, timeout_ms=timeout_ms)
+        if mute:
+            if requests == 8:
+                cluster.logs[tp].restarted()
+            raise KafkaUnavailableError("reset")
+        return taken
+
+    cluster.produce = produce  # type: ignore[method-assign]  # five batches are taken and none is answered
+    async with producing(cluster, [], budget=budget) as engine:
+        put = await feed(cluster, engine, budget, tp, [3] * 30)
+
     assert cluster.logs[tp].batches == put
 
 
