@@ -331,6 +331,18 @@ class Life:
                 )
             )
             unseen = self.state.partitions.get(id)
+            if unseen is not None and not unseen.seen and unseen.first_offset < log.log_start_offset:
+                # As the daemon does for a partition whose first event was lost, but not all of its data.
+                self._events.append(
+                    Gap(
+                        id=id,
+                        branch=0,
+                        first_offset=unseen.first_offset,
+                        next_offset=log.log_start_offset,
+                        cause=GapCause.LOG_START_MOVED,
+                        at_ms=now,
+                    )
+                )
             self._positions[id] = _Position(log.log_start_offset, 0, unseen.next_branch if unseen else 1)
             self._beside_lost_branches(id)
 

@@ -147,7 +147,7 @@ async def test_an_interrupted_restore_says_in_what_state_it_leaves_the_target(
 ) -> None:
     await archive_on_disk(tmp_path)
     target = unique_topic()
-    process = start("--config", str(write_config(tmp_path, kafka.bootstrap, target, "rate_limit: 20KiB")))
+    process = start("--config", str(write_config(tmp_path, kafka.bootstrap, target, "rate_limit: 2KiB")))
     deadline = time.monotonic() + 60
     assert process.stderr is not None
     line = ""
