@@ -16,7 +16,7 @@ from kbackupd.archive.reader import READ_AHEAD_BYTES, StoredBatch, read_history
 from kbackupd.format import keys
 from kbackupd.model.archive import ArchiveDocument
 from kbackupd.model.errors import ArchiveInvalidError, CorruptObjectError, ForeignArchiveError, ObjectMissingError
-from kbackupd.model.events import TopicDeleted, TopicExcluded, TopicSeen
+from kbackupd.model.events import Gap, PartitionSeen, TopicDeleted, TopicExcluded, TopicSeen, Truncated
 from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.store.protocol import ObjectStore
 from kbackupd.store.scoped import ScopedStore
@@ -279,19 +279,24 @@ def _older(topic: ArchivedTopic, other: ArchivedTopic) -> bool:
 
 
 def _add_unnamed(topics: dict[TopicId, ArchivedTopic], segment: CatalogSegment) -> None:
-    """Topics that have runs but whose `topic` event is in a segment nobody can read: their data must not disappear."""
+    """Topics with runs or events of partitions, but whose `topic` event is in a segment nobody can read.
+
+    Their data must not disappear, and a checkpoint knows them too.
+    """
     footer = segment.footer
-    for run in footer.runs:
-        held = topics.get(run.id.topic_id)
+    mentions = [(run.id, run.system) for run in footer.runs]
+    mentions += [(event.id, False) for event in footer.events if isinstance(event, PartitionSeen | Gap | Truncated)]
+    for id, system in mentions:
+        held = topics.get(id.topic_id)
         if held is None:
-            topics[run.id.topic_id] = ArchivedTopic(
-                topic_id=run.id.topic_id,
-                name=footer.topics[run.id.topic_id],
-                partitions=run.id.partition + 1,
-                internal=run.system,
+            topics[id.topic_id] = ArchivedTopic(
+                topic_id=id.topic_id,
+                name=footer.topics[id.topic_id],
+                partitions=id.partition + 1,
+                internal=system,
                 first_seen_ms=footer.sealed_ms,
                 last_writer=segment.place.writer,
                 last_seen_ms=footer.sealed_ms,
             )
-        elif run.id.partition >= held.partitions:
-            topics[run.id.topic_id] = replace(held, partitions=run.id.partition + 1)
+        elif id.partition >= held.partitions:
+            topics[id.topic_id] = replace(held, partitions=id.partition + 1)
