@@ -6,6 +6,7 @@ turns /healthz red, and a restart would make that worse.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Awaitable, Callable
 
@@ -93,4 +94,5 @@ class ObservabilityServer:
 
 def _plainly(error: OSError) -> str:
     """What went wrong without asyncio's `[Errno 98] error while attempting to bind on address …` around it."""
-    return os.strerror(error.errno).lower() if error.errno else str(error)
+    # From Python 3.13 on asyncio swallows this one error and says, without a number, that no address could be bound.
+    return os.strerror(error.errno or errno.EADDRNOTAVAIL).lower()
