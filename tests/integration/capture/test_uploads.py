@@ -38,7 +38,7 @@ async def test_killed_with_one_upload_stalled_and_later_ones_landed_it_declares_
     await reaches(lambda: bool(rule.struck), 20, "an upload stalled")
     for number in range(1, 3):
         backup.fill(hot, batches=1)
-        await reaches(lambda n=number: len(stored(backup, 1)) >= before + n, 20, "later segments landed")  # type: ignore[misc]
+        await reaches(lambda n=number: len(stored(backup, 1)) >= before + n, 20, "later segments landed")  # type: ignore[misc]  # bound default
     daemon.kill()
     (stalled,) = rule.struck
     missing = sorted(set(range(stored(backup, 1)[-1].seq)) - {key.seq for key in stored(backup, 1)})
@@ -80,7 +80,7 @@ async def test_a_store_that_refuses_uploads_is_a_visible_problem_within_seconds_
         rule = proxy.strike(fault, method="PUT", key_part="segments/main/")
         backup.fill(topic, batches=1)
         told = {"store put", "uploads"}
-        await reaches(lambda told=told: bool(told & set(problems(daemon))), 15, "told")  # type: ignore[misc]
+        await reaches(lambda told=told: bool(told & set(problems(daemon))), 15, "told")  # type: ignore[misc]  # bound default
         assert any(said in message for subject, message in problems(daemon).items() if subject in told)
         assert daemon.get("/healthz")[0] == 503
         rule.lift()

@@ -117,7 +117,7 @@ async def test_a_segment_that_landed_while_the_listing_went_past_it_is_neither_l
     built.tamper(late.ref.key, None)
     list_from, listings = built.store.list_from, []
 
-    def landing(prefix: str, *, start_after: str = "", limit: int | None = None):  # type: ignore[no-untyped-def]
+    def landing(prefix: str, *, start_after: str = "", limit: int | None = None):  # type: ignore[no-untyped-def]  # a generator
         listings.append(prefix)
         if len(listings) == 2:
             built.tamper(late.ref.key, data)
