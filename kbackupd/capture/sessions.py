@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
@@ -18,6 +19,7 @@ from kbackupd.capture.partition import PartitionCapture, SessionKind
 from kbackupd.capture.rate import RateLimit
 from kbackupd.capture.roster import Roster
 from kbackupd.capture.source import Session, Source
+from kbackupd.format.batch import BatchesEnd, skim_batches
 from kbackupd.kafka.types import FetchAnswer, KafkaErrorCode, PartitionAnswer
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
@@ -33,6 +35,8 @@ RECEIVING_COPIES = 2
 """An answer being received exists twice for a moment: in the socket's buffer and as bytes."""
 INLINE_SCAN_BYTES = 64 << 10
 """Less than this is checked at once: handing it to a thread would cost more."""
+SKIM_BATCHES = 512
+"""Where an answer holds more batches of a partition than this, the check finds their end, in its thread."""
 BACKOFF_MAX_SECONDS = 10.0
 
 log = structlog.get_logger()
@@ -70,6 +74,8 @@ class SessionLoop:
         """High watermark by partition as this session last told it, which is what the broker compares with: after a
         partition left and came back between two requests, an unchanged one is not answered again."""
         self._joined: dict[PartitionId, float] = {}
+        self._oversized: dict[PartitionId, int] = {}
+        """Bytes to ask for, of the partitions whose next batch is larger than what is asked for by default."""
         self._session = session
         self._intake = intake
         self._roster = roster
@@ -86,12 +92,14 @@ class SessionLoop:
     def put(self, partition: PartitionCapture) -> None:
         self.partitions[partition.id] = partition
         self._joined[partition.id] = self._clock.monotonic()
+        self._measure(partition)
         self._session.want(partition.id, partition.target())
         self._nonempty.set()
 
     def remove(self, id: PartitionId) -> None:
         if self.partitions.pop(id, None) is not None:
             del self._joined[id]
+            self._oversized.pop(id, None)
             self._session.forget(id)
             if not self.partitions:
                 self._nonempty.clear()
@@ -142,35 +150,94 @@ class SessionLoop:
         await asyncio.sleep(ceiling * random.uniform(0.5, 1.0))
 
     async def _fetch_once(self) -> float:
-        """One request and its consequences; returns how long to wait before the next, in seconds."""
-        largest = (
-            max((partition.fetch_bytes for partition in self.partitions.values()), default=0)
-            if (self.kind is SessionKind.CATCHING_UP or len(self.partitions) < 64)
-            else 0
-        )
-        ask_bytes = max(self._request_bytes, largest)
+        """One request and its consequences; returns how long to wait before the next, in seconds.
+
+        While an answer that shows more to come is checked, the next request is under way already.
+        """
+        came = await self._ask()
+        while came is not None and came.full and not came.throttle_ms and self._look_ahead(came.answer):
+            came = await self._check_and_ask(came)
+        if came is None:
+            return 0.0
+        try:
+            await self._take_in(came.hand_over())
+        finally:
+            self._budget.release(came.charged_bytes)
+        if came.throttle_ms:
+            log.debug(events.FETCH_THROTTLED, node_id=self.node_id, throttle_ms=came.throttle_ms)
+            return came.throttle_ms / 1000
+        if came.full:
+            return 0.0
+        return max(0.0, came.sent_monotonic + self._pace_seconds - self._clock.monotonic())
+
+    async def _check_and_ask(self, came: _Received) -> _Received | None:
+        """Take `came` in while the next request is under way; its failure loses nothing of what came before it."""
+        failure: KafkaUnavailableError | KafkaDeniedError | None = None
+        following: _Received | None = None
+        try:
+            async with asyncio.TaskGroup() as both:
+                check = both.create_task(
+                    self._take_in(came.hand_over()), name=f"check-{self.node_id}-{self.kind.value}"
+                )
+                check.add_done_callback(lambda _: self._budget.release(came.charged_bytes))
+                try:
+                    following = await self._ask()
+                except (KafkaUnavailableError, KafkaDeniedError) as error:
+                    failure = error
+        except BaseException:
+            if following is not None:
+                self._budget.release(following.charged_bytes)
+            raise
+        if failure is not None:
+            raise failure
+        return following
+
+    async def _ask(self) -> _Received | None:
+        """Reserve and fetch; None if no partition was left to ask for. What came is charged to the budget."""
+        ask_bytes = max((self._request_bytes, *self._oversized.values()))
         await self._rate.admit()
         taken = await self._budget.reserve(ask_bytes * RECEIVING_COPIES)
         try:
             if not self.partitions:
-                return 0.0
+                self._budget.release(taken)
+                return None
             answer = await self._session.fetch(
                 max_bytes=ask_bytes, max_wait_ms=MAX_WAIT_MS, timeout_seconds=TIMEOUT_SECONDS
             )
-            self._metrics.fetch_answered(self.kind.value)
-            self._rate.spend(answer.size_bytes)
-            received = sum(len(part.records) for part in answer.partitions)
-            taken = self._budget.adjust(taken, received)
-            await self._take_in(answer)
-        finally:
+        except BaseException:
             self._budget.release(taken)
-        self._after_answer()
-        if answer.throttle_ms:
-            log.debug(events.FETCH_THROTTLED, node_id=self.node_id, throttle_ms=answer.throttle_ms)
-            return answer.throttle_ms / 1000
-        if received >= ask_bytes // 4:
-            return 0.0
-        return max(0.0, answer.sent_monotonic + self._pace_seconds - self._clock.monotonic())
+            raise
+        self._metrics.fetch_answered(self.kind.value)
+        self._rate.spend(answer.size_bytes)
+        received = sum(len(part.records) for part in answer.partitions)
+        charged = self._budget.adjust(taken, received)
+        return _Received(answer, charged_bytes=charged, full=received >= ask_bytes // 4)
+
+    def _look_ahead(self, answer: FetchAnswer) -> bool:
+        """Want what follows the answer's records as their headers have it, before their CRCs are checked.
+
+        That moves no position. If the check finds less, the partition's position is not where the next answer was
+        asked from, and that answer is dropped and asked again.
+
+        Returns:
+            False, and nothing is wanted anew, unless every partition's end can be told this way and cheaply.
+        """
+        ends: list[tuple[PartitionCapture, BatchesEnd]] = []
+        for part in answer.partitions:
+            partition = self.partitions.get(part.id)
+            if partition is None or part.asked_offset != partition.position:
+                return False
+            if part.error_code != KafkaErrorCode.NONE or part.diverging is not None:
+                return False
+            if part.records:
+                end = skim_batches(part.records, batches_max=SKIM_BATCHES)
+                if end is None or end.next_offset <= partition.position:
+                    return False
+                ends.append((partition, end))
+        for partition, end in ends:
+            ahead = replace(partition.target(), offset=end.next_offset, last_fetched_epoch=end.leader_epoch)
+            self._session.want(partition.id, ahead)
+        return True
 
     async def _take_in(self, answer: FetchAnswer) -> None:
         if not answer.throttle_ms:
@@ -206,10 +273,42 @@ class SessionLoop:
                 self._intake.open.charge(charge)
             if not more:
                 continue
+            self._measure(partition)
             if partition.kind is not self.kind:
                 self._roster.place(partition)
             else:
                 self._session.want(partition.id, partition.target())
+        self._after_answer()
+
+    def _measure(self, partition: PartitionCapture) -> None:
+        """Remember a partition that needs larger requests than the others."""
+        if partition.fetch_bytes:
+            self._oversized[partition.id] = partition.fetch_bytes
+        else:
+            self._oversized.pop(partition.id, None)
+
+
+class _Received:
+    """An answer, and what is known of it once it was handed over: its bytes must live no longer than their charge."""
+
+    def __init__(self, answer: FetchAnswer, *, charged_bytes: int, full: bool) -> None:
+        self.charged_bytes = charged_bytes
+        """Of the budget, for the records as they came; what is kept of them is charged anew when it is taken in."""
+        self.full = full
+        """So much that more is waiting."""
+        self.throttle_ms = answer.throttle_ms
+        self.sent_monotonic = answer.sent_monotonic
+        self._answer: FetchAnswer | None = answer
+
+    @property
+    def answer(self) -> FetchAnswer:
+        if self._answer is None:
+            raise RuntimeError("the answer was handed over")
+        return self._answer
+
+    def hand_over(self) -> FetchAnswer:
+        answer, self._answer = self.answer, None
+        return answer
 
 
 class Sessions:

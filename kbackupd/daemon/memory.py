@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 from pathlib import Path
@@ -12,12 +13,33 @@ from kbackupd.model.units import format_bytes
 RESERVE_BYTES = 48 << 20
 """Grows after start and is not data: codec contexts, connections, checkpoints, allocator slack."""
 SMALLEST_BUDGET_BYTES = 32 << 20
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""As glibc's malloc.h has them."""
 
 
 def rss_bytes() -> int:
     """Resident memory of this process now."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def keep_freed_memory() -> bool:
+    """Have the C library keep the blocks we free for the next answer instead of giving them back and asking again.
+
+    Every page that comes anew from the kernel is cleared and mapped first. By default glibc returns blocks of this
+    size as they are freed, so each fetched byte paid for that; it was a fifth of a backup's processor time
+    (docs/performance.md). How much is in use at most does not change, nor does the budget.
+
+    Returns:
+        False where the C library has no such switch: nothing changes there.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return False
+    return all(
+        mallopt(switch, value) for switch, value in ((_M_MMAP_THRESHOLD, 32 << 20), (_M_TRIM_THRESHOLD, 256 << 20))
+    )
 
 
 def budget_bytes(memory_limit_bytes: int) -> int:

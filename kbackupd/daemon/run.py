@@ -15,7 +15,7 @@ from kbackupd.archive.recovery import recover
 from kbackupd.capture.budget import MemoryBudget
 from kbackupd.capture.pipeline import Pipeline, Resume
 from kbackupd.capture.steering import Steering
-from kbackupd.daemon.memory import budget_bytes
+from kbackupd.daemon.memory import budget_bytes, keep_freed_memory
 from kbackupd.daemon.service import Service
 from kbackupd.daemon.source import KafkaSource
 from kbackupd.kafka.connection import KafkaConnection
@@ -78,6 +78,7 @@ async def run_daemon(
             clock=clock,
         ) as connection,
     ):
+        keep_freed_memory()
         life = _Life(
             settings=settings,
             source=KafkaSource(connection, clock=clock),

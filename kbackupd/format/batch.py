@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from crc32c import crc32c
 
@@ -32,12 +33,14 @@ from kbackupd.model.segment import RunFlag
 __all__ = [
     "HEADER_BYTES",
     "BatchHeader",
+    "BatchesEnd",
     "MalformedBatchError",
     "crc_holds",
     "iter_batches",
     "marker_type",
     "parse_header",
     "scan_batches",
+    "skim_batches",
 ]
 
 _SCANNED = struct.Struct(">qiibIhiqq14xi")
@@ -144,6 +147,45 @@ def scan_batches(records: bytes | memoryview, *, asked_offset: int) -> BatchScan
         partial_needs_bytes=partial_needs,
         corrupt_bytes=left if corrupt else 0,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchesEnd:
+    """Where fetched bytes end, as their headers say."""
+
+    next_offset: int
+    leader_epoch: int
+
+
+def skim_batches(records: bytes, *, batches_max: int) -> BatchesEnd | None:
+    """Where the whole batches of `records` end; no CRC is checked, so nothing may be believed but what to ask next.
+
+    Returns:
+        None if that takes more than `batches_max` headers, or if there is anything but whole batches of magic 2 in
+        order, and perhaps the beginning of one more.
+    """
+    position, total = 0, len(records)
+    next_offset = leader_epoch = -1
+    unpack = _SCANNED.unpack_from
+    for _ in range(batches_max):
+        if total - position < HEADER_BYTES:
+            break
+        base, length, epoch, magic, _, _, delta, _, _, _ = unpack(records, position)
+        if (
+            magic != 2
+            or length < HEADER_BYTES - LENGTH_OVERHEAD
+            or delta < 0
+            or not next_offset <= base <= MAX_OFFSET - delta
+        ):
+            return None
+        if position + LENGTH_OVERHEAD + length > total:
+            break
+        position += LENGTH_OVERHEAD + length
+        next_offset, leader_epoch = base + delta + 1, epoch
+    else:
+        if position < total:
+            return None
+    return BatchesEnd(next_offset=next_offset, leader_epoch=leader_epoch) if position else None
 
 
 def _run_flags(flags: int, attributes: int) -> RunFlag:

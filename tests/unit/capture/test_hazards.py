@@ -473,6 +473,36 @@ def test_a_batch_that_stays_corrupt_is_kept_as_it_is_in_a_run_of_its_own_with_a_
     assert [first for first, _, _ in site.stored(archive, log.id)] == [0, 10]
 
 
+def test_a_batch_found_corrupt_while_what_follows_it_is_under_way_is_neither_skipped_nor_stored_twice() -> None:
+    """The next request leaves before the CRCs of the last answer are checked."""
+    site = Site.new()
+    log = site.cluster.create("orders").logs[0]
+    for _ in range(12):
+        log.append(5, value=b"x" * 60_000)
+    log.corrupt(20)
+    site.run_life(Life.durable)
+    assert gaps(site, "orders") == [(20, 25, GapCause.CORRUPT_AT_SOURCE)]
+    stored = [first for first, _, _ in site.stored(site.archive(), log.id)]
+    assert stored == [first for first in range(0, 60, 5) if first != 20]
+
+
+def test_a_log_cut_while_what_follows_the_last_answer_is_under_way_goes_on_on_a_branch() -> None:
+    site = Site.new()
+    log = site.cluster.create("orders").logs[0]
+    for _ in range(40):
+        log.append(5, value=b"x" * 60_000)
+
+    async def script(life: Life) -> None:
+        await life.until(lambda: life.state("orders") is not None and life.partition("orders").position > 50, "a start")
+        log.truncate(20)
+        for _ in range(60):
+            log.append(5, value=b"y" * 60_000)
+        await life.durable()
+
+    site.run_life(script)
+    site.check()
+
+
 def test_a_topic_that_was_hidden_and_then_deleted_leaves_no_problem_behind() -> None:
     site = Site.new()
     site.cluster.create("orders", 1).logs[0].append(1)

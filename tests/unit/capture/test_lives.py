@@ -38,6 +38,21 @@ STORMY = (
     "throttle",
 )
 
+BUSY = (
+    *CALM,
+    "backlog",
+    "backlog",
+    "backlog",
+    "elect",
+    "truncate",
+    "lose",
+    "delete_records",
+    "broker",
+    "pause",
+    "throttle",
+)
+"""More is there than one answer holds, most of the time: the next request is under way while the last is checked."""
+
 
 class World:
     """What happens to a cluster, by a die."""
@@ -75,6 +90,9 @@ class World:
                 log.append(luck.randint(1, 5), value=b"v" * luck.choice((1, 100, 5_000)))
             case "big":
                 log.append(1, value=b"b" * 1_500_000)
+            case "backlog":
+                for _ in range(luck.randint(2, 6)):
+                    log.append(2, value=b"l" * 300_000)
             case "transaction":
                 if self._open and luck.random() < 0.5:
                     at, partition, producer = self._open.pop()
@@ -191,6 +209,13 @@ def recovered_alike(site: Site) -> None:
 def test_lives_killed_at_any_turn_lose_and_double_nothing(seed: int, kills: list[int]) -> None:
     """Hazards 1, 2, 3, 4, 7, 26, 51 and 57: nothing is acknowledged before it is durable, and nothing skipped."""
     lives(seed, kills, CALM).check()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 1 << 32), kills=st.lists(st.integers(30, 2_000), min_size=1, max_size=4))
+def test_lives_killed_while_they_catch_up_hold_what_the_brokers_hold(seed: int, kills: list[int]) -> None:
+    """Answers that are checked while the next is fetched, over logs that are cut and leaders that move meanwhile."""
+    lives(seed, kills, BUSY).check(causes=tuple(GapCause))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
