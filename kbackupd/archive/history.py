@@ -200,12 +200,12 @@ def build_history(evidence: PartitionEvidence, branch: int | None = None) -> Par
         for gap in evidence.gaps
         if (clipped := _clip(OffsetRange(gap.first_offset, gap.next_offset), spans.get(gap.branch)))
     ]
-    gaps = _gap_spans(gap_pieces, proven)
+    cuts = [span.first_offset for span in lineage if span.branch != ROOT_BRANCH]
+    starts = [event.first_offset for event in evidence.seen] + cuts + [first for first, _ in proven]
+    first_offset = min([*starts, *(first for _, (first, _) in gap_pieces)], default=0)
+    gaps = _gap_spans([*gap_pieces, *_below_first_sights(evidence.seen, first_offset, spans)], proven)
 
     covered = _union(proven + [(gap.first_offset, gap.next_offset) for gap in gaps])
-    cuts = [span.first_offset for span in lineage if span.branch != ROOT_BRANCH]
-    starts = [event.first_offset for event in evidence.seen] + cuts + [first for first, _ in covered]
-    first_offset = min(starts, default=0)
     next_offset = max([first_offset, *cuts, *(end for _, end in covered)])
     return PartitionHistory(
         id=evidence.id,
@@ -225,6 +225,30 @@ def build_history(evidence: PartitionEvidence, branch: int | None = None) -> Par
         open_transactions=_still_open(evidence, spans, outcomes),
         samples=evidence.samples,
     )
+
+
+def _below_first_sights(
+    seen: Iterable[PartitionSeen], first_offset: int, spans: dict[int, BranchSpan]
+) -> list[tuple[Gap, tuple[int, int]]]:
+    """What was below the log start when a life saw the partition for the first time, as gaps.
+
+    A dead life's segment can land when that has happened: then something is held of offsets below the first sight, and
+    what the log lost in between was never anybody's to capture.
+    """
+    found: list[tuple[Gap, tuple[int, int]]] = []
+    for event in seen:
+        clipped = _clip(OffsetRange(first_offset, max(first_offset, event.log_start_offset)), spans.get(ROOT_BRANCH))
+        if clipped is not None:
+            gap = Gap(
+                id=event.id,
+                branch=ROOT_BRANCH,
+                first_offset=clipped[0],
+                next_offset=clipped[1],
+                cause=GapCause.LOG_START_MOVED,
+                at_ms=event.at_ms,
+            )
+            found.append((gap, clipped))
+    return found
 
 
 def _root_of(branch: int, origins: dict[int, Truncated]) -> int:

@@ -132,6 +132,7 @@ def test_each_offset_is_stored_in_the_earliest_run_else_a_gap_else_a_hole(situat
         return
     history = build_history(situation.evidence, situation.branch)
     evidence = situation.evidence
+    lowest = history.first_offset
     known = set()
     for offset in OFFSETS:
         on = teller(situation, offset)
@@ -158,6 +159,10 @@ def test_each_offset_is_stored_in_the_earliest_run_else_a_gap_else_a_hole(situat
             assert not found
             assert not hole
             assert [one.cause for one in spans] == [gaps[0].cause]
+        elif on == 0 and offset >= lowest and any(event.log_start_offset > offset for event in evidence.seen):
+            assert not found
+            assert not hole
+            assert [one.cause for one in spans] == [GapCause.LOG_START_MOVED]
         else:
             assert not found
             assert not spans
@@ -193,6 +198,24 @@ def test_a_missing_segment_between_two_runs_is_a_hole() -> None:
     assert history.holes == (OffsetRange(10, 20),)
     assert history.contiguous_next_offset == 10
     assert not history.complete
+
+
+def test_what_was_below_the_log_start_at_a_later_first_sight_is_a_gap_above_what_a_dead_life_s_segment_holds() -> None:
+    late, ours = (
+        stored(0, 15, place=SegmentPlace("main", 1, 11)),
+        stored(18, 38, at=1, place=SegmentPlace("main", 3, 12)),
+    )
+    history = build_history(PartitionEvidence(id=ID, runs=(late, ours), seen=(seen(18),)))
+    assert history.holes == ()
+    assert [(g.first_offset, g.next_offset, g.cause) for g in history.gaps] == [(15, 18, GapCause.LOG_START_MOVED)]
+
+
+def test_a_first_sight_explains_nothing_above_its_log_start_and_invents_nothing_below_what_is_held() -> None:
+    above = build_history(PartitionEvidence(id=ID, runs=(stored(2, 15), stored(20, 38)), seen=(seen(18),)))
+    assert above.holes == (OffsetRange(18, 20),)
+    assert above.first_offset == 2
+    alone = build_history(PartitionEvidence(id=ID, runs=(stored(18, 38),), seen=(seen(18),)))
+    assert (alone.first_offset, alone.gaps, alone.holes) == (18, (), ())
 
 
 def test_what_lies_before_the_first_run_since_the_partition_was_seen_is_a_hole() -> None:

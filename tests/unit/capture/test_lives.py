@@ -211,6 +211,17 @@ def test_lives_killed_at_any_turn_lose_and_double_nothing(seed: int, kills: list
     lives(seed, kills, CALM).check()
 
 
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 1 << 32), kills=st.lists(st.integers(30, 2_000), min_size=1, max_size=4))
+@example(seed=3_975_008_456, kills=[816, 1796])
+def test_lives_killed_while_they_catch_up_in_any_weather_hold_what_the_brokers_hold(
+    seed: int, kills: list[int]
+) -> None:
+    """The example: a dead life's first segment lands when the next one has seen the partition, begun higher by then."""
+    kinds = (*(kind for kind in STORMY if kind != "corrupt"), "backlog", "backlog")
+    lives(seed, kills, kinds).check(causes=tuple(GapCause))
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 1 << 32), kills=st.lists(st.integers(30, 2_000), min_size=1, max_size=4))
 def test_lives_killed_while_they_catch_up_hold_what_the_brokers_hold(seed: int, kills: list[int]) -> None:
