@@ -409,6 +409,7 @@ class Producing:
             for entry in arrived:
                 entry.settled = True
             self._settled(partition, arrived[0], partition.next_offset)
+            partition.known = False  # the log has them; a broker that was restarted does not know whose they are
 
     def _again(self, partition: _Partition, error: KbackupError, now: float) -> None:
         if not partition.settling:

@@ -65,6 +65,8 @@ class FakeCluster:
         self.in_flight = {0: 0, 1: 0}
         self.most_in_flight = 0
         self.restarting = False
+        self.broken: set[int] = set()
+        self.breaks = {0: 0, 1: 0}
         self.sizes: dict[bytes, tuple[int, int]] = {}
 
     async def leaders(self) -> Mapping[TopicPartition, int]:
@@ -77,13 +79,20 @@ class FakeCluster:
     async def produce(
         self, node_id: int, batches: Mapping[TopicPartition, bytes], *, timeout_ms: int
     ) -> dict[TopicPartition, ProduceAnswer]:
-        if self.restarting:
+        # A connection is one stream: what is sent behind something that never arrived does not arrive either, and
+        # nothing that was under way when it broke is answered, however soon the broker is back.
+        if self.restarting or node_id in self.broken:
+            await asyncio.sleep(0)
             raise KafkaUnavailableError("refused")
         fault = self.faults.popleft() if self.faults else ""
+        breaks = self.breaks[node_id]
         self.in_flight[node_id] += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight[node_id])
         try:
             if fault == "never arrives":
+                self.broken.add(node_id)
+                await asyncio.sleep(0)
+                self.broken.discard(node_id)
                 raise KafkaUnavailableError("reset")
             if fault == "leaders move":
                 for log in self.logs.values():
@@ -92,9 +101,12 @@ class FakeCluster:
             await asyncio.sleep(0)
             if fault == "restarted":
                 self.restarting = True
+                self.breaks = {node: count + 1 for node, count in self.breaks.items()}
                 for log in self.logs.values():
                     log.restarted()
-            if fault == "answer lost" or self.restarting:
+            if fault == "answer lost":
+                self.breaks[node_id] += 1
+            if self.breaks[node_id] != breaks:
                 raise KafkaUnavailableError("timed out")
             return answers
         finally:
