@@ -39,8 +39,9 @@ def reposition(
         partition.begins_at = log_start
         return gap
     if partition.position > log_end:
-        end = log_end if epoch_end < 0 else min(epoch_end, log_end)
-        return partition.cut_to(end, at_ms=at_ms)
+        # Where nothing tells how much of it is still ours (no batch is held before the position, or the leader does not
+        # know its epoch), all of it may be another log: read it again rather than miss any of it.
+        return partition.cut_to(log_start if epoch_end < 0 else min(epoch_end, log_end), at_ms=at_ms)
     if partition.unexplained >= UNEXPLAINED_TRIES:
         # The leader cannot tell how much of our log is its own: read all it has again rather than miss any of it.
         return partition.cut_to(log_start, at_ms=at_ms)

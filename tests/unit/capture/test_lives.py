@@ -224,8 +224,12 @@ def test_lives_killed_while_they_catch_up_in_any_weather_hold_what_the_brokers_h
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 1 << 32), kills=st.lists(st.integers(30, 2_000), min_size=1, max_size=4))
+@example(seed=3_708_847_978, kills=[1391, 1495, 34])
 def test_lives_killed_while_they_catch_up_hold_what_the_brokers_hold(seed: int, kills: list[int]) -> None:
-    """Answers that are checked while the next is fetched, over logs that are cut and leaders that move meanwhile."""
+    """Answers that are checked while the next is fetched, over logs that are cut and leaders that move meanwhile.
+
+    The example: nothing is held before the position but a gap, and the log that is found there is shorter and another.
+    """
     lives(seed, kills, BUSY).check(causes=tuple(GapCause))
 
 

@@ -60,6 +60,14 @@ def test_a_position_beyond_the_log_end_goes_back_to_where_its_epoch_ends() -> No
     assert (event.offset, event.branch, event.parent) == (35, 1, 0)
 
 
+def test_beyond_a_log_of_which_no_epoch_tells_what_is_still_ours_all_of_it_is_read_again() -> None:
+    """Hazard 21 behind a gap: no batch is held before the position, and the log may be another one."""
+    one = partition(21)
+    event = reposition(one, log_start=3, log_end=10, epoch_end=-1, at_ms=0)
+    assert isinstance(event, Truncated)
+    assert (event.offset, one.position) == (3, 3)
+
+
 def test_an_unexplained_out_of_range_reads_all_again_only_after_several_tries_in_a_row() -> None:
     one = partition(5)
     for _ in range(5):
