@@ -320,6 +320,8 @@ def _advance(partition: PartitionState, items: list[Run | Gap | Truncated]) -> b
                 return False
             partition.branch = branch
             partition.next_offset = cut.offset
+            # Cut to where it began, or below: nothing is held of the log that is there now.
+            partition.first_offset = min(partition.first_offset, cut.offset)
             cut_epochs(partition.leader_epochs, cut.offset)
             _drop_transactions_from(partition, cut.offset)
         for item in sorted((i for i in by_branch[branch] if not isinstance(i, Truncated)), key=_first_offset):

@@ -51,7 +51,7 @@ class PartitionCapture:
     unseen_from: int = -1
     """Lowest offset stored by a life whose record of its first sight is lost; -1: none."""
     begins_at: int = -1
-    """The log start our position was taken from, as long as no batch is held from there on; else -1."""
+    """Where what is captured of this log begins, as long as no batch is held from there on; else -1."""
     branch: int = 0
     next_branch: int = 1
     leader_epochs: list[tuple[int, int]] = field(default_factory=list)
@@ -206,6 +206,7 @@ class PartitionCapture:
         self.position = offset
         cut_epochs(self.leader_epochs, offset)
         self.check_epoch = self.leader_epochs[-1][0] if self.leader_epochs else -1
+        self.begins_at = -1 if self.leader_epochs else offset
         for producer_id, (_, first) in list(self.open_transactions.items()):
             if first >= offset:
                 del self.open_transactions[producer_id]

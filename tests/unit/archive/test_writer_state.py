@@ -123,6 +123,15 @@ def test_an_overlapping_capture_of_the_next_life_closes_the_hole() -> None:
     assert at(state) == (0, 20)
 
 
+def test_a_branch_cut_to_the_beginning_holds_nothing_until_a_run_and_begins_behind_its_gap() -> None:
+    """What tells the next life that no leader epoch vouches for its position: first and next offset are the same."""
+    high = PartitionSeen(id=P, first_offset=20, log_start_offset=20, high_watermark=0, leader_epoch=0, at_ms=0)
+    lost = applied(footer(0, TOLD, high, ran(20, 29)), footer(1, cut(1, 0, 0), gap(0, 6, branch=1)))
+    assert (lost.partitions[P].first_offset, at(lost)) == (6, (1, 6))
+    shorter = applied(footer(0, TOLD, high, ran(20, 29)), footer(1, cut(1, 0, 24), gap(24, 26, branch=1)))
+    assert (shorter.partitions[P].first_offset, at(shorter)) == (20, (1, 26))
+
+
 def test_corrupt_bytes_prove_nothing_and_the_gap_over_them_does() -> None:
     bad = ran(5, 8, flags=RunFlag.CORRUPT)
     assert at(applied(footer(0, TOLD, SEEN, ran(0, 5), bad))) == (0, 5)

@@ -365,6 +365,38 @@ def test_a_log_regrown_from_below_where_it_began_is_captured_whole_though_no_bat
     assert archive.history(log.id).first_offset == 0
 
 
+@pytest.mark.parametrize("down", [False, True], ids=["while it runs", "while it is down"])
+def test_a_log_lost_twice_is_captured_whole_though_of_the_first_new_one_nothing_was_left_to_hold(down: bool) -> None:
+    """Hazards 11 and 21: behind a branch and a gap alone, no leader epoch tells that the log is another one again."""
+    site = Site.new()
+    log = site.cluster.create("orders", first_offset=30).logs[0]
+    for _ in range(3):
+        log.append(3)
+
+    def lose(*, regrown: int, gone: int) -> None:
+        log.lose()
+        for _ in range(regrown):
+            log.append(1)
+        log.delete_records(gone)
+
+    async def script(life: Life) -> None:
+        await life.durable()
+        if not down:
+            lose(regrown=6, gone=6)
+            await life.durable()
+            lose(regrown=10, gone=0)
+            await life.durable()
+
+    site.run_life(script)
+    if down:
+        lose(regrown=6, gone=6)
+        site.run_life(Life.durable)
+        lose(regrown=10, gone=0)
+        site.run_life(Life.durable)
+    archive = site.check()
+    assert archive.history(log.id).gaps == ()
+
+
 def test_an_idle_log_that_was_only_cut_is_followed_and_its_exposure_stays_low() -> None:
     """The diverging answer itself is the proof: nothing more is ever said about a log that does not grow again."""
     site = Site.new()
