@@ -7,7 +7,7 @@ operator said so (hazard 36: a restored topic that empties itself within a secon
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from kbackupd.model.clock import iso
@@ -30,6 +30,8 @@ SAFE: Mapping[str, str] = {
 }
 """Compaction, retention, LogAppendTime, timestamp bounds or recompression during a restore would change its result."""
 
+_SINCE_KAFKA_3_6 = ("message.timestamp.before.max.ms", "message.timestamp.after.max.ms")
+
 DELETING = ("cleanup.policy", "retention.ms", "retention.bytes")
 """Keys that can make the broker delete what was restored."""
 
@@ -48,9 +50,16 @@ def during_restore(recorded: Mapping[str, str], largest_batch_bytes: int) -> dic
     return {**SAFE, "max.message.bytes": str(min(limit, _MAX_MESSAGE_BYTES))}
 
 
+def before_kafka_3_6(configs: Mapping[str, str]) -> dict[str, str]:
+    """`configs` without the timestamp bounds: older brokers have one for both directions, which by default is none."""
+    return {key: value for key, value in configs.items() if key not in _SINCE_KAFKA_3_6}
+
+
 def is_left_by_a_restore(overrides: Mapping[str, str]) -> bool:
     """Whether an empty topic's overrides are those of an earlier run that did not come to its end."""
-    return all(overrides.get(key) == value for key, value in SAFE.items())
+    older = not any(key in overrides for key in _SINCE_KAFKA_3_6)
+    safe = before_kafka_3_6(SAFE) if older else SAFE
+    return all(overrides.get(key) == value for key, value in safe.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +88,7 @@ class ConfigDecision:
 def after_restore(
     *,
     recorded: Mapping[str, str],
+    during: Collection[str],
     earlier: Mapping[str, str],
     defaults: Mapping[str, str],
     facts: RestoredFacts,
@@ -88,10 +98,10 @@ def after_restore(
     """The changes that give the topic its recorded configuration, split by whether they may be made now.
 
     Args:
+        during: keys that were set for the time of the restore: what the broker does not know must not be put back.
         earlier: overrides an existing empty topic had; what the record does not name is put back to these.
         defaults: what the brokers give a topic without overrides, as far as known.
     """
-    during = during_restore(recorded, 0)
     wanted: Changes = {key: recorded.get(key, earlier.get(key)) for key in during} | dict(recorded)
     if not facts.complete:
         return ConfigDecision(apply={}, held=wanted, reasons=("the topic's restore did not come to its end",))

@@ -24,7 +24,10 @@ _HINTS: dict[int, str] = {
     KafkaErrorCode.MESSAGE_TOO_LARGE: "raise the target's max.message.bytes, and message.max.bytes of its brokers",
     KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED: "grant Write on the target topic",
     KafkaErrorCode.CLUSTER_AUTHORIZATION_FAILED: "grant IdempotentWrite on the cluster, or Write on the topic",
-    KafkaErrorCode.INVALID_TIMESTAMP: "set message.timestamp.before.max.ms and after.max.ms of the target topic high",
+    KafkaErrorCode.INVALID_TIMESTAMP: (
+        "set message.timestamp.before.max.ms and after.max.ms of the target topic high"
+        " (message.timestamp.difference.max.ms before Kafka 3.6)"
+    ),
     KafkaErrorCode.UNSUPPORTED_COMPRESSION_TYPE: "the target is too old for the batch's codec",
 }
 

@@ -135,7 +135,7 @@ async def execute(
     verified_at = run.now()
 
     progress.enter(Phase.CONFIGURING, verified_at)
-    outcomes = await _configure(run, state, verified)
+    outcomes = await _configure(run, state, ready, verified)
     progress.enter(Phase.DONE, run.now())
     return build_report(
         plan,
@@ -277,7 +277,10 @@ async def _verify(run: _Run, ready: Mapping[str, ReadyTopic]) -> Mapping[TopicPa
 
 
 async def _configure(
-    run: _Run, state: TargetState, verified: Mapping[TopicPartition, Verified]
+    run: _Run,
+    state: TargetState,
+    ready: Mapping[str, ReadyTopic],
+    verified: Mapping[TopicPartition, Verified],
 ) -> dict[str, ConfigOutcome]:
     """Apply the recorded configuration where that deletes nothing; a topic that failed keeps the safe one."""
     decisions = {}
@@ -288,6 +291,7 @@ async def _configure(
         existing = state.existing.get(topic.target)
         decisions[topic.target] = after_restore(
             recorded=topic.configs,
+            during=ready[topic.target].configs,
             earlier=existing.overrides if existing else {},
             defaults=state.defaults,
             facts=RestoredFacts(

@@ -13,13 +13,13 @@ from kbackupd.kafka.types import KafkaErrorCode
 from kbackupd.model.errors import IncompleteError, KafkaDeniedError, KbackupError, UnreachableError
 from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.restore.configs import Changes, ConfigDecision, during_restore
+from kbackupd.restore.older_brokers import as_far_as_known
 from kbackupd.restore.plan import RestorePlan, TopicPlan
 from kbackupd.restore.preflight import TargetState
 
 _AT_ONCE = 8
 _VISIBLE_SECONDS = 30.0
 _POLL_SECONDS = 0.05
-_SINCE_KAFKA_3_6 = ("message.timestamp.before.max.ms", "message.timestamp.after.max.ms")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +28,13 @@ class ReadyTopic:
 
     topic_id: TopicId
     log_ends: Mapping[int, int]
-    max_batch_bytes: int
+    configs: Mapping[str, str]
+    """What was set for the time of the restore."""
     created: bool
+
+    @property
+    def max_batch_bytes(self) -> int:
+        return int(self.configs["max.message.bytes"])
 
     def id_of(self, partition: int) -> PartitionId:
         return PartitionId(self.topic_id, partition)
@@ -61,18 +66,18 @@ async def prepare_topics(connection: KafkaConnection, plan: RestorePlan, state: 
 
     async def prepare(topic: TopicPlan) -> None:
         async with turn:
-            configs = during_restore(topic.configs, topic.largest_batch_bytes)
+            configs: Mapping[str, str] = during_restore(topic.configs, topic.largest_batch_bytes)
             existing = state.existing.get(topic.target)
             if existing is None:
-                topic_id = await _create(connection, topic, configs)
+                configs, topic_id = await _create(connection, topic, configs)
                 log_ends: Mapping[int, int] = {partition.partition: 0 for partition in topic.partitions}
             else:
-                await _make_safe(connection, topic.target, configs)
+                configs = await _make_safe(connection, topic.target, configs)
                 topic_id, log_ends = existing.topic_id, existing.log_ends
             ready[topic.target] = ReadyTopic(
                 topic_id=topic_id,
                 log_ends=log_ends,
-                max_batch_bytes=int(configs["max.message.bytes"]),
+                configs=configs,
                 created=existing is None,
             )
 
@@ -88,27 +93,32 @@ async def prepare_topics(connection: KafkaConnection, plan: RestorePlan, state: 
     return ready
 
 
-async def _create(connection: KafkaConnection, topic: TopicPlan, configs: Mapping[str, str]) -> TopicId:
-    try:
-        created = await create_topic(connection, topic.target, partitions=len(topic.partitions), configs=configs)
-    except KafkaDeniedError as error:
-        if error.code != KafkaErrorCode.INVALID_CONFIG:
-            raise
-        # Brokers before 3.6 know one bound for both directions, whose default lets everything pass.
-        older = {key: value for key, value in configs.items() if key not in _SINCE_KAFKA_3_6}
-        created = await create_topic(connection, topic.target, partitions=len(topic.partitions), configs=older)
-    return created.topic_id
+async def _create(
+    connection: KafkaConnection, topic: TopicPlan, wanted: Mapping[str, str]
+) -> tuple[Mapping[str, str], TopicId]:
+    """The configuration the topic got, and its id."""
+
+    async def create(configs: Mapping[str, str]) -> TopicId:
+        partitions = len(topic.partitions)
+        return (await create_topic(connection, topic.target, partitions=partitions, configs=configs)).topic_id
+
+    return await as_far_as_known(wanted, create)
 
 
-async def _make_safe(connection: KafkaConnection, name: str, configs: Mapping[str, str]) -> None:
-    await alter_topic_configs(connection, {name: configs})
+async def _make_safe(connection: KafkaConnection, name: str, wanted: Mapping[str, str]) -> Mapping[str, str]:
+    """The configuration the topic got, once it is in force."""
+
+    async def alter(configs: Mapping[str, str]) -> None:
+        await alter_topic_configs(connection, {name: configs})
+
+    configs, _ = await as_far_as_known(wanted, alter)
     deadline = connection.clock.monotonic() + _VISIBLE_SECONDS
     while connection.clock.monotonic() < deadline:
         described = (await effective_topic_configs(connection, [name], list(configs)))[name]
         if described.error_code not in (KafkaErrorCode.NONE, KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION):
             raise error_for_code(described.error_code, f"reading the configuration of topic {name}")
         if all(described.values.get(key) == value for key, value in configs.items()):
-            return
+            return configs
         await asyncio.sleep(_POLL_SECONDS)
     raise IncompleteError(
         f"topic {name}: the configuration that protects a restore was not in force within {_VISIBLE_SECONDS:g} s",

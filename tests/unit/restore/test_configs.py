@@ -13,6 +13,7 @@ from kbackupd.restore.configs import (
     ConfigDecision,
     RestoredFacts,
     after_restore,
+    before_kafka_3_6,
     config_command,
     during_restore,
     is_left_by_a_restore,
@@ -31,9 +32,11 @@ def decide(
     mode: RetentionAfter = RetentionAfter.AUTO,
     defaults: dict[str, str] | None = None,
     earlier: dict[str, str] | None = None,
+    during: dict[str, str] | None = None,
 ) -> ConfigDecision:
     return after_restore(
         recorded=recorded,
+        during=during_restore(recorded, 0) if during is None else during,
         earlier=earlier or {},
         defaults=DEFAULTS if defaults is None else defaults,
         facts=facts,
@@ -124,6 +127,8 @@ def test_a_topic_whose_restore_failed_keeps_all_its_protection_whatever_was_aske
 
 def test_an_empty_topic_that_an_interrupted_restore_left_is_recognised() -> None:
     assert is_left_by_a_restore(during_restore({}, 5))
+    assert is_left_by_a_restore(before_kafka_3_6(during_restore({}, 5)))
+    assert not is_left_by_a_restore({**during_restore({}, 5), "message.timestamp.after.max.ms": "1"})
     assert not is_left_by_a_restore({"retention.ms": "-1"})
 
 
@@ -138,3 +143,9 @@ def test_the_command_sets_and_deletes_and_brackets_lists() -> None:
         *("--add-config", "cleanup.policy=[compact,delete],segment.ms=5", "--delete-config", "retention.ms"),
     ]
     assert config_command(["a:1"], "t", {}) == ""
+
+
+def test_what_an_older_broker_was_not_given_is_not_put_back_either() -> None:
+    during = before_kafka_3_6(during_restore({}, 0))
+
+    assert decide({}, during=during).apply.keys() == during.keys()
