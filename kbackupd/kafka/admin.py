@@ -132,6 +132,36 @@ async def create_topic(
     raise _too_late(what, timeout_seconds)
 
 
+async def check_creation(
+    connection: KafkaConnection,
+    name: str,
+    *,
+    partitions: int = -1,
+    configs: Mapping[str, str] | None = None,
+    timeout_seconds: float = _TIMEOUT_SECONDS,
+) -> None:
+    """Have the controller say whether it would create the topic: permissions, policy, configuration. Changes nothing.
+
+    Raises: like `create_topic`.
+    """
+    what = f"creating topic {name}"
+    deadline = connection.clock.monotonic() + timeout_seconds
+    async for left in _tries(connection, deadline):
+        metadata = await cluster_metadata(connection, [], timeout_seconds=left)
+        request = CreateTopicRequest(
+            name=name,
+            partitions=partitions,
+            replication_factor=-1,
+            configs={} if configs is None else configs,
+            timeout_ms=round(left * 1000),
+            validate_only=True,
+        )
+        answers = await connection.send(_controller(metadata), request, timeout_seconds=left)
+        if _final(answers.get(name), what) is not None:
+            return
+    raise _too_late(what, timeout_seconds)
+
+
 async def delete_topic(
     connection: KafkaConnection,
     name: str,

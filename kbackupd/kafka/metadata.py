@@ -10,15 +10,21 @@ from kbackupd.kafka.wire import MetadataRequest
 
 
 async def cluster_metadata(
-    connection: KafkaConnection, topics: Sequence[str] | None = None, *, timeout_seconds: float | None = None
+    connection: KafkaConnection,
+    topics: Sequence[str] | None = None,
+    *,
+    operations: bool = False,
+    timeout_seconds: float | None = None,
 ) -> ClusterMetadata:
     """The cluster as one of its brokers sees it now, with `topics` (None: all this principal may describe).
 
     A topic that was named and may not be described, or does not exist, is in the answer with its error code (29, 3);
-    Kafka leaves topics that may not be described out of "all" without a word. The connection learns the brokers.
+    Kafka leaves topics that may not be described out of "all" without a word. With `operations` each topic says what
+    this principal may do with it. The connection learns the brokers.
 
     Raises: KafkaUnavailableError, KafkaDeniedError.
     """
-    metadata = await connection.send_any(MetadataRequest(topics=topics), timeout_seconds=timeout_seconds)
+    request = MetadataRequest(topics=topics, operations=operations)
+    metadata = await connection.send_any(request, timeout_seconds=timeout_seconds)
     connection.learn(metadata.brokers)
     return metadata

@@ -127,6 +127,24 @@ _RETRIABLE = frozenset(
 )
 
 
+class TopicOperation(IntEnum):
+    """What an ACL may allow on a topic (org.apache.kafka.common.acl.AclOperation)."""
+
+    READ = 3
+    WRITE = 4
+    CREATE = 5
+    DELETE = 6
+    ALTER = 7
+    DESCRIBE = 8
+    DESCRIBE_CONFIGS = 10
+    ALTER_CONFIGS = 11
+
+    @property
+    def label(self) -> str:
+        """As kafka-acls.sh spells it: "DescribeConfigs"."""
+        return "".join(word.capitalize() for word in self.name.split("_"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerInfo:
     """A broker as the listener we connected to advertises it; `rack` is "" where none is set."""
@@ -152,13 +170,15 @@ class PartitionMetadata:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicMetadata:
     """One topic. With an `error_code` (29 not authorised, 3 no such topic) there are no partitions in it, and the
-    topic id may be all zeros (`NO_TOPIC_ID`)."""
+    topic id may be all zeros (`NO_TOPIC_ID`). `operations`: what this principal may do with it (KIP-430), also where
+    it does not exist; None: not asked for, or not told."""
 
     name: str
     topic_id: TopicId
     internal: bool
     error_code: int
     partitions: tuple[PartitionMetadata, ...]
+    operations: frozenset[TopicOperation] | None = None
 
 
 NO_TOPIC_ID = TopicId("AAAAAAAAAAAAAAAAAAAAAA")

@@ -32,6 +32,7 @@ from kbackupd.kafka.types import (
     PartitionMetadata,
     ProduceAnswer,
     TopicMetadata,
+    TopicOperation,
     TopicPartition,
 )
 from kbackupd.model.positions import topic_id_from_uuid
@@ -43,16 +44,17 @@ _NULL_UUID = bytes(16)
 
 @dataclass(frozen=True, slots=True, repr=False)
 class MetadataRequest(WireRequest[ClusterMetadata]):
-    """`topics` None: all; empty: none, only the brokers. Never creates topics."""
+    """`topics` None: all; empty: none, only the brokers. Never creates topics. `operations`: also what we may do."""
 
     API_KEY = 3
     API_VERSION = 12
 
     topics: Sequence[str] | None
+    operations: bool = False
 
     def encode(self) -> bytes:
         topics = array(self.topics, lambda name: _NULL_UUID + string(name) + EMPTY_TAGS)
-        return topics + boolean(False) + boolean(False) + EMPTY_TAGS
+        return topics + boolean(False) + boolean(self.operations) + EMPTY_TAGS
 
     def decode(self, buffer: bytes, position: int) -> ClusterMetadata:
         reader = Reader(buffer, position)
@@ -82,7 +84,7 @@ class MetadataRequest(WireRequest[ClusterMetadata]):
         topic_id = topic_id_from_uuid(uuid.UUID(bytes=reader.take(16)))
         internal = reader.boolean()
         partitions = reader.array(lambda: MetadataRequest._partition(reader))
-        reader.int32()  # authorized operations, not asked for
+        operations = _operations(reader.int32())
         reader.skip_tags()
         return TopicMetadata(
             name="" if name is None else name,
@@ -90,6 +92,7 @@ class MetadataRequest(WireRequest[ClusterMetadata]):
             internal=internal,
             error_code=error_code,
             partitions=partitions,
+            operations=operations,
         )
 
     @staticmethod
@@ -111,6 +114,16 @@ class MetadataRequest(WireRequest[ClusterMetadata]):
             isr=isr,
             error_code=error_code,
         )
+
+
+def _operations(bits: int) -> frozenset[TopicOperation] | None:
+    """The operations of a bit field.
+
+    Whoever is told of a topic may describe it, so a field without that bit is no answer: Kafka's own "not asked for"
+    (the smallest integer), and the zero of a broker that knows the field and nothing more.
+    """
+    allowed = frozenset(operation for operation in TopicOperation if bits >> operation & 1)
+    return allowed if TopicOperation.DESCRIBE in allowed else None
 
 
 @dataclass(frozen=True, slots=True, repr=False)

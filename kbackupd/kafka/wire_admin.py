@@ -148,7 +148,7 @@ class AlterTopicConfigsRequest(WireRequest[dict[str, Outcome]]):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class CreateTopicRequest(WireRequest[dict[str, Outcome]]):
-    """`partitions` and `replication_factor` −1: the brokers' default."""
+    """`partitions` and `replication_factor` −1: the brokers' default. `validate_only`: nothing is created."""
 
     API_KEY = 19
     API_VERSION = 7
@@ -158,6 +158,7 @@ class CreateTopicRequest(WireRequest[dict[str, Outcome]]):
     replication_factor: int
     configs: Mapping[str, str]
     timeout_ms: int
+    validate_only: bool = False
 
     def encode(self) -> bytes:
         def entry(config: tuple[str, str]) -> bytes:
@@ -168,7 +169,7 @@ class CreateTopicRequest(WireRequest[dict[str, Outcome]]):
             assignments = array([], int32)
             return string(name) + counts + assignments + array(list(self.configs.items()), entry) + EMPTY_TAGS
 
-        return array([self.name], topic) + int32(self.timeout_ms) + boolean(False) + EMPTY_TAGS
+        return array([self.name], topic) + int32(self.timeout_ms) + boolean(self.validate_only) + EMPTY_TAGS
 
     def decode(self, buffer: bytes, position: int) -> dict[str, Outcome]:
         reader = Reader(buffer, position)

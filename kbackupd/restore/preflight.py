@@ -1,31 +1,41 @@
 """Everything that would make a restore fail or harm the target, found before the first write and told at once.
 
-Reads only. Owns the rule that a restore goes into absent or empty topics (hazards 28, 37): empty means that the log
-holds nothing, log start equal to log end, wherever that is.
+Changes nothing. Owns the rule that a restore goes into absent or empty topics (hazards 28, 37): empty means that the
+log holds nothing, log start equal to log end, wherever that is.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kbackupd.kafka.admin import describe_topic_configs
+from kbackupd.kafka.admin import check_creation, describe_topic_configs
 from kbackupd.kafka.brokers import topic_defaults
 from kbackupd.kafka.connection import KafkaConnection
+from kbackupd.kafka.errors import code_name
 from kbackupd.kafka.metadata import cluster_metadata
 from kbackupd.kafka.offsets import list_offsets
+from kbackupd.kafka.produce import RawProducer
 from kbackupd.kafka.types import (
     EARLIEST_TIMESTAMP,
     LATEST_TIMESTAMP,
     ClusterMetadata,
     KafkaErrorCode,
     TopicMetadata,
+    TopicOperation,
     TopicPartition,
 )
-from kbackupd.model.errors import RefusedError
+from kbackupd.model.errors import DeniedError, KafkaDeniedError, RefusedError
 from kbackupd.model.positions import TopicId
-from kbackupd.restore.configs import is_left_by_a_restore
+from kbackupd.restore.configs import during_restore, is_left_by_a_restore
+from kbackupd.restore.older_brokers import as_far_as_known
+from kbackupd.restore.permissions import NO_PRODUCER, Problem, hidden, lacking, needed
 from kbackupd.restore.plan import RestorePlan, TopicPlan
+from kbackupd.restore.rewrite import ProducerIdentity
+
+_AT_ONCE = 8
+_NOT_ALLOWED = (KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED, KafkaErrorCode.CLUSTER_AUTHORIZATION_FAILED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +56,8 @@ class TargetState:
     """By target name; what is not in it will be created."""
     defaults: Mapping[str, str]
     """What the brokers give a topic without overrides."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    what: str
-    remedy: str
+    producer: ProducerIdentity
+    """Given to us by the cluster; nothing was appended under it."""
 
 
 class PreflightError(RefusedError):
@@ -59,52 +65,154 @@ class PreflightError(RefusedError):
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
-        super().__init__(
-            "the restore was refused before any write: " + "; ".join(problem.what for problem in problems),
-            hint="; ".join(dict.fromkeys(problem.remedy for problem in problems)),
-        )
+        super().__init__(_message(problems), hint=_remedies(problems))
 
 
-async def examine_target(connection: KafkaConnection, plan: RestorePlan) -> TargetState:
+class TargetDeniedError(DeniedError):
+    """Nothing was written, and only permissions are missing; `problems` are all that was found."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(_message(problems), hint=_remedies(problems))
+
+
+def _message(problems: Sequence[Problem]) -> str:
+    return "the restore was refused before any write: " + "; ".join(problem.what for problem in problems)
+
+
+def _remedies(problems: Sequence[Problem]) -> str:
+    return "; ".join(dict.fromkeys(problem.remedy for problem in problems))
+
+
+@dataclass(frozen=True, slots=True)
+class _Existing:
+    """A target topic that exists, beside what is to come into it."""
+
+    plan: TopicPlan
+    there: TopicMetadata
+
+
+async def examine_target(connection: KafkaConnection, plan: RestorePlan, *, reads_back: bool = True) -> TargetState:
     """Look at the target without changing it.
+
+    Args:
+        reads_back: what is restored will be verified, which takes the permission to read.
 
     Raises:
         PreflightError: with every problem and its remedy.
+        TargetDeniedError: likewise, where all that is missing are permissions.
         KafkaUnavailableError, KafkaDeniedError: it could not be asked.
     """
-    metadata = await cluster_metadata(connection, [topic.target for topic in plan.topics])
+    metadata = await cluster_metadata(connection, [topic.target for topic in plan.topics], operations=True)
     found = {topic.name: topic for topic in metadata.topics}
     problems: list[Problem] = []
-    existing: list[tuple[TopicPlan, TopicMetadata]] = []
+    existing: list[_Existing] = []
+    absent: list[tuple[TopicPlan, TopicMetadata | None]] = []
     for topic in plan.topics:
         there = found.get(topic.target)
         if there is None or there.error_code == KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
-            continue
-        problem = _metadata_problem(topic, there)
-        if problem is None:
-            existing.append((topic, there))
-        else:
+            absent.append((topic, there))
+        elif there.error_code == KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED:
+            problems.append(hidden(topic.target, reads_back=reads_back))
+        elif (problem := _metadata_problem(topic, there)) is not None:
             problems.append(problem)
-    ends = await _log_ends(connection, [there for _, there in existing], problems)
+        else:
+            existing.append(_Existing(topic, there))
+    problems += await _absent_problems(connection, absent, reads_back=reads_back)
+    overrides = await _own_overrides(connection, existing, problems, reads_back=reads_back)
+    producer = await _producer(connection, problems)
+    ends = await _log_ends(connection, [one.there for one in existing], problems)
     problems += _same_cluster(plan, metadata, problems)
-    if problems:
-        raise PreflightError(problems)
-    described = await describe_topic_configs(connection, [topic.target for topic, _ in existing]) if existing else {}
-    overrides = {name: dict(configs.values) for name, configs in described.items()}
+    if problems or producer is None:
+        raise TargetDeniedError(problems) if all(one.denied for one in problems) else PreflightError(problems)
     return TargetState(
         cluster_id=metadata.cluster_id,
         existing={
-            topic.target: TargetTopic(
-                topic_id=there.topic_id,
+            one.plan.target: TargetTopic(
+                topic_id=one.there.topic_id,
                 log_ends={
-                    part.partition: ends[TopicPartition(topic.target, part.partition)] for part in there.partitions
+                    part.partition: ends[TopicPartition(one.plan.target, part.partition)]
+                    for part in one.there.partitions
                 },
-                overrides={} if is_left_by_a_restore(own := overrides.get(topic.target, {})) else own,
+                overrides={} if is_left_by_a_restore(own := overrides[one.plan.target]) else own,
             )
-            for topic, there in existing
+            for one in existing
         },
         defaults=await topic_defaults(connection),
+        producer=producer,
     )
+
+
+async def _absent_problems(
+    connection: KafkaConnection, absent: Sequence[tuple[TopicPlan, TopicMetadata | None]], *, reads_back: bool
+) -> list[Problem]:
+    """Why topics could not be created, or not be filled then; at most one problem of each."""
+    turn = asyncio.Semaphore(_AT_ONCE)
+
+    async def examine(topic: TopicPlan, there: TopicMetadata | None) -> Problem | None:
+        async def ask(configs: Mapping[str, str]) -> None:
+            await check_creation(connection, topic.target, partitions=len(topic.partitions), configs=configs)
+
+        missing = _missing(there, needed(exists=False, reads_back=reads_back))
+        try:
+            async with turn:
+                await as_far_as_known(during_restore(topic.configs, topic.largest_batch_bytes), ask)
+        except KafkaDeniedError as error:
+            if error.code not in _NOT_ALLOWED:
+                remedy = error.hint or f"create {topic.target} yourself, empty, or choose another name in topic_mapping"
+                return Problem(what=f"topic {topic.target} cannot be created: {error.message}", remedy=remedy)
+            missing |= {TopicOperation.CREATE}
+        return lacking(topic.target, missing) if missing else None
+
+    found = await asyncio.gather(*(examine(topic, there) for topic, there in absent))
+    return [problem for problem in found if problem is not None]
+
+
+async def _own_overrides(
+    connection: KafkaConnection, existing: Sequence[_Existing], problems: list[Problem], *, reads_back: bool
+) -> dict[str, dict[str, str]]:
+    """What is configured on each existing topic itself; missing permissions and what hides it go to `problems`.
+
+    A topic whose overrides are not known must not be touched: they could not be put back at the end.
+    """
+    described = await describe_topic_configs(connection, [one.plan.target for one in existing]) if existing else {}
+    overrides: dict[str, dict[str, str]] = {}
+    for one in existing:
+        name = one.plan.target
+        missing = _missing(one.there, needed(exists=True, reads_back=reads_back))
+        told = described.get(name)
+        code = KafkaErrorCode.UNKNOWN_SERVER_ERROR if told is None else told.error_code
+        if code in _NOT_ALLOWED:
+            missing |= {TopicOperation.DESCRIBE_CONFIGS}
+        elif code or told is None:
+            problems.append(
+                Problem(
+                    what=f"topic {name} does not tell its own configuration: {code_name(code)} ({code})",
+                    remedy="try again when the target's brokers are settled",
+                )
+            )
+        else:
+            overrides[name] = dict(told.values)
+        if missing:
+            problems.append(lacking(name, missing))
+    return overrides
+
+
+def _missing(there: TopicMetadata | None, wanted: frozenset[TopicOperation]) -> frozenset[TopicOperation]:
+    """Of `wanted`, what the broker says we may not do; nothing where it does not say."""
+    return frozenset() if there is None or there.operations is None else wanted - there.operations
+
+
+async def _producer(connection: KafkaConnection, problems: list[Problem]) -> ProducerIdentity | None:
+    """A producer id; None if it was denied, which is then in `problems`."""
+    try:
+        producer = await RawProducer.open(connection)
+    except KafkaDeniedError as error:
+        if error.code not in _NOT_ALLOWED:
+            raise
+        problems.append(NO_PRODUCER)
+        return None
+    return ProducerIdentity(producer.producer_id, producer.producer_epoch)
 
 
 def _metadata_problem(topic: TopicPlan, there: TopicMetadata) -> Problem | None:
@@ -113,8 +221,8 @@ def _metadata_problem(topic: TopicPlan, there: TopicMetadata) -> Problem | None:
         return Problem(what=f"{name!r} is no valid topic name for the target", remedy="choose another in topic_mapping")
     if there.error_code:
         return Problem(
-            what=f"topic {name} cannot be looked at (error {there.error_code})",
-            remedy="grant Describe, Create, Write, Read and AlterConfigs on the target topics",
+            what=f"topic {name} cannot be looked at ({code_name(there.error_code)})",
+            remedy="try again when the target's brokers are settled, or choose another name in topic_mapping",
         )
     if there.internal:
         return Problem(what=f"{name} is internal to the target", remedy="choose another name in topic_mapping")
@@ -171,7 +279,7 @@ async def _log_ends(
 
 def _same_cluster(plan: RestorePlan, metadata: ClusterMetadata, problems: Sequence[Problem]) -> list[Problem]:
     """A word of warning where topics are refused because this is the very cluster they were backed up from."""
-    if not problems or metadata.cluster_id != plan.source_cluster_id:
+    if all(problem.denied for problem in problems) or metadata.cluster_id != plan.source_cluster_id:
         return []
     return [
         Problem(

@@ -100,7 +100,7 @@ async def execute(
         progress: moved along.
 
     Raises:
-        PreflightError: nothing was written.
+        PreflightError, TargetDeniedError: nothing was written.
         KafkaUnavailableError, KafkaDeniedError: the target could not be asked, or a topic not be prepared.
     """
     memory = memory or RestoreMemory()
@@ -117,15 +117,14 @@ async def execute(
     )
     progress.total_bytes, progress.partitions = plan.raw_bytes, plan.partitions
     progress.enter(Phase.PREFLIGHT, run.now())
-    state = await examine_target(connection, plan)
+    state = await examine_target(connection, plan, reads_back=settings.options.verify)
 
     progress.enter(Phase.PREPARING, run.now())
-    producer = await RawProducer.open(connection)
     progress.touched |= dict.fromkeys(topic.target for topic in plan.topics)
     ready = await prepare_topics(connection, plan, state)
 
     progress.enter(Phase.RESTORING, run.now())
-    await _produce_all(run, producer, ready)
+    await _produce_all(run, state.producer, ready)
     restored_at = run.now()
 
     verified: Mapping[TopicPartition, Verified] = {}
@@ -152,7 +151,7 @@ async def execute(
     )
 
 
-async def _produce_all(run: _Run, producer: RawProducer, ready: Mapping[str, ReadyTopic]) -> None:
+async def _produce_all(run: _Run, identity: ProducerIdentity, ready: Mapping[str, ReadyTopic]) -> None:
     """Restore every partition; what goes wrong with one is in its result and ends no other (principle P6)."""
 
     def acknowledged(tp: TopicPartition, batch: ProduceBatch) -> None:
@@ -162,12 +161,11 @@ async def _produce_all(run: _Run, producer: RawProducer, ready: Mapping[str, Rea
         run.progress.acknowledged_records += batch.records
         run.progress.acknowledged_bytes += len(batch.data)
 
-    identity = ProducerIdentity(producer.producer_id, producer.producer_epoch)
     waiting = [(topic, partition) for topic in run.plan.topics for partition in topic.partitions]
     # The largest last in the list, so first to be taken: what takes longest must not begin last.
     waiting.sort(key=lambda item: item[1].raw_bytes)
     lanes = [
-        RawProducer(run.connection, producer_id=producer.producer_id, producer_epoch=producer.producer_epoch)
+        RawProducer(run.connection, producer_id=identity.producer_id, producer_epoch=identity.producer_epoch)
         for _ in range(LANES)
     ]
     producing = Producing(

@@ -7,7 +7,7 @@ from kbackupd.format.header import parse_header
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.positions import TopicId
-from kbackupd.model.settings import RestoreSettings, SecuritySettings
+from kbackupd.model.settings import RestoreSettings
 from kbackupd.restore.plan import make_plan
 from kbackupd.restore.progress import RestoreProgress
 from kbackupd.restore.report import RestoreReport
@@ -51,7 +51,7 @@ async def restore(
     plan = make_plan(archive, settings)
     async with KafkaConnection(
         bootstrap_servers=settings.target.bootstrap_servers,
-        security=SecuritySettings(),
+        security=settings.target.security,
         client_id="restore-test",
         clock=clock,
     ) as connection:

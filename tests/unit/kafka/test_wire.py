@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from io import BytesIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbackupd.kafka.codec import Reader, WireError, read_uvarint, string, uvarint
+from kbackupd.kafka.codec import Reader, WireError, int32, read_uvarint, string, uvarint
 from kbackupd.kafka.types import (
     DivergingEpoch,
     EpochEnd,
@@ -17,6 +18,7 @@ from kbackupd.kafka.types import (
     OffsetAnswer,
     PartitionAnswer,
     ProduceAnswer,
+    TopicOperation,
     TopicPartition,
 )
 from kbackupd.kafka.wire import (
@@ -25,7 +27,7 @@ from kbackupd.kafka.wire import (
     OffsetForLeaderEpochRequest,
     ProduceRequest,
 )
-from kbackupd.kafka.wire_admin import AlterTopicConfigsRequest, DeleteTopicRequest
+from kbackupd.kafka.wire_admin import AlterTopicConfigsRequest, CreateTopicRequest, DeleteTopicRequest
 from kbackupd.kafka.wire_fetch import FetchRequest
 from kbackupd.model.errors import KafkaDeniedError
 from kbackupd.model.positions import PartitionId, TopicId
@@ -155,6 +157,33 @@ def test_a_metadata_request_never_creates_topics_and_tells_all_from_none() -> No
     assert MetadataRequest(topics=None).encode() == _hex("00 00 00 00")
     assert MetadataRequest(topics=[]).encode() == _hex("01 00 00 00")
     assert MetadataRequest(topics=["ab"]).encode() == _hex("02", "00" * 16, "03 6162 00", "00 00 00")
+
+
+@pytest.mark.parametrize(
+    ("bits", "operations"),
+    [
+        (0x0D18, {TopicOperation(n) for n in (3, 4, 8, 10, 11)}),
+        (1 << 8, {TopicOperation.DESCRIBE}),
+        (-(1 << 31), None),  # not asked for
+        (0, None),  # what a broker says that knows the field and nothing more
+        (-1, set(TopicOperation)),  # no authorizer, and operations of the future
+    ],
+)
+def test_what_we_may_do_is_a_field_of_bits_and_none_where_the_broker_does_not_tell(
+    bits: int, operations: set[TopicOperation] | None
+) -> None:
+    assert MetadataRequest(topics=["ab"], operations=True).encode() == _hex("02", "00" * 16, "03 6162 00", "00 01 00")
+    answer = _hex("00000000 01 00 00000001 02 0000 02 74", _TOPIC_BYTES, "00 01", int32(bits).hex(), "00 00")
+    (topic,) = MetadataRequest(topics=["t"], operations=True).decode(answer, 0).topics
+
+    assert topic.operations == operations
+
+
+def test_a_topic_can_be_tried_out_without_creating_it() -> None:
+    request = CreateTopicRequest(name="t", partitions=1, replication_factor=-1, configs={}, timeout_ms=1)
+
+    assert request.encode() == _hex("02 02 74 00000001 ffff 01 01 00 00000001 00 00")
+    assert replace(request, validate_only=True).encode() == _hex("02 02 74 00000001 ffff 01 01 00 00000001 01 00")
 
 
 def test_a_metadata_answer_keeps_hidden_topics_leaderless_partitions_and_racks() -> None:

@@ -1,0 +1,202 @@
+"""What preflight finds in the target before the first write, and how topics are made safe, on forged answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from kbackupd.kafka.types import KafkaErrorCode, TopicOperation
+from kbackupd.kafka.wire import InitProducerIdRequest
+from kbackupd.kafka.wire_admin import AlterTopicConfigsRequest, CreateTopicRequest, DescribeTopicConfigsRequest
+from kbackupd.model.errors import KafkaDeniedError
+from kbackupd.restore.configs import SAFE
+from kbackupd.restore.plan import RestorePlan
+from kbackupd.restore.preflight import PreflightError, TargetDeniedError, examine_target
+from kbackupd.restore.topics import prepare_topics
+from tests.archive_builder import ArchiveBuilder
+from tests.unit.restore.forged_target import EVERYTHING, SINCE_KAFKA_3_6, ForgedTarget, ForgedTopic, left_behind
+from tests.unit.restore.planned import archive_everything, plan_of, settings_for
+
+CODE = KafkaErrorCode
+CAN = TopicOperation
+
+
+async def plan_for(*names: str) -> RestorePlan:
+    built = await ArchiveBuilder.create()
+    for name in names:
+        built.log(built.topic(name), 0).append([b"v"])
+    await archive_everything(built)
+    return await plan_of(built, settings_for("kafka:9092", {}))
+
+
+async def prepare(target: ForgedTarget, *names: str) -> dict[str, dict[str, str]]:
+    """Preflight and preparation; each topic's configuration while records come in."""
+    plan = await plan_for(*names)
+    ready = await prepare_topics(target, plan, await examine_target(target, plan))
+    return {name: dict(topic.configs) for name, topic in ready.items()}
+
+
+async def problems(target: ForgedTarget, *names: str) -> list[str]:
+    """What preflight refuses, each with its remedy; [] if nothing."""
+    try:
+        await examine_target(target, await plan_for(*names))
+    except (PreflightError, TargetDeniedError) as error:
+        return [f"{problem.what} → {problem.remedy}" for problem in error.problems]
+    finally:
+        assert target.written == []
+    return []
+
+
+class TestABrokerBeforeKafka36:
+    async def test_an_existing_empty_topic_is_made_safe_without_the_bounds_it_does_not_know(self) -> None:
+        target = ForgedTarget(topics={"orders": ForgedTopic()}, unknown_keys=SINCE_KAFKA_3_6)
+
+        configs = await prepare(target, "orders")
+
+        assert configs["orders"] == target.topics["orders"].configs
+        assert configs["orders"]["retention.ms"] == "-1"
+        assert not configs["orders"].keys() & set(SINCE_KAFKA_3_6)
+
+    async def test_a_run_that_was_interrupted_after_creating_topics_can_be_repeated(self) -> None:
+        target = ForgedTarget(unknown_keys=SINCE_KAFKA_3_6)
+
+        first = await prepare(target, "orders")
+        plan = await plan_for("orders")
+        state = await examine_target(target, plan)
+
+        assert state.existing["orders"].overrides == {}, "what a restore set is nobody's own configuration"
+        assert (await prepare_topics(target, plan, state))["orders"].configs == first["orders"]
+
+    async def test_another_key_that_is_refused_is_told_and_not_taken_for_age(self) -> None:
+        target = ForgedTarget(topics={"orders": ForgedTopic()}, refuses={AlterTopicConfigsRequest: CODE.INVALID_CONFIG})
+
+        with pytest.raises(KafkaDeniedError, match="configuring topic orders: INVALID_CONFIG"):
+            await prepare(target, "orders")
+
+
+class TestConfigurationThatIsHidden:
+    async def test_an_existing_topic_whose_own_configuration_may_not_be_read_is_refused(self) -> None:
+        target = ForgedTarget(
+            topics={"orders": ForgedTopic(configs={"retention.ms": "5"})},
+            operations={"orders": None},
+            refuses={DescribeTopicConfigsRequest: CODE.TOPIC_AUTHORIZATION_FAILED},
+        )
+
+        with pytest.raises(TargetDeniedError, match="topic orders: this principal lacks DescribeConfigs") as refused:
+            await examine_target(target, await plan_for("orders"))
+
+        assert refused.value.exit_code == 4
+        assert "DescribeConfigs" in refused.value.hint
+        assert target.topics["orders"].configs == {"retention.ms": "5"}
+
+    async def test_one_that_cannot_be_read_for_another_reason_is_refused_as_well(self) -> None:
+        target = ForgedTarget(
+            topics={"orders": ForgedTopic()}, refuses={DescribeTopicConfigsRequest: CODE.REQUEST_TIMED_OUT}
+        )
+
+        [problem] = await problems(target, "orders")
+
+        assert "REQUEST_TIMED_OUT" in problem
+
+    async def test_what_an_interrupted_restore_left_is_nobodys_own(self) -> None:
+        target = ForgedTarget(topics={"new": left_behind(), "old": left_behind(older=True)})
+
+        state = await examine_target(target, await plan_for("new", "old"))
+
+        assert [state.existing[name].overrides for name in ("new", "old")] == [{}, {}]
+
+    async def test_bounds_of_somebody_else_are_kept_to_be_put_back(self) -> None:
+        own = {**SAFE, "message.timestamp.before.max.ms": "1000"}
+        target = ForgedTarget(topics={"orders": ForgedTopic(configs=own)})
+
+        assert (await examine_target(target, await plan_for("orders"))).existing["orders"].overrides == own
+
+
+class TestPermissions:
+    async def test_a_cluster_without_authorizer_refuses_nothing(self) -> None:
+        assert await problems(ForgedTarget(topics={"orders": ForgedTopic()}), "orders", "absent") == []
+
+    async def test_a_broker_that_does_not_tell_permissions_is_believed_capable(self) -> None:
+        target = ForgedTarget(topics={"orders": ForgedTopic()}, operations={"orders": None, "absent": None})
+
+        assert await problems(target, "orders", "absent") == []
+
+    @pytest.mark.parametrize(
+        ("lacking", "named"),
+        [
+            (CAN.READ, "Read"),
+            (CAN.WRITE, "Write"),
+            (CAN.ALTER_CONFIGS, "AlterConfigs"),
+            (CAN.DESCRIBE_CONFIGS, "DescribeConfigs"),
+        ],
+    )
+    async def test_each_permission_an_existing_topic_needs_is_missed_before_the_first_write(
+        self, lacking: TopicOperation, named: str
+    ) -> None:
+        target = ForgedTarget(topics={"orders": ForgedTopic()}, operations={"orders": EVERYTHING - {lacking}})
+
+        assert await problems(target, "orders") == [
+            f"topic orders: this principal lacks {named} → grant {named} on topic orders"
+        ]
+
+    async def test_everything_that_is_missing_is_told_at_once_and_is_exit_code_4(self) -> None:
+        target = ForgedTarget(
+            topics={"orders": ForgedTopic()},
+            operations={
+                "orders": frozenset({CAN.DESCRIBE, CAN.READ}),
+                "absent": frozenset({CAN.DESCRIBE}),
+                "hidden": frozenset(),
+            },
+            refuses={
+                CreateTopicRequest: CODE.TOPIC_AUTHORIZATION_FAILED,
+                DescribeTopicConfigsRequest: CODE.TOPIC_AUTHORIZATION_FAILED,
+                InitProducerIdRequest: CODE.CLUSTER_AUTHORIZATION_FAILED,
+            },
+        )
+
+        with pytest.raises(TargetDeniedError) as refused:
+            await examine_target(target, await plan_for("orders", "absent", "hidden"))
+
+        assert [(problem.what, problem.remedy) for problem in refused.value.problems] == [
+            (
+                "topic hidden: this principal lacks Describe",
+                "grant Describe, Create, Read, Write, AlterConfigs on topic hidden",
+            ),
+            (
+                "topic absent: this principal lacks Create, Read, Write, AlterConfigs",
+                "grant Create, Read, Write, AlterConfigs on topic absent",
+            ),
+            (
+                "topic orders: this principal lacks Write, AlterConfigs, DescribeConfigs",
+                "grant Write, AlterConfigs, DescribeConfigs on topic orders",
+            ),
+            (
+                "this principal may not produce idempotently",
+                "grant Write on the target topics, or IdempotentWrite on the cluster",
+            ),
+        ]
+        assert target.written == []
+
+    async def test_create_on_the_cluster_is_enough_where_the_topic_has_none(self) -> None:
+        target = ForgedTarget(operations={"absent": EVERYTHING - {CAN.CREATE}})
+
+        assert await problems(target, "absent") == []
+
+    async def test_a_missing_permission_beside_a_topic_with_records_is_a_refusal(self) -> None:
+        target = ForgedTarget(
+            topics={"full": ForgedTopic(records=3), "orders": ForgedTopic()},
+            operations={"orders": EVERYTHING - {CAN.WRITE}},
+        )
+
+        with pytest.raises(PreflightError) as refused:
+            await examine_target(target, await plan_for("full", "orders"))
+
+        assert refused.value.exit_code == 5
+        assert len(refused.value.problems) == 2
+
+    async def test_a_cluster_policy_that_will_not_have_the_topic_is_found_before_any_is_created(self) -> None:
+        target = ForgedTarget(refuses={CreateTopicRequest: CODE.POLICY_VIOLATION})
+
+        [problem] = await problems(target, "absent")
+
+        assert "topic absent cannot be created" in problem
+        assert "POLICY_VIOLATION" in problem
