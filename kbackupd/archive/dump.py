@@ -6,15 +6,12 @@ Kafka's own DumpLogSegments reads it, provided that the file's name is its first
 from __future__ import annotations
 
 import asyncio
-import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from kbackupd.archive.archive import Archive
 from kbackupd.archive.history import GapSpan, PartitionHistory
-from kbackupd.model.errors import RefusedError, UsageError
+from kbackupd.archive.new_file import NewFile
 from kbackupd.model.positions import OffsetRange
 
 WRITE_BYTES = 1 << 20
@@ -58,34 +55,33 @@ async def dump(
 
     Raises:
         RefusedError: the file exists.
-        UsageError: its directory cannot be written to.
+        UsageError: there can be no such file, or its directory is not ours to write to.
+        UnwritableError: the disk is full, read-only or broken.
         CorruptObjectError: stored bytes are damaged.
     """
     begin = history.first_offset if first_offset is None else max(first_offset, history.first_offset)
     end = history.next_offset if next_offset is None else min(next_offset, history.next_offset)
-    target, unfinished, file = await asyncio.to_thread(_begin, output, log_file_name(begin))
+    file = await asyncio.to_thread(NewFile.create, output, log_file_name(begin))
     first, reached, count, written = -1, -1, 0, 0
     waiting: list[memoryview] = []
     held = 0
     try:
-        with file:
-            async for batch in archive.read(history.id, first_offset=begin, next_offset=end, history=history):
-                first = batch.header.base_offset if first < 0 else first
-                reached = batch.header.next_offset
-                count += 1
-                waiting.append(batch.data)
-                held += len(batch.data)
-                if held >= WRITE_BYTES:
-                    await asyncio.to_thread(file.writelines, waiting)
-                    written, held, waiting = written + held, 0, []
-            await asyncio.to_thread(file.writelines, waiting)
-            written += held
-            await asyncio.to_thread(_sync, file)
-        await asyncio.to_thread(_publish, unfinished, target)
+        async for batch in archive.read(history.id, first_offset=begin, next_offset=end, history=history):
+            first = batch.header.base_offset if first < 0 else first
+            reached = batch.header.next_offset
+            count += 1
+            waiting.append(batch.data)
+            held += len(batch.data)
+            if held >= WRITE_BYTES:
+                await asyncio.to_thread(file.write, waiting)
+                written, held, waiting = written + held, 0, []
+        await asyncio.to_thread(file.write, waiting)
+        written += held
+        await asyncio.to_thread(file.publish)
     finally:
-        unfinished.unlink(missing_ok=True)
+        file.discard()
     return DumpReport(
-        output=target,
+        output=file.target,
         topic=archive.name_of(history.id),
         topic_id=history.id.topic_id,
         partition=history.id.partition,
@@ -97,38 +93,3 @@ async def dump(
         gaps=tuple(gap for gap in history.gaps if gap.first_offset < end and gap.next_offset > begin),
         holes=tuple(hole for hole in history.holes if hole.first_offset < end and hole.next_offset > begin),
     )
-
-
-def _begin(output: Path, name: str) -> tuple[Path, Path, BinaryIO]:
-    """The final path, the unfinished one, and that one opened."""
-    target = output / name if output.is_dir() else output
-    if target.exists():
-        raise _exists(target)
-    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        return target, unfinished, unfinished.open("xb")
-    except OSError as error:
-        hint = "--output must be in an existing, writable directory"
-        raise UsageError(f"{target}: {error.strerror}", hint=hint) from error
-
-
-def _exists(target: Path) -> RefusedError:
-    return RefusedError(f"{target} exists already", hint="give another --output; nothing is ever overwritten")
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _publish(unfinished: Path, target: Path) -> None:
-    """Give the finished file its name, unless somebody else took it meanwhile; the name is durable on return."""
-    try:
-        os.link(unfinished, target)
-    except FileExistsError as error:
-        raise _exists(target) from error
-    directory = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

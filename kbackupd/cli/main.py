@@ -1,8 +1,8 @@
 """`kbackupd`: the root command. Parses, dispatches, and turns every failure into a message, a hint and an exit code.
 
 Exit codes, everywhere: 0 ok · 1 a fault of kbackupd itself · 2 usage or configuration · 3 archive invalid ·
-4 unreachable or denied · 5 refused, it would harm · 6 incomplete, or complete with declared gaps · 7 fenced ·
-130 interrupted.
+4 unreachable, denied or not writable · 5 refused, it would harm · 6 incomplete, or complete with declared gaps ·
+7 fenced · 130 interrupted.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ everything inside handles or raises these.
     ├── DeniedError                    4     no      a server said no: credentials, permissions, unsupported version
     │   ├── StoreDeniedError           4     no
     │   └── KafkaDeniedError           4     no
+    ├── UnwritableError                4     no      a local file could not be written: disk full, read-only, I/O error
     ├── ObjectMissingError             4     no      a successful "no such object" (I5: only this means absent)
     ├── ObjectExistsError              5     no      create-only: another object is already there
     ├── RefusedError                   5     no      going on would harm something
@@ -105,6 +106,12 @@ class KafkaDeniedError(DeniedError):
     def __init__(self, message: str, *, hint: str = "", code: int = -1) -> None:
         super().__init__(message, hint=hint)
         self.code = code
+
+
+class UnwritableError(KbackupError):
+    """A local file that was asked for could not be written; nothing of it is left."""
+
+    exit_code = 4
 
 
 class ObjectMissingError(KbackupError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
+import stat
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from kbackupd.archive.archive import Archive
 from kbackupd.archive.describe import archives_under, describe
 from kbackupd.archive.dump import dump, log_file_name
-from kbackupd.model.errors import CorruptObjectError, RefusedError, UsageError
+from kbackupd.model.errors import CorruptObjectError, RefusedError, UnwritableError, UsageError
 from kbackupd.model.events import GapCause
 from kbackupd.model.positions import PartitionId
 from kbackupd.store.memory import MemoryStore
@@ -58,6 +61,98 @@ class TestDump:
         archive = await Archive.open(built.store, BACKUP_ID)
         with pytest.raises(UsageError):
             await dump(archive, archive.history(id), tmp_path / "nowhere" / "out.log")
+
+    async def test_a_path_the_system_does_not_let_us_look_at_is_a_wrong_use(self, tmp_path: Path) -> None:
+        built, id = await filled()
+        archive = await Archive.open(built.store, BACKUP_ID)
+        with pytest.raises(UsageError, match="File name too long"):
+            await dump(archive, archive.history(id), tmp_path / ("x" * 300))
+
+    async def test_a_directory_that_may_not_be_searched_is_a_wrong_use(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        built, id = await filled()
+        archive = await Archive.open(built.store, BACKUP_ID)
+
+        def unsearchable(path: Path, **_: bool) -> os.stat_result:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "stat", unsearchable)  # root may search everything, and tests may run as root
+            with pytest.raises(UsageError, match="Permission denied"):
+                await dump(archive, archive.history(id), tmp_path / "out.log")
+
+    async def test_a_full_disk_is_told_as_such_and_nothing_half_done_is_left(self, tmp_path: Path) -> None:
+        built, id = await filled()
+        archive = await Archive.open(built.store, BACKUP_ID)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
+        try:
+            with pytest.raises(UnwritableError, match=r"out\.log: File too large") as full:
+                await dump(archive, archive.history(id), tmp_path / "out.log")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert full.value.exit_code == 4
+        assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize("name", ["fsync", "open", "link"])
+    async def test_whatever_fails_on_the_way_to_the_files_name_leaves_none(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        built, id = await filled()
+        archive = await Archive.open(built.store, BACKUP_ID)
+        original, calls = getattr(os, name), 0
+
+        def failing(*arguments: object, **more: object) -> object:
+            nonlocal calls
+            calls += 1
+            if name == "fsync" and calls == 1:
+                return original(*arguments, **more)  # of the file; its directory's is the one that fails
+            raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(f"kbackupd.archive.new_file.os.{name}", failing)
+            with pytest.raises(UnwritableError, match="Input/output error"):
+                await dump(archive, archive.history(id), tmp_path / "out.log")
+        assert calls
+        assert os.listdir(tmp_path) == []
+
+    async def test_a_file_system_without_hard_links_gets_the_file_as_well_and_overwrites_none(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        built, id = await filled()
+        archive = await Archive.open(built.store, BACKUP_ID)
+        created: list[Path] = []
+
+        def no_links(source: Path, target: Path) -> None:
+            if created:
+                created[0].write_bytes(b"mine")
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr("kbackupd.archive.new_file.os.link", no_links)
+        await dump(archive, archive.history(id), tmp_path / "out.log")
+        assert (tmp_path / "out.log").read_bytes() == b"".join(built.log(id.topic_id, 0).batches)
+        created.append(tmp_path / "late.log")
+        with pytest.raises(RefusedError):
+            await dump(archive, archive.history(id), created[0])
+        assert created[0].read_bytes() == b"mine"
+        assert sorted(os.listdir(tmp_path)) == ["late.log", "out.log"]
+
+    async def test_a_file_system_that_cannot_sync_directories_is_good_enough(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        built, id = await filled()
+        archive = await Archive.open(built.store, BACKUP_ID)
+        original = os.fsync
+
+        def fsync(descriptor: int) -> None:
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "Invalid argument")
+            original(descriptor)
+
+        monkeypatch.setattr("kbackupd.archive.new_file.os.fsync", fsync)
+        report = await dump(archive, archive.history(id), tmp_path / "out.log")
+        assert report.output.stat().st_size == report.bytes
 
     async def test_damage_on_the_way_leaves_no_file_behind(self, tmp_path: Path) -> None:
         built, id = await filled()
