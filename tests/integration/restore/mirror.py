@@ -12,6 +12,7 @@ from kbackupd.restore.plan import make_plan
 from kbackupd.restore.progress import RestoreProgress
 from kbackupd.restore.report import RestoreReport
 from kbackupd.restore.restore import RestoreMemory, execute
+from kbackupd.store.protocol import ObjectStore
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.truth import raw_log, split_batches
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder, SourceLog
@@ -45,9 +46,20 @@ async def restore(
     memory: RestoreMemory | None = None,
     progress: RestoreProgress | None = None,
 ) -> RestoreReport:
+    """Restore a built archive."""
+    return await restore_archive(built.store, settings, memory=memory, progress=progress)
+
+
+async def restore_archive(
+    store: ObjectStore,
+    settings: RestoreSettings,
+    *,
+    memory: RestoreMemory | None = None,
+    progress: RestoreProgress | None = None,
+) -> RestoreReport:
     """Plan and carry out, as the command does."""
     clock = SystemClock()
-    archive = await Archive.open(built.store, BACKUP_ID)
+    archive = await Archive.open(store, BACKUP_ID)
     plan = make_plan(archive, settings)
     async with KafkaConnection(
         bootstrap_servers=settings.target.bootstrap_servers,
