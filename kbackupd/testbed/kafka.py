@@ -23,7 +23,7 @@ from typing import Self
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from kbackupd.testbed.java import FAST_START, java_command, kafka_tool
+from kbackupd.testbed.java import FAST_START, KAFKA_VERSION, java_command, kafka_tool
 from kbackupd.testbed.ports import free_ports
 from kbackupd.testbed.process import Deadline, GuardedProcess
 from kbackupd.testbed.server import LocalServer
@@ -62,6 +62,7 @@ class KafkaServer(LocalServer):
         directory: where it lives; None: a temporary directory. `close` removes it either way.
         heap: value of -Xmx.
         jvm_options: `FAST_START`, or `()` where throughput counts more than start-up.
+        version: another Apache Kafka than the newest; 3.1.2 to 3.9.1 were seen to run on the same Java.
     """
 
     stop_deadline_seconds = STOP_DEADLINE_SECONDS
@@ -76,9 +77,11 @@ class KafkaServer(LocalServer):
         node_id: int = 1,
         cluster_id: str | None = None,
         quorum: Mapping[int, tuple[int, int]] | None = None,
+        version: str = KAFKA_VERSION,
     ) -> None:
         super().__init__(directory or Path(tempfile.mkdtemp(prefix=f"kbackupd-kafka-{node_id}-")))
         self.node_id = node_id
+        self.version = version
         self.cluster_id = cluster_id or _new_cluster_id()
         self.properties: dict[str, str] = dict(properties or {})
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -122,10 +125,11 @@ class KafkaServer(LocalServer):
         configuration = self.directory / "server.properties"
         configuration.write_text("".join(f"{key}={value}\n" for key, value in self._all_properties().items()))
         if not (self.data / "meta.properties").exists():
-            kafka_tool("kafka.tools.StorageTool", "format", "-t", self.cluster_id, "-c", str(configuration))
+            storage = ("format", "-t", self.cluster_id, "-c", str(configuration))
+            kafka_tool("kafka.tools.StorageTool", *storage, version=self.version)
         self._process = GuardedProcess(
             f"Kafka node {self.node_id}",
-            java_command("kafka.Kafka", [str(configuration)], options=self._options),
+            java_command("kafka.Kafka", [str(configuration)], options=self._options, version=self.version),
             log=self.log,
             cwd=self.directory,
             env=os.environ,

@@ -1,0 +1,99 @@
+"""Back-up and restore against the oldest Kafka we say we need, and against the last one before 4.0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kbackupd.kafka.admin import describe_topic_configs
+from kbackupd.kafka.connection import KafkaConnection
+from kbackupd.kafka.metadata import cluster_metadata
+from kbackupd.model.clock import SystemClock
+from kbackupd.model.settings import SecuritySettings
+from kbackupd.restore.configs import SAFE
+from kbackupd.restore.plan import make_plan
+from kbackupd.restore.preflight import examine_target
+from kbackupd.restore.report import Verdict
+from kbackupd.restore.topics import prepare_topics
+from kbackupd.store.open import open_store
+from kbackupd.testbed.kafka import KafkaServer
+from kbackupd.testbed.s3 import S3Server
+from kbackupd.testbed.topics import create_topic
+from kbackupd.testbed.truth import Outcome, Truth, read_topic
+from kbackupd.testbed.workload import RecordMaker, produce, produce_transaction
+from tests.integration.capture.backup import Backup, flush
+from tests.integration.restore.mirror import restore_archive
+from tests.unit.restore.planned import settings_for
+
+
+@pytest.fixture(scope="module", params=["3.1.2", "3.9.1"])
+def older_kafka(request: pytest.FixtureRequest) -> Iterator[KafkaServer]:
+    with KafkaServer(heap="384m", version=request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def older_backup(
+    older_kafka: KafkaServer, s3_server: S3Server, s3_bucket: str, s3_prefix: str, short_path: Path
+) -> Iterator[Backup]:
+    made = Backup(older_kafka, s3_server, s3_bucket, s3_prefix.replace(".", "-"), short_path)
+    yield made
+    made.close()
+
+
+async def overrides(connection: KafkaConnection, *topics: str) -> list[dict[str, str]]:
+    described = await describe_topic_configs(connection, topics)
+    return [dict(described[topic].values) for topic in topics]
+
+
+async def test_what_a_daemon_backed_up_comes_back_into_absent_empty_and_left_behind_topics(
+    older_backup: Backup,
+) -> None:
+    bootstrap, truth = older_backup.kafka.bootstrap, Truth()
+    source = create_topic(bootstrap, "source", partitions=2, config={"segment.bytes": "1000000"})
+    maker = RecordMaker("older")
+    daemon = older_backup.daemon(source)
+    daemon.start()
+    produce(bootstrap, truth, source, (maker.draft(number) for number in (0, 1) for _ in range(50)), codec="zstd")
+    for outcome in (Outcome.COMMITTED, Outcome.ABORTED):
+        drafts = ((source, maker.draft(0)) for _ in range(20))
+        produce_transaction(bootstrap, truth, drafts, outcome=outcome)
+    await flush(daemon)
+    assert daemon.stop() == 0
+    await older_backup.verbatim({source: 2})
+
+    create_topic(bootstrap, "empty", partitions=2, config={"retention.ms": "987654321", "flush.messages": "7"})
+    store = await open_store(older_backup.storage)
+    async with KafkaConnection(
+        bootstrap_servers=(bootstrap,), security=SecuritySettings(), client_id="test", clock=SystemClock()
+    ) as connection:
+        try:
+            settings = settings_for(bootstrap, {source: "left-behind"})
+            async with older_backup.archive() as archive:
+                plan = make_plan(archive, settings)
+                await prepare_topics(connection, plan, await examine_target(connection, plan))
+            [left] = await overrides(connection, "left-behind")
+            assert left.items() >= {"retention.ms": SAFE["retention.ms"], "cleanup.policy": "delete"}.items()
+
+            for target in ("absent", "empty", "left-behind"):
+                report = await restore_archive(store, settings_for(bootstrap, {source: target}))
+
+                assert report.verdict is Verdict.COMPLETE
+                assert report.records_restored == 120
+                assert values(bootstrap, target) == values(bootstrap, source)
+        finally:
+            await store.close()
+        recorded = {"segment.bytes": "1000000"}
+        own = {**recorded, "retention.ms": "987654321", "flush.messages": "7"}
+        assert await overrides(connection, "absent", "empty", "left-behind") == [recorded, own, recorded]
+        tellers = (await cluster_metadata(connection, ["absent"], operations=True)).topics
+        assert all(topic.operations for topic in tellers)
+
+
+def values(bootstrap: str, topic: str) -> dict[int, list[tuple[bytes | None, bytes | None, int]]]:
+    return {
+        number: [(record.key, record.value, record.timestamp_ms) for record in records]
+        for number, records in read_topic(bootstrap, topic).items()
+    }
