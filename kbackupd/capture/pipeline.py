@@ -17,7 +17,6 @@ import structlog
 
 from kbackupd.archive.recovery import Recovery
 from kbackupd.capture.assembly import ClosedSegment, OpenSegment
-from kbackupd.capture.budget import MemoryBudget
 from kbackupd.capture.checkpointing import Checkpointer
 from kbackupd.capture.discovery import Discovery
 from kbackupd.capture.intake import Intake
@@ -30,6 +29,7 @@ from kbackupd.capture.roster import Roster
 from kbackupd.capture.sessions import Sessions
 from kbackupd.capture.source import Source
 from kbackupd.capture.waiting import woken
+from kbackupd.flow.budget import MemoryBudget
 from kbackupd.format.segment import StoredBody
 from kbackupd.model.clock import Clock
 from kbackupd.model.positions import PartitionId

@@ -17,8 +17,9 @@ import structlog
 from kbackupd.archive.identity import superseded_by
 from kbackupd.archive.writer_state import WriterState
 from kbackupd.capture.assembly import ClosedSegment
-from kbackupd.capture.budget import HOLDING_FACTOR, MemoryBudget
+from kbackupd.capture.holding import HOLDING_FACTOR
 from kbackupd.capture.watermark import Watermark
+from kbackupd.flow.budget import MemoryBudget
 from kbackupd.format.segment import SegmentDraft, StoredBody, seal_over, store_body
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import FencedError, StoreDeniedError, StoreUnavailableError

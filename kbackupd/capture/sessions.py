@@ -13,12 +13,13 @@ from dataclasses import replace
 
 import structlog
 
-from kbackupd.capture.budget import HOLDING_FACTOR, MemoryBudget
+from kbackupd.capture.holding import HOLDING_FACTOR
 from kbackupd.capture.intake import Intake, scan_answers
 from kbackupd.capture.partition import PartitionCapture, SessionKind
 from kbackupd.capture.rate import RateLimit
 from kbackupd.capture.roster import Roster
 from kbackupd.capture.source import Session, Source
+from kbackupd.flow.budget import MemoryBudget
 from kbackupd.format.batch import BatchesEnd, skim_batches
 from kbackupd.kafka.types import FetchAnswer, KafkaErrorCode, PartitionAnswer
 from kbackupd.model.clock import Clock

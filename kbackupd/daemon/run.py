@@ -12,12 +12,12 @@ import structlog
 from kbackupd import __version__
 from kbackupd.archive.identity import claim_epoch, identity_of, open_or_create
 from kbackupd.archive.recovery import recover
-from kbackupd.capture.budget import MemoryBudget
 from kbackupd.capture.pipeline import Pipeline, Resume
 from kbackupd.capture.steering import Steering
 from kbackupd.daemon.memory import budget_bytes, keep_freed_memory
 from kbackupd.daemon.service import Service
 from kbackupd.daemon.source import KafkaSource
+from kbackupd.flow.budget import MemoryBudget
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.model.archive import ArchiveDocument
 from kbackupd.model.clock import Clock, SystemClock

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
+from kbackupd.flow.budget import MemoryBudget
 from kbackupd.kafka.types import KafkaErrorCode, ProduceAnswer, TopicPartition
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import IncompleteError, KbackupError, UnreachableError
-from kbackupd.restore.byte_budget import ByteBudget
 from kbackupd.restore.refusals import LEADER_MOVED, is_retriable, refusal
 from kbackupd.restore.rewrite import ProduceBatch
 
@@ -117,7 +117,7 @@ class Producing:
         leaders: Leaders,
         log_ends: LogEnds,
         acknowledged: Acknowledged,
-        budget: ByteBudget,
+        budget: MemoryBudget,
         clock: Clock,
         rate_limit_bytes_per_second: int | None = None,
         give_up_seconds: float = GIVE_UP_SECONDS,
@@ -169,7 +169,7 @@ class Producing:
         """
         partition = self._partitions[tp]
         if partition.failed is not None:
-            self._budget.give_back(len(batch.data))
+            self._budget.release(len(batch.data))
             raise partition.failed
         partition.entries.append(_Entry(batch))
         partition.emptied.clear()
@@ -345,7 +345,7 @@ class Producing:
                 )
                 return
             partition.next_offset += batch.records
-            self._budget.give_back(len(batch.data))
+            self._budget.release(len(batch.data))
             self._acknowledged(partition.tp, batch)
         if not partition.entries:
             partition.emptied.set()
@@ -439,7 +439,7 @@ class Producing:
 
     def _fail(self, partition: _Partition, error: KbackupError) -> None:
         partition.failed = error
-        self._budget.give_back(sum(len(entry.batch.data) for entry in partition.entries))
+        self._budget.release(sum(len(entry.batch.data) for entry in partition.entries))
         partition.entries.clear()
         partition.emptied.set()
 

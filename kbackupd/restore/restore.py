@@ -13,6 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from kbackupd.archive.archive import Archive
+from kbackupd.flow.budget import MemoryBudget
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.metadata import cluster_metadata
 from kbackupd.kafka.offsets import list_offsets
@@ -20,7 +21,6 @@ from kbackupd.kafka.produce import RawProducer
 from kbackupd.kafka.types import LATEST_TIMESTAMP, KafkaErrorCode, TopicPartition
 from kbackupd.model.errors import KbackupError
 from kbackupd.model.settings import RestoreSettings
-from kbackupd.restore.byte_budget import ByteBudget
 from kbackupd.restore.configs import RestoredFacts, after_restore
 from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan, outcomes_of
 from kbackupd.restore.preflight import TargetState, examine_target
@@ -60,8 +60,8 @@ class _Run:
     archive: Archive
     connection: KafkaConnection
     progress: RestoreProgress
-    reading: ByteBudget
-    unacknowledged: ByteBudget
+    reading: MemoryBudget
+    unacknowledged: MemoryBudget
     results: dict[TopicPartition, PartitionResult] = field(default_factory=dict)
 
     async def leaders(self) -> Mapping[TopicPartition, int]:
@@ -112,8 +112,8 @@ async def execute(
         archive=archive,
         connection=connection,
         progress=progress,
-        reading=ByteBudget(memory.reading_bytes),
-        unacknowledged=ByteBudget(memory.unacknowledged_bytes),
+        reading=MemoryBudget(memory.reading_bytes),
+        unacknowledged=MemoryBudget(memory.unacknowledged_bytes),
     )
     progress.total_bytes, progress.partitions = plan.raw_bytes, plan.partitions
     progress.enter(Phase.PREFLIGHT, run.now())
@@ -221,7 +221,7 @@ async def _restore_partition(
         # A ValueError is a batch that nobody foresaw: it must not cost the other partitions their restore.
         result.failure = str(error)
     finally:
-        run.reading.give_back(reserved)
+        run.reading.release(reserved)
     try:
         await producing.finish(tp)
     except KbackupError as error:

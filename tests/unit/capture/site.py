@@ -17,11 +17,11 @@ from pathlib import Path
 from kbackupd.archive.archive import Archive
 from kbackupd.archive.identity import claim_epoch, identity_of, open_or_create
 from kbackupd.archive.recovery import Recovery, recover
-from kbackupd.capture.budget import MemoryBudget
 from kbackupd.capture.partition import PartitionCapture
 from kbackupd.capture.pipeline import Pipeline, Resume
 from kbackupd.capture.sampling import partition_samples
 from kbackupd.capture.steering import Steering
+from kbackupd.flow.budget import MemoryBudget
 from kbackupd.format.segment import NeedMore, open_footer
 from kbackupd.model.clock import ManualClock
 from kbackupd.model.errors import StoreUnavailableError

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kbackupd.flow.budget import MemoryBudget
 from kbackupd.kafka.types import KafkaErrorCode, ProduceAnswer, TopicPartition
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.errors import IncompleteError, KafkaDeniedError, KafkaUnavailableError, KbackupError
-from kbackupd.restore.byte_budget import ByteBudget
 from kbackupd.restore.produce import REQUESTS_IN_FLIGHT, Producing
 from kbackupd.restore.rewrite import ProduceBatch
 
@@ -139,7 +139,7 @@ async def producing(
     cluster: FakeCluster,
     acknowledged: list[tuple[TopicPartition, ProduceBatch]],
     *,
-    budget: ByteBudget | None = None,
+    budget: MemoryBudget | None = None,
     give_up_seconds: float = 20.0,
     lanes: int = 1,
 ) -> AsyncIterator[Producing]:
@@ -148,7 +148,7 @@ async def producing(
         leaders=cluster.leaders,
         log_ends=cluster.log_ends,
         acknowledged=lambda tp, batch: acknowledged.append((tp, batch)),
-        budget=budget or ByteBudget(1 << 20),
+        budget=budget or MemoryBudget(1 << 20),
         clock=SystemClock(),
         give_up_seconds=give_up_seconds,
         first_pause_seconds=0.0005,
@@ -157,7 +157,7 @@ async def producing(
 
 
 async def feed(
-    cluster: FakeCluster, engine: Producing, budget: ByteBudget, tp: TopicPartition, sizes: list[int]
+    cluster: FakeCluster, engine: Producing, budget: MemoryBudget, tp: TopicPartition, sizes: list[int]
 ) -> list[bytes]:
     """Put batches of `sizes` records and wait until all are in; the bytes put, in order."""
     engine.begin(tp, next_offset=0)
@@ -198,7 +198,7 @@ def test_every_batch_lands_once_and_in_order_whatever_goes_wrong(
 ) -> None:
     cluster = FakeCluster(faults)
     acknowledged: list[tuple[TopicPartition, ProduceBatch]] = []
-    budget = ByteBudget(budget_bytes)
+    budget = MemoryBudget(budget_bytes)
 
     async def run() -> list[list[bytes]]:
         async with producing(cluster, acknowledged, budget=budget, lanes=lanes) as engine:
@@ -210,12 +210,12 @@ def test_every_batch_lands_once_and_in_order_whatever_goes_wrong(
     for tp in PARTITIONS:
         assert [batch.data for at, batch in acknowledged if at == tp] == cluster.logs[tp].batches
     assert cluster.most_in_flight <= REQUESTS_IN_FLIGHT * lanes
-    assert budget.held_bytes == 0
+    assert budget.reserved_bytes == 0
     assert budget.peak_bytes <= max(budget_bytes, 75)
 
 
 async def test_one_partitions_refusal_ends_that_partition_alone_and_gives_its_bytes_back() -> None:
-    cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
+    cluster, budget = FakeCluster([]), MemoryBudget(1 << 20)
     refused, fine = PARTITIONS[0], PARTITIONS[1]
     take = cluster._take
 
@@ -228,12 +228,12 @@ async def test_one_partitions_refusal_ends_that_partition_alone_and_gives_its_by
             await feed(cluster, engine, budget, refused, [3, 3])
         assert len(await feed(cluster, engine, budget, fine, [2] * 10)) == 10
 
-    assert budget.held_bytes == 0
+    assert budget.reserved_bytes == 0
     assert cluster.logs[fine].next_offset == 20
 
 
 async def test_a_log_that_somebody_else_writes_into_is_noticed_at_once() -> None:
-    cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
+    cluster, budget = FakeCluster([]), MemoryBudget(1 << 20)
     tp = PARTITIONS[0]
     cluster.logs[tp].next_offset = 7
 
@@ -243,7 +243,7 @@ async def test_a_log_that_somebody_else_writes_into_is_noticed_at_once() -> None
 
 
 async def test_a_broker_that_lost_acknowledged_batches_is_an_error_not_a_retry() -> None:
-    cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
+    cluster, budget = FakeCluster([]), MemoryBudget(1 << 20)
     tp = PARTITIONS[0]
     cluster.logs[tp].remembered.append((4, 0))
     cluster.logs[tp].next_sequence = 5
@@ -255,7 +255,7 @@ async def test_a_broker_that_lost_acknowledged_batches_is_an_error_not_a_retry()
 
 @pytest.mark.parametrize("error", [KafkaUnavailableError("nobody answers"), KafkaDeniedError("login refused")])
 async def test_a_target_that_stays_away_or_refuses_us_is_given_up_with_its_reason(error: KbackupError) -> None:
-    cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
+    cluster, budget = FakeCluster([]), MemoryBudget(1 << 20)
 
     async def refuse(
         node_id: int, batches: Mapping[TopicPartition, bytes], *, timeout_ms: int
@@ -267,11 +267,11 @@ async def test_a_target_that_stays_away_or_refuses_us_is_given_up_with_its_reaso
         with pytest.raises(KbackupError, match=error.message):
             await feed(cluster, engine, budget, PARTITIONS[0], [1, 1])
 
-    assert budget.held_bytes == 0
+    assert budget.reserved_bytes == 0
 
 
 async def test_a_partition_without_a_leader_waits_for_one() -> None:
-    cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
+    cluster, budget = FakeCluster([]), MemoryBudget(1 << 20)
     asked = 0
 
     async def leaders() -> Mapping[TopicPartition, int]:
@@ -288,7 +288,7 @@ async def test_a_partition_without_a_leader_waits_for_one() -> None:
 
 @pytest.mark.parametrize("fault", ["refused once", "never arrives"])
 async def test_a_second_batch_never_takes_the_place_of_a_first_one_that_the_broker_did_not_take(fault: str) -> None:
-    cluster, budget = FakeCluster([fault]), ByteBudget(1 << 20)
+    cluster, budget = FakeCluster([fault]), MemoryBudget(1 << 20)
     tp = PARTITIONS[1]
 
     async with producing(cluster, [], budget=budget) as engine:
@@ -298,7 +298,7 @@ async def test_a_second_batch_never_takes_the_place_of_a_first_one_that_the_brok
 
 
 async def test_a_batch_whose_answer_hangs_while_others_are_taken_is_still_known_when_it_is_sent_again() -> None:
-    cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
+    cluster, budget = FakeCluster([]), MemoryBudget(1 << 20)
     tp, take = PARTITIONS[0], cluster.produce
     hung = False
 
@@ -324,7 +324,7 @@ async def test_a_batch_whose_answer_hangs_while_others_are_taken_is_still_known_
 
 
 async def test_batches_that_a_killed_broker_took_without_a_word_and_forgot_are_not_sent_again() -> None:
-    cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
+    cluster, budget = FakeCluster([]), MemoryBudget(1 << 20)
     tp, take = PARTITIONS[0], cluster.produce
     requests = 0
 
@@ -349,7 +349,7 @@ async def test_batches_that_a_killed_broker_took_without_a_word_and_forgot_are_n
 
 
 async def test_five_requests_are_kept_in_flight_to_a_broker() -> None:
-    cluster, budget = FakeCluster([]), ByteBudget(1 << 20)
+    cluster, budget = FakeCluster([]), MemoryBudget(1 << 20)
 
     async with producing(cluster, [], budget=budget) as engine:
         await feed(cluster, engine, budget, PARTITIONS[0], [1] * 30)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbackupd.capture.budget import MemoryBudget
+from kbackupd.flow.budget import MemoryBudget
 from kbackupd.model.clock import ManualClock
 from tests.virtual_time import run
 
@@ -47,6 +47,33 @@ async def test_a_large_request_is_not_starved_by_small_ones_that_come_later() ->
 async def test_a_request_beyond_the_whole_budget_takes_all_of_it_and_no_more() -> None:
     budget = MemoryBudget(100)
     assert await budget.reserve(1_000) == 100
+
+
+async def test_what_is_larger_than_the_whole_budget_gets_through_alone_and_is_counted_in_full() -> None:
+    budget = MemoryBudget(100)
+    held = await budget.take(10)
+    larger = asyncio.create_task(budget.take(250))
+    small = asyncio.create_task(budget.take(10))
+    await turns()
+    assert not larger.done()
+    budget.release(held)
+    assert await larger == 250
+    await turns()
+    assert not small.done(), "it came later"
+    assert budget.reserved_bytes == budget.peak_bytes == 250
+    budget.release(250)
+    assert await small == 10
+    assert (budget.reserved_bytes, budget.peak_bytes) == (10, 250)
+
+
+async def test_a_cancelled_taking_takes_nothing() -> None:
+    budget = MemoryBudget(100)
+    await budget.take(60)
+    waiting = asyncio.create_task(budget.take(250))
+    await turns()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert (budget.reserved_bytes, budget.starved) == (60, False)
 
 
 async def test_the_declared_exception_goes_beyond_the_limit_and_is_given_back() -> None:

@@ -1,7 +1,8 @@
-"""One budget in bytes for everything asked for, fetched and not yet durable (invariant I9).
+"""A budget in bytes: whoever wants to hold more waits for its turn (invariant I9).
 
-Reserved before a request is sent. When it is full, fetching waits: Kafka itself is the spool. Waiters are served in
-the order they came, so that a large request is not starved by small ones.
+Capture reserves before a request is sent, and when the budget is full Kafka itself is the spool; a restore reserves
+before it reads and before it queues for the target. Waiters are served in the order they came, so that a large request
+is not starved by small ones.
 """
 
 from __future__ import annotations
@@ -9,11 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-
-HOLDING_FACTOR = 2
-"""How many times a byte is charged while it is held until durable. It waits as it came, and zstd may need as much again
-for its result. What nobody compresses is sent from where it lies, but the allocator keeps holes between blocks that
-come and go: without this the process grew to one and a half times what it held (docs/performance.md)."""
 
 
 class MemoryBudget:
@@ -24,6 +20,7 @@ class MemoryBudget:
             raise ValueError("a memory budget needs at least one byte")
         self.limit_bytes = limit_bytes
         self.reserved_bytes = 0
+        self.peak_bytes = 0
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property
@@ -38,7 +35,7 @@ class MemoryBudget:
         """
         count = min(count, self.limit_bytes)
         if not self._waiters and self.reserved_bytes + count <= self.limit_bytes:
-            self.reserved_bytes += count
+            self._add(count)
             return count
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append((count, granted))
@@ -55,17 +52,25 @@ class MemoryBudget:
             raise
         return count
 
+    async def take(self, count: int) -> int:
+        """Reserve exactly `count` bytes, which what lies in the store has already decided; returns `count`.
+
+        More than the whole budget gets through when nothing else is held: the one declared exception. Cancellation
+        takes nothing.
+        """
+        return self.adjust(await self.reserve(count), count)
+
     def adjust(self, taken: int, needed: int) -> int:
         """Turn a reservation of `taken` bytes into one of `needed`, at once, even beyond the limit; returns `needed`.
 
         Growing is the declared exception for a first batch larger than what was asked for: the bytes are here already.
         """
-        self.reserved_bytes += needed - taken
+        self._add(needed - taken)
         self._serve()
         return needed
 
     def release(self, taken: int) -> None:
-        """Give back what `reserve` or `adjust` returned."""
+        """Give back what `reserve`, `take` or `adjust` returned."""
         self.reserved_bytes -= taken
         self._serve()
 
@@ -73,5 +78,9 @@ class MemoryBudget:
         while self._waiters and self.reserved_bytes + self._waiters[0][0] <= self.limit_bytes:
             count, granted = self._waiters.popleft()
             if not granted.done():
-                self.reserved_bytes += count
+                self._add(count)
                 granted.set_result(None)
+
+    def _add(self, count: int) -> None:
+        self.reserved_bytes += count
+        self.peak_bytes = max(self.peak_bytes, self.reserved_bytes)
