@@ -16,8 +16,9 @@ from kbackupd.flow.budget import MemoryBudget
 from kbackupd.kafka.types import KafkaErrorCode, ProduceAnswer, TopicPartition
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.errors import IncompleteError, KafkaDeniedError, KafkaUnavailableError, KbackupError
-from kbackupd.restore.produce import REQUESTS_IN_FLIGHT, Producing
+from kbackupd.restore.produce import Producing
 from kbackupd.restore.rewrite import ProduceBatch
+from kbackupd.restore.send_queue import REQUESTS_IN_FLIGHT
 
 CODE = KafkaErrorCode
 PARTITIONS = [TopicPartition("orders", number) for number in range(3)]

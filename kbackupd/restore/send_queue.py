@@ -1,0 +1,237 @@
+"""One partition's batches on their way into the target: what may go next, and what an answer or silence means. Pure.
+
+Owns the partition's order and its retries. A batch whose answer is lost, late or retriable is sent again with the same
+producer id, epoch and sequence, so the broker drops what it has already (hazard 27); nothing later is sent before it is
+settled. Time is handed in, bytes and acknowledgements are handed out.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from kbackupd.kafka.types import KafkaErrorCode, ProduceAnswer, TopicPartition
+from kbackupd.model.errors import IncompleteError, KbackupError
+from kbackupd.restore.refusals import is_retriable, refusal
+from kbackupd.restore.rewrite import ProduceBatch
+
+REQUESTS_IN_FLIGHT = 5
+"""Per broker and lane: brokers remember a producer's last five batches, so no repeated one goes unrecognised."""
+GIVE_UP_SECONDS = 180.0
+"""A partition none of whose batches is taken for so long has failed."""
+_MOST_DOUBLINGS = 5
+_TRIES_OF_A_CORRUPT_BATCH = 5
+"""Retriable by its name, since the wire may have damaged it; a batch that is wrong inside stays wrong."""
+PAUSES_BEFORE_ASKING_AGAIN = 5
+"""First pauses between two questions to the cluster that had no answer."""
+
+
+@dataclass(slots=True)
+class Entry:
+    batch: ProduceBatch
+    sent: bool = False
+    in_flight: bool = False
+    settled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """What is told of every queue, at once and in order."""
+
+    acknowledged: Callable[[TopicPartition, ProduceBatch], None]
+    """The batch is in the target's log; once for each, in the partition's order."""
+    freed: Callable[[int], None]
+    """So many bytes are not held any more: acknowledged, or their partition failed."""
+    ended: Callable[[TopicPartition], None]
+    """Nothing is left to send, or the partition failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long to wait for what."""
+
+    first_pause_seconds: float = 0.1
+    """Before a refused or unanswered batch is sent again; doubles up to 32 times that."""
+    give_up_seconds: float = GIVE_UP_SECONDS
+
+
+@dataclass(slots=True, kw_only=True)
+class SendQueue:
+    """The unacknowledged batches, oldest first."""
+
+    tp: TopicPartition
+    lane: int
+    next_offset: int
+    """Where the oldest unacknowledged batch must land."""
+    listener: Listener
+    patience: Patience
+    entries: deque[Entry] = field(default_factory=deque)
+    in_flight: int = 0
+    known: bool = False
+    """The leader has taken a batch. One that knows nothing of a producer takes any sequence as its first: were the
+    first batch refused, or the leader moved, with a second one under way, that would land in its place."""
+    settling: bool = False
+    """A batch failed: nothing new is sent until every answer is in, then all goes again from the oldest one."""
+    failures: int = 0
+    not_before: float = 0.0
+    uncertain: bool = False
+    """A batch has no answer or a bad one: whether it is in the log, the log's end must tell before it goes again."""
+    asking: bool = False
+    failing_since: float | None = None
+    last_error: KbackupError | None = None
+    failed: KbackupError | None = None
+
+    def next_to_send(self, now: float) -> Entry | None:
+        most = REQUESTS_IN_FLIGHT if self.known else 1
+        if self.settling or self.uncertain or self.failed or self.in_flight >= most or now < self.not_before:
+            return None
+        # Counted from the oldest one without an answer: that may be in the log and hang at a broker that lost the
+        # partition. Five batches later the new leader would no longer know it when it is sent again.
+        window = itertools.islice(self.entries, REQUESTS_IN_FLIGHT)
+        return next((entry for entry in window if not entry.in_flight and not entry.settled), None)
+
+    def started(self, entry: Entry) -> None:
+        """`entry` is part of a request now."""
+        entry.in_flight = entry.sent = True
+        self.in_flight += 1
+
+    def answered(self, entry: Entry, answer: ProduceAnswer, now: float) -> None:
+        """The broker's word about `entry`."""
+        self._arrived(entry)
+        if self.failed is None:
+            self._judge(entry, answer, now)
+        self._rest()
+
+    def unanswered(self, entry: Entry, failure: KbackupError, now: float) -> None:
+        """The request failed as a whole: whether the broker took the batch is unknown, so it is sent again."""
+        self._arrived(entry)
+        if self.failed is None:
+            if failure.retryable:
+                self._again(failure, now)
+            else:
+                self.fail(failure)
+        self._rest()
+
+    def wants_log_end(self, now: float) -> bool:
+        """Whether the log's end must be asked for before anything goes again.
+
+        Not left to the broker: one that was restarted remembers only a producer's last batch, and none at all if the
+        records are a day old, as a restore's are (it takes their timestamps for the producer's last sign of life). It
+        would refuse the repetition, or take it again.
+        """
+        idle = self.in_flight == 0 and not self.asking and self.failed is None
+        return self.uncertain and idle and now >= self.not_before
+
+    def log_ends_at(self, log_end: int) -> None:
+        """Settle the unanswered batches that the log holds: whole ones, from the oldest on."""
+        if self.failed is not None:
+            return
+        self.uncertain = False
+        arrived: list[Entry] = []
+        end = self.next_offset
+        for entry in self.entries:
+            if end >= log_end or not entry.sent:
+                break
+            arrived.append(entry)
+            end += entry.batch.records
+        if end != log_end:
+            self.fail(self._foreign(f"the log ends at offset {log_end} instead of {end}"))
+        elif arrived:
+            for entry in arrived:
+                entry.settled = True
+            self._settled(arrived[0], self.next_offset)
+            self.known = False  # the log has them; a broker that was restarted does not know whose they are
+
+    def log_end_untold(self, failure: KbackupError | None, now: float) -> None:
+        if self.failed is None:
+            self.last_error = failure or self.last_error
+            self.not_before = now + self.patience.first_pause_seconds * PAUSES_BEFORE_ASKING_AGAIN
+
+    def leaderless(self, now: float) -> None:
+        """A batch could go, and nobody leads the partition."""
+        self.failing_since = now if self.failing_since is None else self.failing_since
+
+    def give_up_if_due(self, now: float) -> None:
+        """Fail if nothing was taken for too long."""
+        seconds = self.patience.give_up_seconds
+        if self.entries and self.failing_since is not None and now - self.failing_since > seconds:
+            reason = self.last_error.message if self.last_error else "it has no leader"
+            self.fail(
+                IncompleteError(
+                    f"{self.tp.topic}-{self.tp.partition}: the target took nothing for {seconds:g} s: {reason}",
+                    hint=self.last_error.hint if self.last_error else "",
+                )
+            )
+
+    def moments(self) -> Iterator[float]:
+        """When something may be due here though nobody says a word."""
+        yield self.not_before
+        if self.failing_since is not None:
+            yield self.failing_since + self.patience.give_up_seconds
+
+    def fail(self, error: KbackupError) -> None:
+        """Nothing more is sent; what was acknowledged stays in the target."""
+        self.failed = error
+        self.listener.freed(sum(len(entry.batch.data) for entry in self.entries))
+        self.entries.clear()
+        self.listener.ended(self.tp)
+
+    def _arrived(self, entry: Entry) -> None:
+        entry.in_flight = False
+        self.in_flight -= 1
+
+    def _rest(self) -> None:
+        if self.settling and self.in_flight == 0:
+            self.settling = False
+
+    def _judge(self, entry: Entry, answer: ProduceAnswer, now: float) -> None:
+        code = answer.error_code
+        if code in (KafkaErrorCode.NONE, KafkaErrorCode.DUPLICATE_SEQUENCE_NUMBER):
+            self._settled(entry, answer.base_offset)
+            return
+        oldest = next((each for each in self.entries if not each.settled), entry)
+        follows_a_failure = code == KafkaErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER and oldest is not entry
+        hopeless = code == KafkaErrorCode.CORRUPT_MESSAGE and self.failures >= _TRIES_OF_A_CORRUPT_BATCH
+        error = refusal(self.tp, answer)
+        if follows_a_failure or (is_retriable(code) and not hopeless):
+            self._again(error, now)
+        else:
+            self.fail(error)
+
+    def _settled(self, entry: Entry, base_offset: int) -> None:
+        entry.settled = self.known = True
+        self.failing_since = None
+        self.failures = 0
+        while self.entries and self.entries[0].settled:
+            batch = self.entries[0].batch
+            # Only the oldest can be compared: what lies before it is known exactly. A repeated batch may come back
+            # without its offset.
+            if batch is entry.batch and base_offset not in (-1, self.next_offset):
+                self.fail(self._foreign(f"a batch landed at offset {base_offset} instead of {self.next_offset}"))
+                return
+            self.entries.popleft()
+            self.next_offset += batch.records
+            self.listener.freed(len(batch.data))
+            self.listener.acknowledged(self.tp, batch)
+        if not self.entries:
+            self.listener.ended(self.tp)
+
+    def _again(self, error: KbackupError, now: float) -> None:
+        if not self.settling:
+            self.failures += 1
+            doublings = min(self.failures - 1, _MOST_DOUBLINGS)
+            self.not_before = now + self.patience.first_pause_seconds * 2**doublings
+        if self.failing_since is None:
+            self.failing_since = now
+        # Some refusals come after the append, too.
+        self.settling = self.uncertain = True
+        self.known = False
+        self.last_error = error
+
+    def _foreign(self, what: str) -> IncompleteError:
+        return IncompleteError(
+            f"{self.tp.topic}-{self.tp.partition}: {what}",
+            hint="somebody else writes into the target; stop them, delete the topic and restore it again",
+        )
