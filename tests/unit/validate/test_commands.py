@@ -151,6 +151,16 @@ def test_dump_of_what_is_not_there_ends_with_2_and_says_what_there_is(
     assert said in capsys.readouterr().err
 
 
+def test_dump_to_where_no_file_can_be_is_the_users_mistake_and_not_a_fault_of_ours(
+    where: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / ("x" * 300)
+    assert call("dump", *at(where), "--topic", "orders", "--partition", "0", "--output", str(out)) == 2
+    said = capsys.readouterr().err
+    assert "File name too long" in said
+    assert "fault of kbackupd" not in said
+
+
 def test_dump_over_a_hole_writes_what_there_is_and_ends_with_6(
     where: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
