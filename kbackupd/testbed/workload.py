@@ -109,6 +109,8 @@ class _TruthfulProducer:
         transactional_id: str = "",
         timeout_ms: int = _DELIVERY_TIMEOUT_MS,
     ) -> None:
+        self._bootstrap = bootstrap
+        self._transactional_id = transactional_id
         self._truth = truth
         self._transaction = NO_TRANSACTION
         settings: dict[str, str | int | bool] = {
@@ -188,15 +190,7 @@ class _TruthfulProducer:
         self._transaction = self._truth.begin()
 
     def initialise(self) -> None:
-        deadline = Deadline(_FLUSH_DEADLINE_SECONDS)
-        while True:
-            try:
-                self.client.init_transactions(_TRANSACTION_CALL_SECONDS)
-            except KafkaException as error:
-                if not error.args[0].retriable() or deadline.passed:
-                    raise
-            else:
-                return
+        _initialise(self.client)
 
     def end(self, *, commit: bool) -> Outcome:
         """End the transaction; whatever happens the truth learns what is known of it.
@@ -226,6 +220,29 @@ class _TruthfulProducer:
                 self._transaction = NO_TRANSACTION
                 return outcome
 
+    def settle(self) -> None:
+        """Return when the markers of the last transaction are in every log; nothing can be sent after that.
+
+        A commit is answered before its markers are written, and until they are no committed reader sees the records.
+        But the coordinator gives the id to another producer only when it is done with the last transaction.
+        """
+        _initialise(
+            Producer({"bootstrap.servers": self._bootstrap, "transactional.id": self._transactional_id, "log_level": 0})
+        )
+
+
+def _initialise(client: Producer) -> None:
+    """Take over the client's transactional id."""
+    deadline = Deadline(_FLUSH_DEADLINE_SECONDS)
+    while True:
+        try:
+            client.init_transactions(_TRANSACTION_CALL_SECONDS)
+        except KafkaException as error:
+            if not error.args[0].retriable() or deadline.passed:
+                raise
+        else:
+            return
+
 
 def produce(bootstrap: str, truth: Truth, topic: str, drafts: Iterable[Draft], *, codec: Codec = "none") -> None:
     """Produce `drafts` outside any transaction; on return all are acknowledged and in the truth."""
@@ -247,7 +264,8 @@ def produce_transaction(
 ) -> None:
     """Produce (topic, draft) pairs in one transaction and commit it, abort it, or leave it open (hanging).
 
-    An open one stays until the broker aborts it after `timeout_ms` or another producer takes its id.
+    On return its markers are in the logs. An open one stays until the broker aborts it after `timeout_ms` or another
+    producer takes its id.
     """
     producer = _TruthfulProducer(
         bootstrap,
@@ -264,6 +282,7 @@ def produce_transaction(
         producer.flush()
         return
     producer.end(commit=outcome is Outcome.COMMITTED)
+    producer.settle()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,7 +334,7 @@ class LiveLoad:
             thread.start()
 
     def stop(self) -> None:
-        """Stop producing; on return everything sent is acknowledged, every transaction decided.
+        """Stop producing; on return everything sent is acknowledged, every transaction decided and its markers written.
 
         Raises:
             ExceptionGroup: a stream failed; the truth then says what is unsure.
@@ -388,6 +407,7 @@ class _TransactionalWriter(_Writer):
                     raise
                 commit = False
             self._producer.end(commit=commit)
+        self._producer.settle()
 
     def _send_some(self, pace: _Pace, stop: threading.Event) -> None:
         for _ in range(self._stream.records_per_transaction):
