@@ -24,10 +24,16 @@ def proxy(s3_server: S3Server) -> Iterator[S3Proxy]:
         yield proxy
 
 
-async def store_behind(proxy: S3Proxy, s3: S3Server, bucket: str, prefix: str) -> S3Store:
+PATIENT = S3Limits(connect_timeout_seconds=60.0, read_timeout_seconds=60.0)
+"""A busy server takes its time, and without a fault every request must succeed."""
+IMPATIENT = S3Limits(connect_timeout_seconds=60.0, read_timeout_seconds=2.0)
+"""For requests that are stalled until they are given up."""
+
+
+async def store_behind(proxy: S3Proxy, s3: S3Server, bucket: str, prefix: str, limits: S3Limits = PATIENT) -> S3Store:
     backend = plain_storage(s3, bucket, prefix).backend
     assert isinstance(backend, S3Settings)
-    return await S3Store.open(replace(backend, endpoint=proxy.endpoint), limits=S3Limits(read_timeout_seconds=0.5))
+    return await S3Store.open(replace(backend, endpoint=proxy.endpoint), limits=limits)
 
 
 async def test_signed_requests_of_every_kind_and_size_pass_through_unchanged(
@@ -57,16 +63,18 @@ async def test_a_struck_read_is_never_an_answer_and_the_next_one_is(
     fault: Answer | Reset | CutAnswer | Stall, proxy: S3Proxy, s3_server: S3Server, s3_bucket: str, s3_prefix: str
 ) -> None:
     store = await store_behind(proxy, s3_server, s3_bucket, s3_prefix)
+    struck = await store_behind(proxy, s3_server, s3_bucket, s3_prefix, IMPATIENT)
     try:
         await store.put_if_absent("object", [b"contents"])
         # Twice: the HTTP client sends a request once more when the connection breaks before an answer.
         rule = proxy.strike(fault, method="GET", key_part="object", times=2)
         with pytest.raises(StoreUnavailableError):
-            await store.get("object")
+            await struck.get("object")
         assert rule.struck
         rule.lift()
         assert await store.get("object") == b"contents"
     finally:
+        await struck.close()
         await store.close()
 
 
@@ -89,14 +97,14 @@ async def test_a_torn_upload_leaves_nothing_and_a_lost_answer_leaves_the_object(
 async def test_a_stalled_upload_arrives_late_when_its_client_has_given_up(
     proxy: S3Proxy, s3_server: S3Server, s3_bucket: str, s3_prefix: str
 ) -> None:
-    store = await store_behind(proxy, s3_server, s3_bucket, s3_prefix)
+    store = await store_behind(proxy, s3_server, s3_bucket, s3_prefix, IMPATIENT)
     try:
         rule = proxy.strike(Stall(), method="PUT", key_part="late", times=1)
         with pytest.raises(StoreUnavailableError):
             await store.put_if_absent("late", [bytes(300_000)])
         assert s3_server.list_objects(s3_bucket, s3_prefix) == {}
         rule.lift()
-        await reaches(lambda: s3_server.list_objects(s3_bucket, s3_prefix) == {f"{s3_prefix}/late": 300_000}, 10)
+        await reaches(lambda: s3_server.list_objects(s3_bucket, s3_prefix) == {f"{s3_prefix}/late": 300_000})
     finally:
         await store.close()
 
@@ -105,11 +113,11 @@ async def test_other_connections_go_on_while_one_request_is_stalled(
     proxy: S3Proxy, s3_server: S3Server, s3_bucket: str
 ) -> None:
     rule = proxy.strike(Stall(), key_part="held")
-    held = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)
+    held = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=60)
     waiting = threading.Thread(target=held.request, args=("GET", f"/{s3_bucket}/held"))
     waiting.start()
-    await reaches(lambda: rule.struck == [f"/{s3_bucket}/held"], 5)
-    other = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)
+    await reaches(lambda: rule.struck == [f"/{s3_bucket}/held"])
+    other = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=60)
     other.request("GET", f"/{s3_bucket}/other")
     assert other.getresponse().status == 403  # unsigned: the server's own word
     proxy.clear()
