@@ -50,7 +50,7 @@ class Topics:
             value = f"{topic.name}/{partition}/{number}/".encode()
             self._producer.produce(topic.name, value=value.ljust(size_bytes, b"."), partition=partition)
             self._producer.poll(0)
-        left = self._producer.flush(30)
+        left = self._producer.flush(120)
         assert left == 0, f"{left} records were not delivered"
 
 

@@ -38,6 +38,14 @@ async def poll(session: FetchSession, *, max_bytes: int = 16 << 20, max_wait_ms:
     return await session.fetch(max_bytes=max_bytes, max_wait_ms=max_wait_ms, timeout_seconds=30)
 
 
+async def poll_until(session: FetchSession, holds: Callable[[FetchAnswer], bool]) -> FetchAnswer:
+    """The first answer that holds: a broker's metadata are ahead of what it does with them."""
+    deadline = SystemClock().monotonic() + 60
+    while not holds(answer := await poll(session)):
+        assert SystemClock().monotonic() < deadline, f"the answer waited for never came, but {answer}"
+    return answer
+
+
 def whole_batches(records: bytes) -> Iterator[tuple[int, bytes]]:
     """(next offset, bytes) of each batch that came whole."""
     position = 0

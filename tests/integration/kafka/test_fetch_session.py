@@ -14,7 +14,7 @@ from kbackupd.model.errors import KafkaUnavailableError, KbackupError
 from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.testbed.kafka import KafkaServer
 from tests.integration.kafka.conftest import Topics
-from tests.integration.kafka.sessions import Follower, from_start, poll, session_on, want_all
+from tests.integration.kafka.sessions import Follower, from_start, poll, poll_until, session_on, want_all
 
 _UNHEARD_OF = TopicId("zzzzzzzzzzzzzzzzzzzzzA")
 
@@ -66,7 +66,7 @@ async def test_after_a_long_idle_only_the_partition_with_new_data_is_answered(
     first = await poll(session)
     idle = [await poll(session, max_wait_ms=20) for _ in range(5)]
     topics.fill(topic, 10, partition=7)
-    woken = await poll(session, max_wait_ms=5_000)
+    woken = await poll(session, max_wait_ms=25_000)
 
     assert first.full
     assert {part.id for part in first.partitions} == set(from_start(topic))
@@ -74,7 +74,7 @@ async def test_after_a_long_idle_only_the_partition_with_new_data_is_answered(
     assert not woken.full
     assert [part.id for part in woken.partitions] == [_id(topic, 7)]
     assert woken.partitions[0].records
-    assert woken.answered_monotonic - woken.sent_monotonic < 4, "the broker waited although there was data"
+    assert woken.answered_monotonic - woken.sent_monotonic < 20, "the broker waited although there was data"
 
 
 async def test_a_forgotten_partition_is_not_answered_and_comes_back_with_its_offsets_when_wanted_again(
@@ -148,7 +148,9 @@ async def test_an_old_leader_epoch_is_fenced_after_the_leader_changed(kafka: Kaf
     await kafka.arestart()
     session = session_on(topics.connection)
     session.want(_id(topic), FetchTarget(offset=0, max_bytes=1 << 20, current_leader_epoch=0))
-    answer = await poll(session)
+    # For a moment the broker knows that it leads before it does.
+    not_yet = KafkaErrorCode.NOT_LEADER_OR_FOLLOWER
+    answer = await poll_until(session, lambda answer: answer.partitions[0].error_code != not_yet)
 
     assert [part.error_code for part in answer.partitions] == [KafkaErrorCode.FENCED_LEADER_EPOCH]
 
@@ -180,7 +182,8 @@ async def test_a_topic_deleted_under_a_session_is_told_gone_and_under_a_fresh_on
     session.want(_id(topic), FetchTarget(offset=5, max_bytes=1 << 20))
     await poll(session)
     await delete_topic(connection, topic.name)
-    under_way = await poll(session)
+    # For a moment the broker still serves what its metadata have no more: it says nothing of a log without news.
+    under_way = await poll_until(session, lambda answer: bool(answer.partitions))
     fresh = session_on(connection)
     want_all(fresh, from_start(topic))
     afresh = await poll(fresh)
@@ -308,7 +311,7 @@ async def test_two_sessions_with_one_broker_do_not_wait_for_each_other(
     want_all(catching_up, from_start(busy))
     await poll(waiting)
     async with asyncio.TaskGroup() as group:
-        long_poll = group.create_task(poll(waiting, max_wait_ms=10_000))
+        long_poll = group.create_task(poll(waiting, max_wait_ms=25_000))
         await asyncio.sleep(0)
         answer = await poll(catching_up)
         overtaken = not long_poll.done()

@@ -123,7 +123,7 @@ async def test_when_others_hold_every_session_slot_we_go_on_in_full_and_take_one
     want_all(ours, from_start(topic))
     crowded = [await poll(ours, max_wait_ms=1) for _ in range(3)]
     for other in crowd:
-        await other.close()
+        await other.close(timeout_seconds=30)
     relaxed = [await poll(ours, max_wait_ms=1) for _ in range(2)]
 
     assert [(answer.full, len(answer.partitions)) for answer in crowded] == [(True, 2)] * 3

@@ -50,7 +50,7 @@ async def _batches(connection: KafkaConnection, topic: TopicMetadata, end: int) 
 def _read(kafka: KafkaServer, topic: str, count: int) -> list[tuple[object, ...]]:
     consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": "reader", "auto.offset.reset": "earliest"})
     consumer.assign([ConfluentPartition(topic, 0, 0)])
-    messages = consumer.consume(count, timeout=30)
+    messages = consumer.consume(count, timeout=120)
     consumer.close()
     return [(m.offset(), m.key(), m.value(), m.timestamp()) for m in messages]
 
@@ -65,13 +65,13 @@ async def test_fetched_batches_produced_again_read_the_same_and_stay_compressed(
             source.name, key=f"k{number}", value=b"v" * 300, partition=0, timestamp=1_700_000_000_000 + number
         )
         if number % 100 == 99:
-            assert writer.flush(30) == 0
+            assert writer.flush(120) == 0
     batches = await _batches(connection, source, 500)
     producer = await RawProducer.open(connection)
     sequence, offsets = 0, []
     for batch in batches:
         answers = await producer.produce(
-            NODE, {TopicPartition(target.name, 0): _rewritten(batch, producer, sequence)}, timeout_ms=10_000
+            NODE, {TopicPartition(target.name, 0): _rewritten(batch, producer, sequence)}, timeout_ms=30_000
         )
         answer = answers[TopicPartition(target.name, 0)]
         assert answer.error_code == KafkaErrorCode.NONE, answer
@@ -94,9 +94,9 @@ async def test_a_repeated_batch_is_dropped_and_answered_with_where_it_is(
     producer = await RawProducer.open(connection)
     tp = TopicPartition(target.name, 0)
     batch = _rewritten(first, producer, 0)
-    once = (await producer.produce(NODE, {tp: batch}, timeout_ms=10_000))[tp]
+    once = (await producer.produce(NODE, {tp: batch}, timeout_ms=30_000))[tp]
     resumed = RawProducer(connection, producer_id=producer.producer_id, producer_epoch=producer.producer_epoch)
-    again = (await resumed.produce(NODE, {tp: batch}, timeout_ms=10_000))[tp]
+    again = (await resumed.produce(NODE, {tp: batch}, timeout_ms=30_000))[tp]
 
     assert (once.error_code, once.base_offset) == (0, 0)
     assert (again.error_code, again.base_offset) == (0, 0)
@@ -113,7 +113,7 @@ async def test_one_request_carries_several_partitions_and_each_has_its_own_answe
     good = {TopicPartition(target.name, partition): _rewritten(batch, producer, 0) for partition in range(3)}
     torn, missing = TopicPartition(target.name, 1), TopicPartition("never-made", 0)
     damaged = good[torn][:-1] + bytes([good[torn][-1] ^ 1])
-    answers = await producer.produce(NODE, {**good, torn: damaged, missing: batch}, timeout_ms=10_000)
+    answers = await producer.produce(NODE, {**good, torn: damaged, missing: batch}, timeout_ms=30_000)
 
     codes = {tp.partition: answers[tp].error_code for tp in good}
     assert codes == {0: 0, 1: KafkaErrorCode.CORRUPT_MESSAGE, 2: 0}
@@ -128,7 +128,7 @@ async def test_five_requests_in_flight_arrive_in_order(connection: KafkaConnecti
     tp = TopicPartition(target.name, 0)
     async with asyncio.TaskGroup() as group:
         flying = [
-            group.create_task(producer.produce(NODE, {tp: _rewritten(batch, producer, number)}, timeout_ms=10_000))
+            group.create_task(producer.produce(NODE, {tp: _rewritten(batch, producer, number)}, timeout_ms=30_000))
             for number in range(5)
         ]
 
