@@ -8,6 +8,7 @@ import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from kbackupd.kafka.codec import array, int16, int32, string
+from kbackupd.testbed.ports import free_ports
 
 MODERN = {1: (4, 17), 3: (0, 13), 2: (1, 10), 22: (0, 5)}
 _API_VERSIONS = 18
@@ -83,10 +84,7 @@ async def silent_server() -> AsyncIterator[int]:
             writer.close()
 
 
-async def refusing_port() -> int:
-    """A port nobody listens on."""
-    server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
-    port: int = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
+def refusing_port() -> int:
+    """A port nobody listens on, and that the kernel gives to nobody who does not name it."""
+    (port,) = free_ports(1)
     return port
