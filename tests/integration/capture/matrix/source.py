@@ -26,7 +26,9 @@ from kbackupd.testbed.workload import Codec, Draft, produce, produce_transaction
 
 HANGING = "matrix-hanging"
 """The transactional id whose last transaction is still open when the backup is made."""
-_DEADLINE_SECONDS = 60.0
+_DEADLINE_SECONDS = 120.0
+_LONGEST_TRANSACTION_MS = 900_000
+"""What brokers permit at most: one that is left open must outlast the backup."""
 _POLL_SECONDS = 0.05
 _FOREVER = str((1 << 63) - 1)
 
@@ -62,7 +64,7 @@ class SourceCluster:
         transactional_id: str = "",
         codec: Codec = "none",
     ) -> None:
-        """On return its markers, if it has any, are in the log: the broker answers before it writes them."""
+        """On return its markers, if it has any, are in the log."""
         sent = list(drafts)
         produce_transaction(
             self.bootstrap,
@@ -71,6 +73,7 @@ class SourceCluster:
             outcome=outcome,
             transactional_id=transactional_id,
             codec=codec,
+            timeout_ms=_LONGEST_TRANSACTION_MS,
         )
         if outcome is not Outcome.OPEN:
             for partition in {draft.partition for draft in sent}:
@@ -144,7 +147,7 @@ class SourceCluster:
     def log_start(self, topic: str, partition: int) -> int:
         consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "matrix", "log_level": 0})
         try:
-            low, _ = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30.0)
+            low, _ = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=60.0)
             return int(low)
         finally:
             consumer.close()

@@ -22,7 +22,7 @@ from tests.integration.capture.matrix.cases import Case
 from tests.integration.capture.matrix.source import SourceCluster
 from tests.integration.verbatim import archived_batches, overrides, plain_storage
 
-BACKED_UP_WITHIN_SECONDS = 60.0
+BACKED_UP_WITHIN_SECONDS = 180.0
 _FETCHES_SMALLER_THAN_THE_LARGEST_BATCH = "1MiB"
 
 Place = tuple[str, int]
