@@ -29,6 +29,7 @@ Section: TypeAlias = "dict[str, Json]"
 READY_DEADLINE_SECONDS = 90.0
 STOP_DEADLINE_SECONDS = 90.0
 CLI_DEADLINE_SECONDS = 600.0
+_ANSWER_DEADLINE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,7 +283,7 @@ class Daemon:
         Raises:
             OSError, http.client.HTTPException: nobody answered.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5.0)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_ANSWER_DEADLINE_SECONDS)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()

@@ -281,7 +281,7 @@ class Demo:
         consumer = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": "demo-ends", "log_level": 0})
         try:
             return {
-                (topic, partition): consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30.0)[1]
+                (topic, partition): consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=60.0)[1]
                 for topic, partitions in PARTITIONS.items()
                 for partition in range(partitions)
             }

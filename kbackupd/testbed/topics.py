@@ -11,7 +11,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from kbackupd.testbed.process import Deadline, ServerFailedError
 
-_DEADLINE_SECONDS = 60.0
+_DEADLINE_SECONDS = 120.0
 
 
 def create_topic(
@@ -30,7 +30,7 @@ def create_topic(
     admin = _admin(bootstrap)
     new = NewTopic(topic, num_partitions=partitions, replication_factor=replication_factor, config=dict(config or {}))
     try:
-        admin.create_topics([new], operation_timeout=30, request_timeout=30)[topic].result(_DEADLINE_SECONDS)
+        admin.create_topics([new], operation_timeout=60, request_timeout=90)[topic].result(_DEADLINE_SECONDS)
     except KafkaException as error:
         raise ServerFailedError(f"cannot create topic {topic}: {error}") from error
     deadline = Deadline(_DEADLINE_SECONDS)
@@ -51,7 +51,7 @@ def delete_topic(bootstrap: str, topic: str) -> None:
     # Held in a name until the answer is here: a collected client cancels what it asked.
     admin = _admin(bootstrap)
     try:
-        admin.delete_topics([topic], operation_timeout=30)[topic].result(_DEADLINE_SECONDS)
+        admin.delete_topics([topic], operation_timeout=60, request_timeout=90)[topic].result(_DEADLINE_SECONDS)
     except KafkaException as error:
         raise ServerFailedError(f"cannot delete topic {topic}: {error}") from error
     deadline = Deadline(_DEADLINE_SECONDS)

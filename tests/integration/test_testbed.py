@@ -43,6 +43,7 @@ from kbackupd.testbed.workload import (
     produce,
     produce_transaction,
 )
+from tests.integration.conditions import PATIENCE_SECONDS
 
 Topic = Callable[[], str]
 
@@ -60,8 +61,8 @@ def differences(kafka: KafkaServer, truth: Truth) -> list[str]:
     return found
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < deadline, "condition not met in time"
         time.sleep(0.02)
@@ -288,7 +289,7 @@ class TestTruth:
                 before = truth.record_count
                 kafka.kill()
                 kafka.start()
-                wait_until(lambda: truth.record_count > before + 200, seconds=60.0)
+                wait_until(lambda: truth.record_count > before + 200)
             assert truth.outcomes[Outcome.OPEN] == 0
             assert differences(kafka, truth) == []
 
@@ -363,7 +364,7 @@ class TestDemo:
             assert shown[-1].startswith("✓ start the daemon"), "".join(shown)
             assert len(processes_mentioning(str(tmp_path))) >= 3
             demo.send_signal(how)
-            assert demo.wait(60.0) == (-signal.SIGKILL if how is signal.SIGKILL else 130)
+            assert demo.wait(PATIENCE_SECONDS) == (-signal.SIGKILL if how is signal.SIGKILL else 130)
             demo.stdout.close()
         finally:
             demo.kill()

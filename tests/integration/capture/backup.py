@@ -148,7 +148,7 @@ def fill(kafka: KafkaServer, topic: str, *partitions: int, batches: int = 3, rec
                 client.produce(
                     topic, one.value, one.key, partition=partition, on_delivery=delivered, headers=list(one.headers)
                 )
-            assert client.flush(60) == 0
+            assert client.flush(120) == 0
     assert failed == []
 
 
@@ -197,7 +197,7 @@ def problems(daemon: Daemon) -> dict[str, str]:
 
 async def follows(daemon: Daemon, topic: str, partitions: int) -> None:
     """Return when every partition of `topic` is being followed."""
-    await reaches(lambda: states(daemon, topic) == {"following": partitions}, 30, f"{topic} followed")
+    await reaches(lambda: states(daemon, topic) == {"following": partitions}, f"{topic} followed")
 
 
 async def read(archive: Archive, id: PartitionId, branch: int | None = None) -> Batches:

@@ -36,11 +36,11 @@ async def test_after_an_unclean_election_the_lost_tail_stays_on_the_old_branch_a
         replica_assignment=[[first.node_id, second.node_id]],
         config={"unclean.leader.election.enable": "true", "min.insync.replicas": "1"},
     )
-    client.create_topics([new], operation_timeout=30)[topic].result(30)
-    await reaches(lambda: partition_leaders(third.bootstrap, topic) == {0: 1}, 30, "the first leads")
+    client.create_topics([new], operation_timeout=60)[topic].result(120)
+    await reaches(lambda: partition_leaders(third.bootstrap, topic) == {0: 1}, "the first leads")
     backup.kafka = third
     fill(third, topic, batches=2)
-    await reaches(lambda: broker_batches(second, topic, 0) == broker_batches(first, topic, 0), 30, "replicated")
+    await reaches(lambda: broker_batches(second, topic, 0) == broker_batches(first, topic, 0), "replicated")
     daemon = backup.daemon(topic)
     daemon.start()
 
@@ -49,9 +49,9 @@ async def test_after_an_unclean_election_the_lost_tail_stays_on_the_old_branch_a
     await flush(daemon)
     old_log = broker_batches(first, topic, 0)
     await first.akill()
-    await reaches(lambda: states(daemon, topic) == {"retrying": 1}, 60, "without a leader")
+    await reaches(lambda: states(daemon, topic) == {"retrying": 1}, "without a leader")
     await second.astart()
-    await reaches(lambda: partition_leaders(third.bootstrap, topic) == {0: 2}, 60, "the second leads, uncleanly")
+    await reaches(lambda: partition_leaders(third.bootstrap, topic) == {0: 2}, "the second leads, uncleanly")
     fill(third, topic, batches=6)
     await follows(daemon, topic, 1)
     await flush(daemon)

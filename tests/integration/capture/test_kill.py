@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kbackupd.testbed.daemon import Daemon
+from kbackupd.testbed.daemon import READY_DEADLINE_SECONDS, Daemon
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.s3 import S3Server
 from kbackupd.testbed.topics import create_topic
@@ -18,8 +18,6 @@ from kbackupd.testbed.truth import Truth, compare_records, read_topic
 from kbackupd.testbed.workload import LiveLoad, PlainStream, TransactionalStream
 from tests.integration.conditions import reaches
 from tests.integration.verbatim import assert_verbatim, overrides, plain_storage
-
-RESUMES_WITHIN_SECONDS = 30.0
 
 
 async def kill_rounds(
@@ -59,7 +57,7 @@ async def kill_rounds(
                 # Every third life is killed before it is ready: claims, recovery and first checkpoint get their share.
                 daemon.launch()
                 if number % 3:
-                    await reaches(lambda: daemon.ready, RESUMES_WITHIN_SECONDS)
+                    await reaches(lambda: daemon.ready, "resumed", seconds=READY_DEADLINE_SECONDS)
                     resumed.append(time.monotonic() - started)
                 await asyncio.sleep(chance.uniform(0.0, 1.2))  # the random moment is what this test is about
                 daemon.require_running()

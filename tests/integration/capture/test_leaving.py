@@ -33,7 +33,7 @@ async def holding(daemon: Daemon, backup: Backup, topic: str) -> None:
     await follows(daemon, topic, 1)
     await flush(daemon)
     backup.fill(topic, batches=1, records=50)
-    await reaches(lambda: lag(daemon, topic) == [50], 20, "50 records held")
+    await reaches(lambda: lag(daemon, topic) == [50], "50 records held")
 
 
 async def test_sigterm_makes_all_it_holds_durable_and_exits_0_and_the_next_life_reads_no_segment(
@@ -66,7 +66,7 @@ async def test_a_second_daemon_with_the_same_writer_makes_the_first_stop_with_co
         first.start()
         await flush(first)
         second.start()
-        assert first.wait(deadline_seconds=30) == 7
+        assert first.wait() == 7
         (complaint,) = complaints(first)
         assert "epoch 2 was claimed; this daemon holds 1" in complaint
         await flush(second)
@@ -83,7 +83,7 @@ async def test_of_two_daemons_started_at_once_on_an_empty_place_one_stays_and_no
     pair = [backup.daemon(topic), backup.daemon(topic)]
     for daemon in pair:
         daemon.launch()
-    await reaches(lambda: sum(daemon.running for daemon in pair) == 1, 60, "one has left")
+    await reaches(lambda: sum(daemon.running for daemon in pair) == 1, "one has left")
     (left,) = [daemon for daemon in pair if not daemon.running]
     (stays,) = [daemon for daemon in pair if daemon.running]
     assert left.wait() == 7
@@ -101,10 +101,10 @@ async def test_sigterm_while_the_store_does_not_answer_at_the_start_ends_it_at_o
     stalled = proxy.strike(Stall(), method="GET", key_part="backup.json")
     daemon = backup.daemon(topic, endpoint=proxy.endpoint)
     daemon.launch()
-    await reaches(lambda: bool(stalled.struck), 30, "the first request")
+    await reaches(lambda: bool(stalled.struck), "the first request")
     asked = time.monotonic()
     assert daemon.stop() == 0
-    assert time.monotonic() - asked < 5
+    assert time.monotonic() - asked < 20
     assert backup.objects() == {}
 
 
@@ -116,7 +116,7 @@ async def test_a_last_flush_that_fails_exits_6_with_the_reason_and_the_next_life
         daemon = backup.daemon(
             topic,
             endpoint=store_that_stops.endpoint,
-            shutdown_timeout="2s",
+            shutdown_timeout="5s",
             flush_interval="1h",
             checkpoint_interval="1h",
         )
@@ -124,7 +124,7 @@ async def test_a_last_flush_that_fails_exits_6_with_the_reason_and_the_next_life
         await holding(daemon, backup, topic)
     assert daemon.stop() == 6
     (complaint,) = complaints(daemon)
-    assert "the last flush did not finish within backup.shutdown_timeout (2 s)" in complaint
+    assert "the last flush did not finish within backup.shutdown_timeout (5 s)" in complaint
     assert "; store put: " in complaint
     assert "connect" in complaint
 
@@ -140,18 +140,18 @@ async def test_a_second_signal_aborts_at_once_and_the_next_life_completes_the_ar
 ) -> None:
     topic = create_topic(backup.kafka.bootstrap, unique_topic())
     daemon = backup.daemon(
-        topic, endpoint=proxy.endpoint, shutdown_timeout="60s", flush_interval="1h", checkpoint_interval="1h"
+        topic, endpoint=proxy.endpoint, shutdown_timeout="5m", flush_interval="1h", checkpoint_interval="1h"
     )
     daemon.start()
     await holding(daemon, backup, topic)
     stalled = proxy.strike(Stall(), method="PUT", key_part="segments/")
 
     daemon.signal(signal.SIGTERM)
-    await reaches(lambda: bool(stalled.struck), 10, "the last upload")
+    await reaches(lambda: bool(stalled.struck), "the last upload")
     again = time.monotonic()
     daemon.signal(signal.SIGTERM)
-    assert daemon.wait(deadline_seconds=10) == 6
-    assert time.monotonic() - again < 5
+    assert daemon.wait() == 6
+    assert time.monotonic() - again < 20
     (complaint,) = complaints(daemon)
     assert "aborted by a second signal" in complaint
 
@@ -159,6 +159,6 @@ async def test_a_second_signal_aborts_at_once_and_the_next_life_completes_the_ar
     successor.start()
     await flush(successor)
     proxy.clear()  # what the aborted life had sent arrives now, after all
-    await reaches(lambda: len(backup.objects("segments/main/0000000001/")) >= 2, 10, "the late segment")
+    await reaches(lambda: len(backup.objects("segments/main/0000000001/")) >= 2, "the late segment")
     assert successor.stop() == 0
     await backup.verbatim({topic: 1})

@@ -34,7 +34,7 @@ def log_start(bootstrap: str, topic: str) -> int:
     """Of partition 0, as its leader tells it."""
     client = Consumer({"bootstrap.servers": bootstrap, "group.id": "retention", "log_level": 0})
     try:
-        offsets = client.get_watermark_offsets(TopicPartition(topic, 0), timeout=20, cached=False)
+        offsets = client.get_watermark_offsets(TopicPartition(topic, 0), timeout=60, cached=False)
     finally:
         client.close()
     assert offsets is not None
@@ -47,7 +47,7 @@ def log_start(bootstrap: str, topic: str) -> int:
 def delete_records(bootstrap: str, topic: str, before: int) -> None:
     client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     for answer in client.delete_records([TopicPartition(topic, 0, before)]).values():
-        answer.result(20)
+        answer.result(60)
 
 
 def set_retention(bootstrap: str, topic: str, retention_ms: int) -> None:
@@ -59,7 +59,17 @@ def set_retention(bootstrap: str, topic: str, retention_ms: int) -> None:
         ],
     )
     client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
-    client.incremental_alter_configs([resource])[resource].result(20)
+    client.incremental_alter_configs([resource])[resource].result(60)
+
+
+def retention(bootstrap: str, topic: str) -> str | None:
+    """`retention.ms` as the broker has it."""
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    entries = client.describe_configs([resource])[resource].result(60)
+    value = entries["retention.ms"].value
+    assert value is None or isinstance(value, str)
+    return value
 
 
 async def test_a_pause_survives_sigkill_and_records_deleted_meanwhile_become_a_gap_with_its_cause(
@@ -120,8 +130,10 @@ async def test_retention_that_overtakes_a_paused_backup_leaves_a_gap_and_what_co
     end = position + 80
 
     set_retention(backup.kafka.bootstrap, topic, 1)
-    await reaches(lambda: log_start(backup.kafka.bootstrap, topic) == end, 30, "all records expired")
+    await reaches(lambda: log_start(backup.kafka.bootstrap, topic) == end, "all records expired")
     set_retention(backup.kafka.bootstrap, topic, -1)
+    # The controller has it; what is produced before the broker has it too would go the same way.
+    await reaches(lambda: retention(backup.kafka.bootstrap, topic) == "-1", "records are kept again")
     await resume(daemon, topic)
     backup.fill(topic)
     await follows(daemon, topic, 1)

@@ -15,7 +15,8 @@ from kbackupd.testbed.topics import create_topic
 from tests.integration.capture.backup import Backup, Batches, complaints, flush, read
 
 Names = Callable[[], str]
-IMPATIENT = ("--patience-seconds", "1")
+IMPATIENT = ("--patience-seconds", "5")
+"""What the store is not kept from answering it must answer within that, on a busy machine too."""
 
 
 def ranges(archive: Archive, id: PartitionId, epoch: int) -> list[tuple[int, int]]:

@@ -35,10 +35,11 @@ async def test_killed_with_one_upload_stalled_and_later_ones_landed_it_declares_
     rule = proxy.strike(Stall(), method="PUT", key_part="segments/main/", times=1)
     backup.fill(cold, batches=1)
     backup.fill(hot, batches=1)
-    await reaches(lambda: bool(rule.struck), 20, "an upload stalled")
+    await reaches(lambda: bool(rule.struck), "an upload stalled")
+    proxy.strike(Stall(), method="PUT", key_part=rule.struck[0])  # also when it is given up and begun again
     for number in range(1, 3):
         backup.fill(hot, batches=1)
-        await reaches(lambda n=number: len(stored(backup, 1)) >= before + n, 20, "later segments landed")  # type: ignore[misc]  # bound default
+        await reaches(lambda n=number: len(stored(backup, 1)) >= before + n, "later segments landed")  # type: ignore[misc]  # bound default
     daemon.kill()
     (stalled,) = rule.struck
     missing = sorted(set(range(stored(backup, 1)[-1].seq)) - {key.seq for key in stored(backup, 1)})
@@ -56,8 +57,8 @@ async def test_killed_with_one_upload_stalled_and_later_ones_landed_it_declares_
     await backup.verbatim({hot: 1, cold: 1})
 
     # What was on its way all that time arrives at last: it may, and changes nothing.
-    rule.lift()
-    await reaches(lambda: missing[0] in [key.seq for key in stored(backup, 1)], 20, "the late segment")
+    proxy.clear()
+    await reaches(lambda: missing[0] in [key.seq for key in stored(backup, 1)], "the late segment")
     backup.fill(cold, batches=1)
     await flush(daemon)
     assert daemon.stop() == 0
@@ -80,11 +81,16 @@ async def test_a_store_that_refuses_uploads_is_a_visible_problem_within_seconds_
         rule = proxy.strike(fault, method="PUT", key_part="segments/main/")
         backup.fill(topic, batches=1)
         told = {"store put", "uploads"}
-        await reaches(lambda told=told: bool(told & set(problems(daemon))), 15, "told")  # type: ignore[misc]  # bound default
-        assert any(said in message for subject, message in problems(daemon).items() if subject in told)
+        await reaches(
+            lambda told=told, said=said: any(  # type: ignore[misc]  # bound defaults
+                said in message for subject, message in problems(daemon).items() if subject in told
+            ),
+            "told",
+            seconds=30,
+        )
         assert daemon.get("/healthz")[0] == 503
         rule.lift()
-        await reaches(lambda: problems(daemon) == {}, 30, "well again")
+        await reaches(lambda: problems(daemon) == {}, "well again")
     await flush(daemon)
     assert daemon.stop() == 0
     await backup.verbatim({topic: 1})
