@@ -137,9 +137,11 @@ def fill(kafka: KafkaServer, topic: str, *partitions: int, batches: int = 3, rec
         if error is not None:
             failed.append(error.str())
 
-    # It lingers until it is told to flush: what is produced between two flushes is one batch.
+    # It lingers until it is told to flush: what is produced between two flushes is one batch, once the client knows the
+    # topic's partitions. Records that wait for them are dealt out one by one, while others are sent already.
     settings: dict[str, str | int] = {"bootstrap.servers": kafka.bootstrap, "linger.ms": 10_000, "log_level": 0}
     client = Producer(settings)
+    known = False
     for partition in partitions or (0,):
         maker = RecordMaker(f"{topic}-{partition}-{batches}")
         for _ in range(batches):
@@ -148,6 +150,8 @@ def fill(kafka: KafkaServer, topic: str, *partitions: int, batches: int = 3, rec
                 client.produce(
                     topic, one.value, one.key, partition=partition, on_delivery=delivered, headers=list(one.headers)
                 )
+                if not known:
+                    known = bool(client.list_topics(topic, timeout=120).topics)
             assert client.flush(120) == 0
     assert failed == []
 
