@@ -197,7 +197,9 @@ class KafkaCluster:
     """`n` combined nodes in one quorum; `nodes` are `KafkaServer`s that can be stopped, killed and started singly."""
 
     def __init__(self, n: int, *, properties: Mapping[str, str] | None = None, heap: str = "512m") -> None:
-        quorum = {node_id: _port_pair() for node_id in range(1, n + 1)}
+        # All at once: those of one call differ.
+        ports = free_ports(2 * n)
+        quorum = {node_id: (ports[2 * node_id - 2], ports[2 * node_id - 1]) for node_id in range(1, n + 1)}
         self.cluster_id = _new_cluster_id()
         self.nodes: list[KafkaServer] = [
             KafkaServer(properties=properties, heap=heap, node_id=node_id, cluster_id=self.cluster_id, quorum=quorum)
