@@ -24,6 +24,7 @@ def cluster() -> Iterator[KafkaCluster]:
         yield cluster
 
 
+@pytest.mark.timeout(900)
 async def test_after_an_unclean_election_the_lost_tail_stays_on_the_old_branch_and_the_new_log_is_captured_whole(
     backup: Backup, cluster: KafkaCluster, unique_topic: Names
 ) -> None:

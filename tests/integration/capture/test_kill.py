@@ -82,6 +82,7 @@ async def kill_rounds(
     }
 
 
+@pytest.mark.timeout(900)
 async def test_hazard_57_the_archive_is_exact_after_25_kills_at_random_moments(
     kafka: KafkaServer,
     s3_server: S3Server,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
+import pytest
 from confluent_kafka import Producer
 
 from kbackupd.model.settings import BackupSettings
@@ -24,6 +25,7 @@ VALUE_BYTES = 10_000
 PARTITIONS = 4
 
 
+@pytest.mark.timeout(900)
 async def test_hazard_51_the_process_stays_within_memory_limit_while_the_store_hangs_and_600_mib_arrive(
     kafka: KafkaServer,
     s3_server: S3Server,
@@ -91,7 +93,7 @@ def produce(kafka: KafkaServer, topic: str, size_bytes: int, values: Iterator[by
                 break
             except BufferError:
                 producer.poll(0.1)
-    assert producer.flush(120.0) == 0
+    assert producer.flush(300.0) == 0
 
 
 def peak_rss_bytes(daemon: Daemon) -> int:
