@@ -87,7 +87,10 @@ async def test_what_a_daemon_backed_up_comes_back_into_absent_empty_and_left_beh
             await store.close()
         recorded = {"segment.bytes": "1000000"}
         own = {**recorded, "retention.ms": "987654321", "flush.messages": "7"}
-        assert await overrides(connection, "absent", "empty", "left-behind") == [recorded, own, recorded]
+        # The broker follows the controller within moments.
+        deadline = connection.clock.monotonic() + 60
+        while (found := await overrides(connection, "absent", "empty", "left-behind")) != [recorded, own, recorded]:
+            assert connection.clock.monotonic() < deadline, found
         tellers = (await cluster_metadata(connection, ["absent"], operations=True)).topics
         assert all(topic.operations for topic in tellers)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
+from confluent_kafka.admin._acl import AclBinding, AclBindingFilter, AclOperation, AclPermissionType
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 
 from kbackupd.model.settings import SaslMechanism, SaslSettings, Secret, SecurityProtocol, SecuritySettings
@@ -15,6 +15,7 @@ from kbackupd.restore.preflight import TargetDeniedError
 from kbackupd.restore.report import Verdict
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.ports import free_ports
+from kbackupd.testbed.process import Deadline
 from kbackupd.testbed.topics import create_topic, partition_leaders
 from kbackupd.testbed.truth import read_topic
 from tests.archive_builder import ArchiveBuilder
@@ -63,7 +64,20 @@ class Strict(KafkaServer):
             ]
         )
         for future in made.values():
-            future.result(30)
+            future.result(60)
+        # The broker's authorizer follows the controller within moments.
+        everything = AclBindingFilter(
+            ResourceType.TOPIC,
+            topic,
+            ResourcePatternType.LITERAL,
+            "User:restorer",
+            "*",
+            AclOperation.ANY,
+            AclPermissionType.ALLOW,
+        )
+        deadline = Deadline(60)
+        while not {acl.operation for acl in admin.describe_acls(everything).result(60)} >= set(operations):
+            assert not deadline.passed, f"the broker does not know what was granted on {topic}"
 
 
 @pytest.fixture(scope="module")
