@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from kbackupd.capture.publish import Publisher
+from kbackupd.capture.waiting import woken
 from kbackupd.format import keys
 from kbackupd.format.checkpoint import encode_checkpoint
 from kbackupd.model.clock import Clock
@@ -56,24 +57,30 @@ class Checkpointer:
         self._writing = asyncio.Lock()
 
     async def run(self) -> None:
-        """One at once, so that this life is on record, then at the interval; runs until cancelled."""
+        """One as soon as this life has stored a segment, then at the interval; runs until cancelled."""
         while True:
             try:
                 await self.write()
             except (StoreUnavailableError, StoreDeniedError, ObjectExistsError) as error:
                 self._failed(error)
             await self._publisher.check_fence()
-            await asyncio.sleep(self._interval_seconds)
+            if self._publisher.begun.is_set():
+                await asyncio.sleep(self._interval_seconds)
+            else:
+                await woken(self._publisher.begun, self._interval_seconds)
 
     async def write(self) -> str | None:
-        """Store a checkpoint if anything moved since the last; its key, durable on return, or None.
+        """Store a checkpoint if this life has moved anything since the last; its key, durable on return, or None.
+
+        A life that has stored nothing yet has nothing to add to the checkpoint it began from, and must not: which late
+        segments of earlier lives it goes on without, no segment says before its own first (invariant I3).
 
         Cancelled, the checkpoint is there or not; either is right.
         """
         async with self._writing:
             state = self._publisher.state
             moved = (state.chain_head, len(state.partitions))
-            if moved == self._written_through:
+            if moved == self._written_through or not self._publisher.begun.is_set():
                 self._metrics.checkpoint_current()
                 return None
             number, self._number = self._number, self._number + 1

@@ -277,9 +277,9 @@ class Discovery:
     def _close(self, topic: CapturedTopic) -> None:
         """The incarnation is gone: what of it was known to exist and is not held becomes a gap."""
         at_ms = self._clock.now_ms()
-        for number in range(topic.partitions):
-            partition = self._roster.partitions.get(PartitionId(topic.id, number))
-            if partition is None or partition.closed:
+        # Not by the topic's partition count: where the segment that told it was lost, that is zero.
+        for partition in self._roster.of_topic(topic.id):
+            if partition.closed:
                 continue
             self._roster.close(partition)
             if 0 <= partition.position < partition.proof.high_watermark:

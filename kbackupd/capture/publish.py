@@ -64,6 +64,8 @@ class Publisher:
     ) -> None:
         self.state = state
         self.watermark = Watermark({id: known.next_offset for id, known in state.partitions.items() if known.seen})
+        self.begun = asyncio.Event()
+        """Set once `state` holds a segment of this life."""
         self.next_seq = 0
         self.last_stored: CatalogEntry | None = None
         self.since_checkpoint: list[tuple[str, str, int]] = []
@@ -194,6 +196,7 @@ class Publisher:
             self.state.apply(next_entry.footer, next_entry.ref)
             self.since_checkpoint.append((next_entry.ref.key, next_entry.ref.digest, next_entry.size_bytes))
             self._next_to_apply += 1
+            self.begun.set()
         moved = self.watermark.stored(entry)
         self.last_stored = entry
         self._recent[seq] = entry.ref.key

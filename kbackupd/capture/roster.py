@@ -64,6 +64,7 @@ class Roster:
         self._clock = clock
         self._problems = problems
         self._place_for = place_for
+        self._of_topic: dict[TopicId, dict[PartitionId, None]] = {}
         self._placed: dict[PartitionId, Place] = {}
         self._retries: list[tuple[float, PartitionId]] = []
         self._retry_changed = asyncio.Event()
@@ -71,6 +72,7 @@ class Roster:
 
     def add(self, partition: PartitionCapture) -> None:
         self.partitions[partition.id] = partition
+        self._of_topic.setdefault(partition.id.topic_id, {})[partition.id] = None
         partition.paused = self.is_paused(partition.topic)
 
     def is_paused(self, topic: str) -> bool:
@@ -137,6 +139,11 @@ class Roster:
         partition.closed = True
         self.lookups.pop(partition.id, None)
         self._problems.clear(partition.name)
+
+    def of_topic(self, topic_id: TopicId) -> list[PartitionCapture]:
+        """Every partition of the incarnation, closed ones too, in ascending order."""
+        found = (self.partitions[id] for id in self._of_topic.get(topic_id, ()))
+        return sorted(found, key=lambda partition: partition.id.partition)
 
     def matching(self, glob: str) -> Iterator[PartitionCapture]:
         """Open partitions of topics whose name matches `glob`."""

@@ -225,6 +225,7 @@ def test_lives_killed_while_they_catch_up_in_any_weather_hold_what_the_brokers_h
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 1 << 32), kills=st.lists(st.integers(30, 2_000), min_size=1, max_size=4))
 @example(seed=3_708_847_978, kills=[1391, 1495, 34])
+@example(seed=1_575_274_964, kills=[307, 1029, 169])
 def test_lives_killed_while_they_catch_up_hold_what_the_brokers_hold(seed: int, kills: list[int]) -> None:
     """Answers that are checked while the next is fetched, over logs that are cut and leaders that move meanwhile.
 
@@ -244,3 +245,35 @@ def test_lives_killed_in_any_weather_hold_what_the_brokers_hold(seed: int, kills
     causes = tuple(GapCause)
     site = lives(seed, kills, tuple(k for k in STORMY if k != "corrupt"))
     site.check(causes=causes)
+
+
+def test_a_topic_whose_first_event_was_lost_and_that_was_recreated_since_keeps_no_flush_waiting() -> None:
+    """Found by killing at random: with no partition count on record none of its partitions was ever closed."""
+    causes = tuple(GapCause)
+    kinds = tuple(kind for kind in (*STORMY, "backlog", "backlog") if kind != "corrupt")
+    lives(1_548_437_065, [559, 552], kinds).check(causes=causes)
+
+
+def test_a_life_that_stored_nothing_leaves_no_checkpoint_that_knows_what_no_segment_says() -> None:
+    """Invariant I3, found by killing at random: which late segment it had gone on without, only its checkpoint knew."""
+    site = Site.new()
+    site.cluster.create("orders").logs[0].append(3)
+
+    async def pausing(life: Life) -> None:
+        await life.durable()
+        site.upload_seconds = lambda key: 1_000.0 if "/segments/" in key else 0.01
+        asked = asyncio.ensure_future(life.steering.pause("orders"))
+        await asyncio.sleep(1)
+        asked.cancel()
+
+    async def idling(life: Life) -> None:
+        await asyncio.sleep(12)
+
+    site.run_life(pausing, stop=False)
+    late = site.stragglers
+    assert [key for key in late if "/segments/" in key]
+    site.upload_seconds = lambda key: 0.01
+    site.run_life(idling, stop=False)
+    for key, data in late.items():
+        site.memory.tamper(key, data)
+    recovered_alike(site)
