@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from kbackupd import __version__
 from kbackupd.archive.guide import RESTORE_GUIDE
@@ -23,17 +23,26 @@ from kbackupd.model.errors import (
     ObjectMissingError,
     RefusedError,
 )
+from kbackupd.model.positions import TopicId
 from kbackupd.model.segment import Identity
+from kbackupd.model.settings import StartPolicy
 from kbackupd.store.protocol import ObjectStore
+
+LogEnds = Callable[[], Awaitable[Mapping[TopicId, tuple[int, ...]]]]
+"""Where every log ends now, by topic and partition; -1 where no leader can say."""
 
 
 async def open_or_create(
-    store: ObjectStore, *, backup_id: str, cluster_id: str, start: str, clock: Clock
+    store: ObjectStore, *, backup_id: str, cluster_id: str, start: str, clock: Clock, ends: LogEnds | None = None
 ) -> tuple[ArchiveDocument, bool]:
     """The archive's identity, made if there is none; True if this call made it.
 
     `store` is scoped to the archive. Durable on return. Cancelled in between it leaves nothing or `backup.json`, and
     the next call adds the rest.
+
+    Args:
+        start: policy of a new archive; an old one keeps its own.
+        ends: asked for what an archive that starts `latest` leaves out; not asked for any other.
 
     Raises:
         ForeignArchiveError: the archive belongs to another Kafka cluster, or to another backup id.
@@ -44,7 +53,10 @@ async def open_or_create(
     try:
         document = documents.decode_backup(await store.get(keys.BACKUP_KEY))
     except ObjectMissingError:
-        document = await _create(store, backup_id=backup_id, cluster_id=cluster_id, start=start, clock=clock)
+        left_out = await ends() if ends is not None and start == StartPolicy.LATEST else {}
+        document = await _create(
+            store, backup_id=backup_id, cluster_id=cluster_id, start=start, ends=left_out, clock=clock
+        )
         created = True
     if document.backup_id != backup_id:
         raise ForeignArchiveError(
@@ -63,7 +75,15 @@ async def open_or_create(
     return document, created
 
 
-async def _create(store: ObjectStore, *, backup_id: str, cluster_id: str, start: str, clock: Clock) -> ArchiveDocument:
+async def _create(
+    store: ObjectStore,
+    *,
+    backup_id: str,
+    cluster_id: str,
+    start: str,
+    ends: Mapping[TopicId, tuple[int, ...]],
+    clock: Clock,
+) -> ArchiveDocument:
     async for stray in store.list_from("", limit=1):
         raise ArchiveInvalidError(
             f"{store.location}: {keys.BACKUP_KEY} is missing, but there are other objects ({stray.key})",
@@ -75,6 +95,7 @@ async def _create(store: ObjectStore, *, backup_id: str, cluster_id: str, start:
         cluster_id=cluster_id,
         created_ms=clock.now_ms(),
         start=start,
+        ends=ends,
         texts={keys.RESTORE_GUIDE_KEY: hashlib.sha256(RESTORE_GUIDE.encode()).hexdigest()},
     )
     try:

@@ -39,8 +39,6 @@ class Discovery:
     """
     Args:
         state: what is durable: positions of incarnations seen in earlier lives.
-        starts_latest: filled with the partitions that shall begin at their end.
-        first_starts_latest: those met in the first round shall; whatever is met later begins at its beginning.
     """
 
     def __init__(
@@ -53,8 +51,6 @@ class Discovery:
         roster: Roster,
         intake: Intake,
         state: WriterState,
-        starts_latest: set[PartitionId],
-        first_starts_latest: bool,
         clock: Clock,
         metrics: Metrics,
         problems: Problems,
@@ -68,8 +64,6 @@ class Discovery:
         self._roster = roster
         self._intake = intake
         self._state = state
-        self._starts_latest = starts_latest
-        self._first_starts_latest = first_starts_latest
         self._clock = clock
         self._metrics = metrics
         self._problems = problems
@@ -107,7 +101,6 @@ class Discovery:
             self._deleted(topic_id)
         self._check_literals({topic.name for topic in metadata.topics})
         self.rounds += 1
-        self._first_starts_latest = False
 
     def _selects(self, name: str, internal: bool) -> bool:
         if name in SYSTEM_TOPICS:
@@ -262,8 +255,6 @@ class Discovery:
         if durable is not None:
             return self._resumed(durable, topic)
         log.debug(events.PARTITION_DISCOVERED, partition=f"{topic.name}/{id.partition}")
-        if self._first_starts_latest and not system:
-            self._starts_latest.add(id)
         return PartitionCapture(id=id, topic=topic.name, system=system, tier=topic.tier)
 
     def _deleted(self, topic_id: TopicId) -> None:

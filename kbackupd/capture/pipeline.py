@@ -32,7 +32,7 @@ from kbackupd.capture.waiting import woken
 from kbackupd.flow.budget import MemoryBudget
 from kbackupd.format.segment import StoredBody
 from kbackupd.model.clock import Clock
-from kbackupd.model.positions import PartitionId
+from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.model.segment import Identity, OpenTransaction
 from kbackupd.model.settings import UNTIERED, DaemonSettings
 from kbackupd.observe import events
@@ -50,8 +50,8 @@ class Resume:
     identity: Identity
     writer_epoch: int
     recovery: Recovery
-    starts_latest: bool
-    """Partitions met in the first round begin at their end (`start: latest` on a new archive)."""
+    left_out: Mapping[TopicId, tuple[int, ...]]
+    """Offsets below which partitions are left out (`start: latest`), by topic and partition; -1: those there now."""
 
 
 class Pipeline:
@@ -112,7 +112,6 @@ class Pipeline:
         self.intake = Intake(
             roster=self.roster, watermark=self.publisher.watermark, clock=clock, metrics=metrics, problems=problems
         )
-        starts_latest: set[PartitionId] = set()
         self.discovery = Discovery(
             source=source,
             settings=settings.source,
@@ -121,14 +120,12 @@ class Pipeline:
             roster=self.roster,
             intake=self.intake,
             state=resume.recovery.state,
-            starts_latest=starts_latest,
-            first_starts_latest=resume.starts_latest,
             clock=clock,
             metrics=metrics,
             problems=problems,
         )
         self._positioner = Positioner(
-            source=source, roster=self.roster, intake=self.intake, clock=clock, starts_latest=starts_latest
+            source=source, roster=self.roster, intake=self.intake, clock=clock, left_out=resume.left_out
         )
         self.checkpointer = Checkpointer(
             store=store,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Mapping
 
 import structlog
 
@@ -18,7 +19,7 @@ from kbackupd.kafka.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, KafkaErro
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
 from kbackupd.model.events import Gap, GapCause, PartitionSeen, Truncated
-from kbackupd.model.positions import PartitionId
+from kbackupd.model.positions import PartitionId, TopicId
 
 UNEXPLAINED_TRIES = 3
 
@@ -56,17 +57,17 @@ class Positioner:
         roster: Roster,
         intake: Intake,
         clock: Clock,
-        starts_latest: set[PartitionId],
+        left_out: Mapping[TopicId, tuple[int, ...]],
     ) -> None:
         """
         Args:
-            starts_latest: new partitions that begin at their end (`start: latest`); taken out as they are served.
+            left_out: below which offset a partition's log is left out (`start: latest`); -1: below its end.
         """
         self._source = source
         self._roster = roster
         self._intake = intake
         self._clock = clock
-        self._starts_latest = starts_latest
+        self._left_out = left_out
         self._asking: set[PartitionId] = set()
 
     async def run(self) -> None:
@@ -154,6 +155,17 @@ class Positioner:
         ids = {topic.topic_id for topic in metadata.topics if topic.error_code == KafkaErrorCode.NONE}
         return {partition.id for partition in group if partition.id.topic_id in ids}
 
+    def _begin(self, partition: PartitionCapture, log_end: int) -> int | None:
+        """Where a partition that was there when the archive was created begins; None: wherever its log does."""
+        ends = self._left_out.get(partition.id.topic_id, ())
+        if partition.system or partition.id.partition >= len(ends):
+            return None
+        end = ends[partition.id.partition]
+        if end < 0:
+            # No leader could say where it ended; what an earlier life stored of it came after that.
+            end = partition.unseen_from if partition.unseen_from >= 0 else log_end
+        return min(end, log_end)
+
     def _decide(self, partition: PartitionCapture, log_start: int, log_end: int, epoch_end: int) -> None:
         at_ms = self._clock.now_ms()
         if partition.position < 0:
@@ -182,11 +194,11 @@ class Positioner:
                 )
             if partition.overtaken:
                 self._intake.record(partition.cut_to(log_start, at_ms=at_ms))
-            if partition.id in self._starts_latest:
-                self._starts_latest.discard(partition.id)
+            begin = self._begin(partition, log_end)
+            if begin is not None:
                 partition.begins_at = -1
-                if log_end > log_start:
-                    self._intake.record(partition.skip_to(log_end, GapCause.EXCLUDED, at_ms))
+                if begin > log_start:
+                    self._intake.record(partition.skip_to(begin, GapCause.EXCLUDED, at_ms))
             self._roster.recovered(partition)
             self._roster.place(partition)
             return

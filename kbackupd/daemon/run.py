@@ -10,19 +10,17 @@ from collections.abc import AsyncIterator, Callable
 import structlog
 
 from kbackupd import __version__
-from kbackupd.archive.identity import claim_epoch, identity_of, open_or_create
-from kbackupd.archive.recovery import recover
-from kbackupd.capture.pipeline import Pipeline, Resume
+from kbackupd.capture.pipeline import Pipeline
 from kbackupd.capture.steering import Steering
 from kbackupd.daemon.memory import budget_bytes, keep_freed_memory
 from kbackupd.daemon.service import Service
 from kbackupd.daemon.source import KafkaSource
+from kbackupd.daemon.take_over import take_over
 from kbackupd.flow.budget import MemoryBudget
 from kbackupd.kafka.connection import KafkaConnection
-from kbackupd.model.archive import ArchiveDocument
 from kbackupd.model.clock import Clock, SystemClock
 from kbackupd.model.errors import IncompleteError, KbackupError
-from kbackupd.model.settings import DaemonSettings, StartPolicy
+from kbackupd.model.settings import DaemonSettings
 from kbackupd.observe import events
 from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
@@ -149,8 +147,7 @@ class _Life:
             self._pipeline.stop()
 
     async def _take_over(self) -> Pipeline:
-        cluster_id = (await self._source.metadata([])).cluster_id
-        document, resume = await _take_over(self._settings, self._store, cluster_id, self._clock)
+        document, resume = await take_over(self._settings, store=self._store, source=self._source, clock=self._clock)
         for key in resume.recovery.damaged:
             self.problems.report(
                 f"object {key}",
@@ -170,33 +167,6 @@ class _Life:
         steering = Steering(pipeline, clock=self._clock)
         self.service.began(document, writer_epoch=resume.writer_epoch, pipeline=pipeline, steering=steering)
         return pipeline
-
-
-async def _take_over(
-    settings: DaemonSettings, store: ObjectStore, cluster_id: str, clock: Clock
-) -> tuple[ArchiveDocument, Resume]:
-    """Check whose archive this is, become its writer, find out where the last life ended."""
-    document, created = await open_or_create(
-        store, backup_id=settings.backup_id, cluster_id=cluster_id, start=settings.backup.start, clock=clock
-    )
-    identity = identity_of(document)
-    log.info(events.ARCHIVE_CREATED if created else events.ARCHIVE_OPENED, location=store.location)
-    epoch = await claim_epoch(store, writer=settings.writer, identity=identity, clock=clock)
-    log.info(events.WRITER_CLAIMED, writer=settings.writer, epoch=epoch)
-    started = clock.monotonic()
-    recovery = await recover(store, writer=settings.writer, writer_epoch=epoch, identity=identity)
-    for key in recovery.damaged:
-        log.error(
-            events.OBJECT_DAMAGED, key=key, consequence="its offsets are captured again where the source has them"
-        )
-    log.info(
-        events.POSITIONS_RECOVERED,
-        partitions=len(recovery.state.partitions),
-        footers_read=recovery.footers_read,
-        seconds=round(clock.monotonic() - started, 3),
-    )
-    latest = document.start == StartPolicy.LATEST and not recovery.state.partitions
-    return document, Resume(identity=identity, writer_epoch=epoch, recovery=recovery, starts_latest=latest)
 
 
 @contextlib.asynccontextmanager

@@ -13,6 +13,7 @@ from kbackupd.format.container import FORMAT, check_demands
 from kbackupd.format.keys import BACKUP_KEY, ClaimKey, claim_key, parse_claim_key
 from kbackupd.model.archive import ArchiveDocument, WriterClaim
 from kbackupd.model.errors import CorruptObjectError
+from kbackupd.model.positions import TopicId
 from kbackupd.model.segment import Identity
 from kbackupd.model.settings import StartPolicy
 
@@ -22,7 +23,7 @@ _END = b"}\n"
 _DOCUMENT_AT = len(_HEAD) + 64 + len(_MIDDLE)
 
 
-class _Archive(Struct):
+class _Archive(Struct, omit_defaults=True):
     key: str
     format: int
     incompatible: list[str]
@@ -33,6 +34,7 @@ class _Archive(Struct):
     created_ms: Count
     start: StartPolicy
     texts: dict[str, Digest]
+    ends: dict[str, list[int]] = {}
 
 
 class _Claim(Struct):
@@ -88,6 +90,7 @@ def encode_backup(document: ArchiveDocument) -> bytes:
             created_ms=document.created_ms,
             start=StartPolicy(document.start),
             texts=document.texts,
+            ends={topic_id: list(offsets) for topic_id, offsets in document.ends.items()},
         )
     )
 
@@ -110,6 +113,7 @@ def decode_backup(data: bytes, *, key: str = BACKUP_KEY) -> ArchiveDocument:
         created_ms=row.created_ms,
         start=row.start,
         texts=row.texts,
+        ends={TopicId(topic_id): tuple(offsets) for topic_id, offsets in row.ends.items()},
         compatible=tuple(row.compatible),
     )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from kbackupd.model.positions import TopicId
 from kbackupd.model.segment import Identity
 
 
@@ -18,6 +20,8 @@ class ArchiveDocument:
     created_ms: int
     start: str
     """`earliest` or `latest`: where coverage of the partitions that existed at `created_ms` begins."""
+    ends: Mapping[TopicId, tuple[int, ...]] = field(default_factory=dict)
+    """With `latest`: where each log ended at `created_ms`, by topic and partition; -1 where no leader could say."""
     texts: dict[str, str] = field(default_factory=dict)
     """Key of a plain text beside it → SHA-256 of its bytes, hex."""
     compatible: tuple[str, ...] = ()

@@ -32,6 +32,7 @@ PARTITION_RETRIED: Final = "partition.retried"
 PARTITION_RECOVERED: Final = "partition.recovered"
 PARTITION_QUARANTINED: Final = "partition.quarantined"
 GAP_RECORDED: Final = "gap.recorded"
+LOG_ENDS_UNKNOWN: Final = "log.ends_unknown"
 LOG_TRUNCATED: Final = "log.truncated"
 BATCH_CORRUPTED: Final = "batch.found_corrupt"
 

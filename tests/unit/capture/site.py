@@ -15,12 +15,13 @@ from itertools import pairwise
 from pathlib import Path
 
 from kbackupd.archive.archive import Archive
-from kbackupd.archive.identity import claim_epoch, identity_of, open_or_create
+from kbackupd.archive.identity import identity_of, open_or_create
 from kbackupd.archive.recovery import Recovery, recover
 from kbackupd.capture.partition import PartitionCapture
 from kbackupd.capture.pipeline import Pipeline, Resume
 from kbackupd.capture.sampling import partition_samples
 from kbackupd.capture.steering import Steering
+from kbackupd.daemon.take_over import take_over
 from kbackupd.flow.budget import MemoryBudget
 from kbackupd.format.segment import NeedMore, open_footer
 from kbackupd.model.clock import ManualClock
@@ -231,18 +232,7 @@ class Site:
     async def start(self, store: ObjectStore | None = None) -> Life:
         """What `kbackupd run` does before it captures."""
         scoped = ScopedStore(self.faults if store is None else store, BACKUP_ID)
-        document, _ = await open_or_create(
-            scoped,
-            backup_id=BACKUP_ID,
-            cluster_id=CLUSTER_ID,
-            start=self.settings.backup.start,
-            clock=self.clock,
-        )
-        identity = identity_of(document)
-        epoch = await claim_epoch(scoped, writer=self.settings.writer, identity=identity, clock=self.clock)
-        recovery = await recover(scoped, writer=self.settings.writer, writer_epoch=epoch, identity=identity)
-        latest = document.start == StartPolicy.LATEST and not recovery.state.partitions
-        resume = Resume(identity=identity, writer_epoch=epoch, recovery=recovery, starts_latest=latest)
+        _, resume = await take_over(self.settings, store=scoped, source=self.cluster, clock=self.clock)
         return Life(self, scoped, resume, self.settings)
 
     def run_life(self, script: Script, *, turns: int | None = None, seed: int = 0, stop: bool = True) -> bool:
