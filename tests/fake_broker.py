@@ -227,6 +227,8 @@ class FakeCluster:
         """What a broker that lags behind answers to the next metadata requests for all topics."""
         self.hidden_topics: set[str] = set()
         """Not shown for want of permission."""
+        self.topic_errors: dict[str, int] = {}
+        """Error codes that metadata has instead of the topic of that name."""
         self.fetches = 0
         self._serial = 0
         self._created = 0
@@ -295,7 +297,9 @@ class FakeCluster:
         rows = []
         for name in self.topics if topics is None else topics:
             topic = self.topics.get(name)
-            if name in self.hidden_topics:
+            if name in self.topic_errors:
+                rows.append(_no_topic(name, self.topic_errors[name]))
+            elif name in self.hidden_topics:
                 if topics is not None:
                     rows.append(_no_topic(name, KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED))
             elif topic is None:

@@ -7,16 +7,18 @@ twice, by name and successfully (I5): a lagging broker's answer, or one cut by p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import structlog
 
 from kbackupd.archive.writer_state import PartitionState, WriterState
 from kbackupd.capture.intake import Intake
 from kbackupd.capture.partition import PartitionCapture
-from kbackupd.capture.roster import CapturedTopic, Roster
+from kbackupd.capture.roster import NO_LEADER, CapturedTopic, Roster
 from kbackupd.capture.source import Source
 from kbackupd.capture.waiting import woken
+from kbackupd.kafka.errors import code_name
 from kbackupd.kafka.types import KafkaErrorCode, PartitionMetadata, TopicMetadata
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
@@ -33,6 +35,29 @@ BELIEVED_AFTER = 2
 """Successful answers in a row without a topic before it counts as deleted."""
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Silence:
+    """Why nobody says who leads a topic's partitions."""
+
+    reason: str
+    code: int
+    hint: str = ""
+
+
+_NO_LEADER = _Silence(reason=NO_LEADER, code=KafkaErrorCode.LEADER_NOT_AVAILABLE)
+
+
+def _silence(topic: str, code: int) -> _Silence:
+    match code:
+        case KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED:
+            hint = f"grant Describe and Read on topic {topic!r} to kbackupd's principal"
+            return _Silence(reason="permissions hide its topic", code=code, hint=hint)
+        case KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION | KafkaErrorCode.UNKNOWN_TOPIC_ID:
+            return _Silence(reason="the brokers do not know its topic any more", code=code)
+        case _:
+            return _Silence(reason=f"the brokers answer {code_name(code)} for its topic", code=code)
 
 
 class Discovery:
@@ -94,11 +119,12 @@ class Discovery:
             if topic.error_code == KafkaErrorCode.NONE and self._selects(topic.name, topic.internal)
         }
         configs = await self._configs([topic.name for topic in selected.values()])
-        gone = await self._gone(metadata.topics)
+        gone, silences = await self._look_for(metadata.topics)
         for topic in selected.values():
             self._met(topic, configs.get(topic.name))
         for topic_id in gone:
             self._deleted(topic_id)
+        self._fail_leaderless(silences)
         self._check_literals({topic.name for topic in metadata.topics})
         self.rounds += 1
 
@@ -133,34 +159,45 @@ class Discovery:
             name: dict(answer.values) for name, answer in answers.items() if answer.error_code == KafkaErrorCode.NONE
         }
 
-    async def _gone(self, listed: Sequence[TopicMetadata]) -> list[TopicId]:
-        """Open incarnations that brokers deny, often enough to believe it."""
+    async def _look_for(self, listed: Sequence[TopicMetadata]) -> tuple[list[TopicId], dict[TopicId, _Silence]]:
+        """Open incarnations that brokers deny, often enough to believe it; and why the others are not described."""
         open_ = [topic for topic in self._roster.topics.values() if not topic.closed]
         # A name answered with an error says nothing about its incarnations (invariant I5).
         rows = {row.name: row for row in listed}
-        ids = {row.topic_id for row in listed}
-        absent = [
-            topic
-            for topic in open_
-            if topic.id not in ids and (topic.name not in rows or rows[topic.name].error_code == KafkaErrorCode.NONE)
-        ]
+        described = {row.topic_id for row in listed if row.error_code == KafkaErrorCode.NONE}
+        absent = [topic for topic in open_ if topic.id not in described]
         unseen = [topic for topic in absent if topic.name not in rows]
-        denied = {topic.id for topic in absent if topic.name in rows}
+        codes = {topic.name: rows[topic.name].error_code for topic in absent if topic.name in rows}
         if unseen:
             asked = await self._source.metadata([topic.name for topic in unseen])
-            codes = {topic.name: topic.error_code for topic in asked.topics}
-            for topic in unseen:
-                if codes.get(topic.name) == KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
-                    denied.add(topic.id)
-                elif codes.get(topic.name) == KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED:
-                    self._problems.report(
-                        f"topic {topic.name}",
-                        "permissions hide it now; it is not being backed up",
-                        hint=f"grant Describe and Read on topic {topic.name!r} to kbackupd's principal",
-                    )
+            codes |= {topic.name: topic.error_code for topic in asked.topics}
+        denied: set[TopicId] = set()
+        silences: dict[TopicId, _Silence] = {}
+        for topic in absent:
+            code = codes.get(topic.name, KafkaErrorCode.UNKNOWN_SERVER_ERROR)
+            listed_by_name = topic.name in rows
+            if code == (KafkaErrorCode.NONE if listed_by_name else KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION):
+                denied.add(topic.id)
+                code = KafkaErrorCode.UNKNOWN_TOPIC_ID if listed_by_name else code
+            elif code == KafkaErrorCode.NONE:
+                continue  # there after all: the next round describes it
+            silences[topic.id] = _silence(topic.name, code)
+            if code == KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED:
+                self._problems.report(
+                    f"topic {topic.name}",
+                    "permissions hide it now; it is not being backed up",
+                    hint=silences[topic.id].hint,
+                )
         counts = {topic.id: self._missing.get(topic.id, 0) + 1 for topic in absent if topic.id in denied}
         self._missing = {id: count for id, count in counts.items() if count < BELIEVED_AFTER}
-        return [id for id, count in counts.items() if count >= BELIEVED_AFTER]
+        return [id for id, count in counts.items() if count >= BELIEVED_AFTER], silences
+
+    def _fail_leaderless(self, silences: Mapping[TopicId, _Silence]) -> None:
+        """Partitions nobody can be asked for are not 'starting' for ever: they fail, visibly, with the reason."""
+        for partition in self._roster.partitions.values():
+            if self._roster.lacks_leader(partition):
+                why = silences.get(partition.id.topic_id, _NO_LEADER)
+                self._roster.fail(partition, why.reason, code=why.code, hint=why.hint)
 
     def _met(self, topic: TopicMetadata, configs: dict[str, str] | None) -> None:
         known = self._roster.topics.get(topic.topic_id)
@@ -244,10 +281,7 @@ class Discovery:
         if row.leader_id != partition.leader_id or row.leader_epoch != partition.leader_epoch:
             partition.leader_id = row.leader_id
             partition.leader_epoch = max(row.leader_epoch, partition.leader_epoch)
-            if row.leader_id < 0:
-                self._roster.fail(partition, "the partition has no leader", refresh=True)
-            else:
-                self._roster.place(partition)
+            self._roster.place(partition)
 
     def _partition(self, topic: CapturedTopic, id: PartitionId) -> PartitionCapture:
         system = topic.name in SYSTEM_TOPICS

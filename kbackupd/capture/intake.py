@@ -14,6 +14,7 @@ from kbackupd.capture.roster import Roster
 from kbackupd.capture.watermark import Watermark
 from kbackupd.format.batch import scan_batches
 from kbackupd.format.salvage import next_good_batch
+from kbackupd.kafka.errors import code_name
 from kbackupd.kafka.types import FetchAnswer, KafkaErrorCode, PartitionAnswer
 from kbackupd.model.clock import Clock
 from kbackupd.model.events import Gap, GapCause, LedgerEvent, Truncated
@@ -85,16 +86,13 @@ class Intake:
         if code == KafkaErrorCode.OFFSET_OUT_OF_RANGE:
             self._roster.want_lookup(partition)
             return
-        try:
-            name = KafkaErrorCode(code).name
-        except ValueError:
-            name = f"error {code}"
         hint = (
             f"grant Read and Describe on topic {partition.topic!r} to kbackupd's principal"
             if code == KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED
             else ""
         )
-        self._roster.fail(partition, f"the broker answered {name}", hint=hint, refresh=code in _LEADERSHIP)
+        reason = f"the broker answered {code_name(code)}"
+        self._roster.fail(partition, reason, code=code, hint=hint, refresh=code in _LEADERSHIP)
 
     def answered(
         self,
@@ -178,7 +176,11 @@ class Intake:
         """The first batch fails its CRC. Again, then keep the bytes and go on at the next good batch."""
         partition.corrupt_attempts += 1
         if partition.corrupt_attempts < CORRUPT_ATTEMPTS:
-            self._roster.fail(partition, f"the batch at offset {partition.position} fails its CRC")
+            self._roster.fail(
+                partition,
+                f"the batch at offset {partition.position} fails its CRC",
+                code=KafkaErrorCode.CORRUPT_MESSAGE,
+            )
             return False
         found = next_good_batch(answer.records, after_offset=partition.position)
         if found is None:
@@ -187,6 +189,7 @@ class Intake:
             self._roster.fail(
                 partition,
                 f"the batch at offset {partition.position} fails its CRC and no good batch follows yet",
+                code=KafkaErrorCode.CORRUPT_MESSAGE,
                 hint="the source's log is damaged there; capture goes on by itself at the next good batch",
             )
             return False
@@ -226,8 +229,8 @@ class Intake:
         )
         self.record(partition.skip_to(next_offset, GapCause.CORRUPT_AT_SOURCE, self._clock.now_ms()))
         self._roster.recovered(partition)
-        self._problems.report(
-            f"{partition.name} (corrupt)",
+        self._problems.note(
+            partition.name,
             f"offsets [{scan.first_offset}, {next_offset}) fail their CRC at the source; kept as they are, flagged",
             hint="look at the broker's disk; consumers cannot read these records either",
         )

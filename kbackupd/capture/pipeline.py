@@ -93,7 +93,7 @@ class Pipeline:
             request_bytes=max(1 << 20, backup.segment_max_bytes // 2),
             after_answer=self.progress.set,
         )
-        self.roster = Roster(clock=clock, problems=problems, place_for=self.sessions.place_for)
+        self.roster = Roster(clock=clock, metrics=metrics, problems=problems, place_for=self.sessions.place_for)
         self.roster.pauses = dict(resume.recovery.state.pauses)
         self.publisher = Publisher(
             store=store,

@@ -13,7 +13,7 @@ import structlog
 
 from kbackupd.capture.intake import Intake
 from kbackupd.capture.partition import PartitionCapture
-from kbackupd.capture.roster import Roster
+from kbackupd.capture.roster import NO_LEADER, Roster
 from kbackupd.capture.source import Source
 from kbackupd.kafka.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, KafkaErrorCode, OffsetAnswer, TopicPartition
 from kbackupd.model.clock import Clock
@@ -92,7 +92,7 @@ class Positioner:
             if partition is None or partition.closed:
                 continue
             if partition.leader_id < 0:
-                self._roster.fail(partition, "the partition has no leader", refresh=True)
+                self._roster.fail(partition, NO_LEADER, code=KafkaErrorCode.LEADER_NOT_AVAILABLE, refresh=True)
             else:
                 by_leader[partition.leader_id].append(partition)
         return by_leader
@@ -103,7 +103,7 @@ class Positioner:
         except (KafkaUnavailableError, KafkaDeniedError) as error:
             for partition in group:
                 if not self._roster.settled(partition):
-                    self._roster.fail(partition, error.message, hint=error.hint, refresh=True)
+                    self._roster.fail(partition, error.message, code=error.code, hint=error.hint, refresh=True)
         finally:
             self._asking.difference_update(partition.id for partition in group)
             if self._roster.lookups:
@@ -133,7 +133,12 @@ class Positioner:
             start, end = starts[tp], ends[tp]
             code = start.error_code or end.error_code
             if partition.id not in same:
-                self._roster.fail(partition, "the topic is not the incarnation it was", refresh=True)
+                self._roster.fail(
+                    partition,
+                    "the topic is not the incarnation it was",
+                    code=KafkaErrorCode.INCONSISTENT_TOPIC_ID,
+                    refresh=True,
+                )
             elif names[tp] is not partition:
                 self._roster.want_lookup(partition)
             elif code != KafkaErrorCode.NONE:
@@ -205,7 +210,11 @@ class Positioner:
         event = reposition(partition, log_start=log_start, log_end=log_end, epoch_end=epoch_end, at_ms=at_ms)
         if event is None:
             partition.unexplained += 1
-            self._roster.fail(partition, f"the leader calls offset {partition.position} out of range")
+            self._roster.fail(
+                partition,
+                f"the leader calls offset {partition.position} out of range",
+                code=KafkaErrorCode.OFFSET_OUT_OF_RANGE,
+            )
             return
         self._intake.record(event)
         self._roster.recovered(partition)

@@ -152,6 +152,11 @@ class Publisher:
         for waiting in [future for number, future in sorted(self._in_flight.items()) if number <= seq]:
             await asyncio.shield(waiting)
 
+    @property
+    def first_pending(self) -> int:
+        """Lowest sequence that is not durable; the next one to be sealed if all are."""
+        return min(self._in_flight, default=self.next_seq)
+
     def keys_from(self, seq: int) -> list[str]:
         """Keys of the durable segments from `seq` on, as far as they are remembered."""
         return [self._recent[number] for number in sorted(self._recent) if number >= seq]

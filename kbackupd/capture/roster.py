@@ -17,10 +17,14 @@ import structlog
 
 from kbackupd.capture.partition import QUARANTINE_AFTER_FAILURES, PartitionCapture, SessionKind
 from kbackupd.capture.waiting import woken
+from kbackupd.kafka.errors import code_name
 from kbackupd.model.clock import Clock
 from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.observe import events
+from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
+
+NO_LEADER = "the partition has no leader"
 
 log = structlog.get_logger()
 
@@ -52,7 +56,9 @@ class Roster:
         place_for: the session loop for a broker and kind, started if need be.
     """
 
-    def __init__(self, *, clock: Clock, problems: Problems, place_for: Callable[[int, SessionKind], Place]) -> None:
+    def __init__(
+        self, *, clock: Clock, metrics: Metrics, problems: Problems, place_for: Callable[[int, SessionKind], Place]
+    ) -> None:
         self.partitions: dict[PartitionId, PartitionCapture] = {}
         self.topics: dict[TopicId, CapturedTopic] = {}
         self.names: dict[TopicId, str] = {}
@@ -62,11 +68,14 @@ class Roster:
         self.lookup_wanted = asyncio.Event()
         self.metadata_wanted = asyncio.Event()
         self._clock = clock
+        self._metrics = metrics
         self._problems = problems
         self._place_for = place_for
         self._of_topic: dict[TopicId, dict[PartitionId, None]] = {}
         self._placed: dict[PartitionId, Place] = {}
         self._retries: list[tuple[float, PartitionId]] = []
+        self._waiting: dict[PartitionId, int] = {}
+        """How many retries each failed partition has ahead."""
         self._retry_changed = asyncio.Event()
         self._halted = False
 
@@ -83,10 +92,10 @@ class Roster:
         self.unplace(partition)
         if partition.closed or partition.paused or self._halted:
             return
-        if partition.position < 0:
-            self.want_lookup(partition)
-        elif partition.leader_id < 0:
+        if partition.leader_id < 0:
             self.metadata_wanted.set()
+        elif partition.position < 0:
+            self.want_lookup(partition)
         else:
             place = self._place_for(partition.leader_id, partition.kind)
             self._placed[partition.id] = place
@@ -112,11 +121,19 @@ class Roster:
         self.lookups[partition.id] = None
         self.lookup_wanted.set()
 
-    def fail(self, partition: PartitionCapture, reason: str, *, hint: str = "", refresh: bool = False) -> None:
-        """Stop fetching it, try again after its backoff; its neighbours go on."""
+    def fail(
+        self, partition: PartitionCapture, reason: str, *, code: int, hint: str = "", refresh: bool = False
+    ) -> None:
+        """Stop fetching it, try again after its backoff; its neighbours go on.
+
+        Args:
+            code: Kafka's for it, whether a broker said so or we; the failure is counted under its name.
+        """
         self.unplace(partition)
         delay = partition.failed(reason)
+        self._metrics.partition_failed(code_name(code))
         heapq.heappush(self._retries, (self._clock.monotonic() + delay, partition.id))
+        self._waiting[partition.id] = self._waiting.get(partition.id, 0) + 1
         self._retry_changed.set()
         if partition.failures == QUARANTINE_AFTER_FAILURES:
             log.error(events.PARTITION_QUARANTINED, partition=partition.name, reason=reason)
@@ -126,6 +143,11 @@ class Roster:
             self._problems.report(partition.name, reason, hint=hint)
         if refresh:
             self.metadata_wanted.set()
+
+    def lacks_leader(self, partition: PartitionCapture) -> bool:
+        """Whether it ought to be fetched and there is no leader to fetch from, and no retry of it is to come."""
+        wanted = not (partition.closed or partition.paused or self._halted)
+        return wanted and partition.leader_id < 0 and partition.id not in self._waiting
 
     def recovered(self, partition: PartitionCapture) -> None:
         if partition.failures:
@@ -163,6 +185,9 @@ class Roster:
             now = self._clock.monotonic()
             while self._retries and self._retries[0][0] <= now:
                 _, id = heapq.heappop(self._retries)
+                self._waiting[id] -= 1
+                if not self._waiting[id]:
+                    del self._waiting[id]
                 partition = self.partitions.get(id)
                 if partition is not None and partition.failures and id not in self._placed and id not in self.lookups:
                     self.place(partition)

@@ -67,6 +67,8 @@ class SessionLoop:
         self.kind = kind
         self.partitions: dict[PartitionId, PartitionCapture] = {}
         self.failing = False
+        self.failure = ""
+        """Why, while it is failing."""
         self.last_good_sent: float | None = None
         """When the last unthrottled answer was asked for: what it left out had not changed then."""
         self.last_good_ms: tuple[int, int] = (0, 0)
@@ -140,7 +142,7 @@ class SessionLoop:
             await self._session.close()
 
     async def _failed(self, error: KafkaUnavailableError | KafkaDeniedError, failures: int) -> None:
-        self.failing = True
+        self.failing, self.failure = True, error.message
         self._told.clear()
         self._metrics.error_met(error)
         self._problems.report(f"broker {self.node_id}", error.message, hint=error.hint)
@@ -374,10 +376,10 @@ class Sessions:
         loop = self._loops.get((partition.leader_id, partition.kind))
         return loop if loop is not None and partition.id in loop.partitions else None
 
-    def failing(self, partition: PartitionCapture) -> bool:
-        """Whether the broker it is fetched from does not answer."""
+    def failure(self, partition: PartitionCapture) -> str | None:
+        """Why the broker it is fetched from does not answer; None if it does."""
         loop = self.loop_of(partition)
-        return loop is not None and loop.failing
+        return loop.failure if loop is not None and loop.failing else None
 
     def heard(self, partition: PartitionCapture) -> float:
         """When the last request was sent whose answer spoke of the partition, or left it out for being unchanged."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 import structlog
 
@@ -15,17 +16,25 @@ from kbackupd.model.clock import Clock
 from kbackupd.model.errors import UnreachableError, UsageError
 from kbackupd.model.events import Paused
 from kbackupd.model.positions import PartitionId
-from kbackupd.model.status import FlushedPartition, FlushReport, PauseReport
+from kbackupd.model.status import FlushedPartition, FlushReport, LeftOutPartition, PartitionState, PauseReport
 from kbackupd.observe import events
 
-FLUSH_DEADLINE_SECONDS = 120.0
+FLUSH_DEADLINE_SECONDS = 290.0
+"""Below what the control socket waits, so that the answer can still say what was slow."""
+CAPTURE_DEADLINE_SECONDS = 200.0
+"""Partitions that have not caught up by then are left out: what they are behind by may be hours of back-fill."""
 PAUSE_DEADLINE_SECONDS = 45.0
 """Below what the control socket waits, so that the answer can still say that a restart would not remember yet."""
 LOOK_AROUND_SECONDS = 5.0
 PATIENCE_FAILURES = 4
-"""A partition that failed so often in a row (about two seconds) is left out of a flush: no passing change of leader."""
+"""A partition that failed so often in a row (a few seconds) is left out of a flush: no passing change of leader."""
 
 log = structlog.get_logger()
+
+
+class _LeftOut(NamedTuple):
+    state: PartitionState
+    reason: str
 
 
 class Steering:
@@ -36,21 +45,22 @@ class Steering:
     async def flush(self, topics: str) -> FlushReport:
         """Make durable what the matching partitions hold now, as their leaders tell it at this moment.
 
-        On return everything below the offsets in the report is durable. Cancelled, the uploads go on.
+        On return everything below the offsets in the report is durable; partitions that leaders could not be asked
+        for, or that did not catch up in time, are in it with the reason. Cancelled, the uploads go on.
 
         Raises:
             UsageError: no topic matches.
-            UnreachableError: brokers or store did not get there in time; everything goes on meanwhile.
+            UnreachableError: the store did not get there in time; everything goes on meanwhile.
         """
         started = self._clock.monotonic()
         await self._look_around()
         partitions = list(self._pipeline.roster.matching(topics))
         if not partitions:
             raise UsageError(f"no topic of the backup matches {topics!r}", hint="kbackupd ctl status lists them")
-        before = self._pipeline.publisher.next_seq
+        before = self._pipeline.publisher.first_pending
         try:
-            async with asyncio.timeout(FLUSH_DEADLINE_SECONDS):
-                silent = await self._captured(partitions)
+            async with asyncio.timeout(FLUSH_DEADLINE_SECONDS - LOOK_AROUND_SECONDS):
+                left_out = await self._captured(partitions, until=started + CAPTURE_DEADLINE_SECONDS)
                 self._pipeline.seal(RollReason.FLUSH)
                 await self._pipeline.all_durable()
         except TimeoutError as error:
@@ -58,14 +68,15 @@ class Steering:
                 f"the flush of {topics!r} did not finish within {FLUSH_DEADLINE_SECONDS:.0f} s",
                 hint="kbackupd ctl status shows what is slow; nothing is lost, it goes on meanwhile",
             ) from error
-        if silent:
-            raise UnreachableError(
-                f"the flush of {topics!r} is complete but for {len(silent)} partitions, {silent[0].name} first, whose "
-                "broker does not answer",
-                hint="kbackupd ctl status shows which; nothing is lost, capture goes on when it answers",
-            )
         seconds = self._clock.monotonic() - started
-        log.info(events.FLUSH_FINISHED, topics=topics, partitions=len(partitions), seconds=round(seconds, 3))
+        durable = self._pipeline.publisher.watermark.durable
+        log.info(
+            events.FLUSH_FINISHED,
+            topics=topics,
+            partitions=len(partitions),
+            left_out=len(left_out),
+            seconds=round(seconds, 3),
+        )
         return FlushReport(
             topics=topics,
             partitions=tuple(
@@ -73,13 +84,24 @@ class Steering:
                     topic=partition.topic,
                     topic_id=partition.id.topic_id,
                     partition=partition.id.partition,
-                    durable_offset=self._pipeline.publisher.watermark.durable(partition.id),
+                    durable_offset=durable(partition.id),
                 )
                 for partition in partitions
             ),
             segments=tuple(self._pipeline.publisher.keys_from(before)),
             outcome="stored" if self._pipeline.publisher.next_seq > before else "nothing new",
             seconds=seconds,
+            left_out=tuple(
+                LeftOutPartition(
+                    topic=partition.topic,
+                    topic_id=partition.id.topic_id,
+                    partition=partition.id.partition,
+                    durable_offset=durable(partition.id),
+                    state=why.state,
+                    reason=why.reason,
+                )
+                for partition, why in left_out
+            ),
         )
 
     async def _look_around(self) -> None:
@@ -93,37 +115,56 @@ class Steering:
             self._pipeline.progress.clear()
             await woken(self._pipeline.progress, 0.1)
 
-    async def _captured(self, partitions: list[PartitionCapture]) -> list[PartitionCapture]:
-        """Return once all is fetched that leaders, asked from now on, say they have; those whose broker is silent.
+    async def _captured(
+        self, partitions: list[PartitionCapture], *, until: float
+    ) -> list[tuple[PartitionCapture, _LeftOut]]:
+        """Return once all is fetched that leaders, asked from now on, say they have, or at `until`; and what is not.
 
         The offset alone would not do: it may be that of a log which was lost and has regrown, and only the next answer
         says so. Partitions that are not being fetched (paused, failing, without a leader) are as they are.
         """
         begun = self._clock.monotonic()
         waiting: dict[PartitionId, tuple[int, int] | None] = dict.fromkeys(partition.id for partition in partitions)
-        silent: list[PartitionCapture] = []
-        while True:
+        left_out: list[tuple[PartitionCapture, _LeftOut]] = []
+        while waiting:
             self._pipeline.progress.clear()
+            late = self._clock.monotonic() >= until
             looked_around = self._pipeline.discovery.rounds > 0
-            for id, goal in list(waiting.items()) if looked_around else ():
+            for id, goal in list(waiting.items()) if looked_around or late else ():
                 partition = self._pipeline.roster.partitions[id]
-                if _left_out(partition):
+                why = self._why_not(partition)
+                if partition.closed:
                     del waiting[id]
-                elif not partition.fetchable:
-                    continue  # its position is being asked for
-                elif self._pipeline.sessions.failing(partition):
-                    silent.append(partition)
+                elif why is not None:
+                    left_out.append((partition, why))
                     del waiting[id]
-                elif self._pipeline.sessions.heard(partition) < begun:
-                    continue
-                elif goal is None or goal[0] != partition.branch:
-                    # On a log that was cut back the end it had may never come.
-                    waiting[id] = goal = (partition.branch, partition.proof.high_watermark)
-                if goal is not None and goal[0] == partition.branch and 0 <= goal[1] <= partition.position:
-                    waiting.pop(id, None)
-            if not waiting:
-                return silent
-            await woken(self._pipeline.progress, 0.25)
+                elif self._reached(partition, goal):
+                    del waiting[id]
+                elif late:
+                    left_out.append((partition, _slow(partition)))
+                    del waiting[id]
+                elif partition.fetchable and self._pipeline.sessions.heard(partition) >= begun:
+                    if goal is None or goal[0] != partition.branch:
+                        # On a log that was cut back the end it had may never come.
+                        waiting[id] = goal = (partition.branch, partition.proof.high_watermark)
+                    if self._reached(partition, goal):
+                        del waiting[id]
+            if waiting:
+                await woken(self._pipeline.progress, 0.25)
+        return left_out
+
+    @staticmethod
+    def _reached(partition: PartitionCapture, goal: tuple[int, int] | None) -> bool:
+        return goal is not None and goal[0] == partition.branch and 0 <= goal[1] <= partition.position
+
+    def _why_not(self, partition: PartitionCapture) -> _LeftOut | None:
+        """Why a flush must do without it: it is not being fetched, and waiting would not help."""
+        if partition.paused:
+            return _LeftOut(PartitionState.PAUSED, "paused by an operator")
+        if partition.failures >= PATIENCE_FAILURES:
+            return _LeftOut(partition.state, partition.reason)
+        failure = self._pipeline.sessions.failure(partition)
+        return None if failure is None else _LeftOut(PartitionState.RETRYING, failure)
 
     async def pause(self, topics: str) -> PauseReport:
         """Stop fetching the matching topics; remembered over restarts on return."""
@@ -176,8 +217,9 @@ class Steering:
         )
 
 
-def _left_out(partition: PartitionCapture) -> bool:
-    """Whether a flush must do without it: it is not being fetched, and waiting would not help."""
-    if partition.paused or partition.closed or partition.failures >= PATIENCE_FAILURES:
-        return True
-    return partition.leader_id < 0 and partition.failures > 0
+def _slow(partition: PartitionCapture) -> _LeftOut:
+    left = partition.proof.high_watermark - partition.position
+    if partition.failures:
+        return _LeftOut(partition.state, partition.reason)
+    reason = f"still {left:,} offsets behind its leader" if left > 0 else "its leader has not answered for it yet"
+    return _LeftOut(partition.state, reason)

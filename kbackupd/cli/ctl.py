@@ -13,7 +13,7 @@ import typer
 
 from kbackupd.cli.ctl_text import print_flush, print_pause, print_status
 from kbackupd.cli.output import OutputFormat, print_json, stdout_console
-from kbackupd.model.errors import UsageError
+from kbackupd.model.errors import IncompleteError, UsageError
 from kbackupd.model.settings import ControlSettings
 from kbackupd.server.client import ControlClient
 
@@ -54,12 +54,22 @@ def status(context: typer.Context, topic: TopicOption = "*", format: FormatOptio
 
 @app.command()
 def flush(context: typer.Context, topic: TopicOption = "*", format: FormatOption = OutputFormat.TEXT) -> None:
-    """Make what was captured so far durable. Returns when it is, and says up to which offsets."""
+    """Make what was captured so far durable. Returns when it is, and says up to which offsets.
+
+    Exit code 6: some partitions were left out (paused, failing, or still far behind); they are listed with the reason.
+    """
     report = _ask(context, lambda client: client.flush(topic))
     if format is OutputFormat.JSON:
         print_json(report)
     else:
         print_flush(stdout_console(), report)
+    if report.left_out:
+        first = report.left_out[0]
+        raise IncompleteError(
+            f"the flush did without {len(report.left_out)} of {len(report.partitions)} partitions, "
+            f"{first.topic}/{first.partition} first: {first.reason}",
+            hint="nothing is lost, capture goes on where it can; kbackupd ctl status says what is wrong",
+        )
 
 
 @app.command()

@@ -14,8 +14,10 @@ from kbackupd.cli.output import plain_table, print_sections
 from kbackupd.model.clock import iso
 from kbackupd.model.status import (
     FlushReport,
+    LeftOutPartition,
     PartitionState,
     PauseReport,
+    Problem,
     StatusReport,
     TierStatus,
     TopicStatus,
@@ -35,13 +37,15 @@ _ALARMING = {PartitionState.QUARANTINED: "red", PartitionState.RETRYING: "yellow
 
 
 def print_status(console: Console, report: StatusReport) -> None:
-    """The whole status: who, how well, tiers, topics, problems."""
+    """The whole status: who, how well, tiers, topics, problems, notes."""
     targets = {tier.name: tier.rpo_target_seconds for tier in report.tiers}
     sections: list[RenderableType] = [_head(report), _tiers(console, report.tiers)]
     if report.topics:
         sections.append(_topics(console, report.topics, targets))
     if report.problems:
-        sections.append(_problems(report))
+        sections.append(_problems(report, report.problems, "problem", "bold red"))
+    if report.notes:
+        sections.append(_problems(report, report.notes, "note", "bold"))
     print_sections(console, sections)
 
 
@@ -50,11 +54,13 @@ def print_flush(console: Console, report: FlushReport) -> None:
     took = format_duration(report.seconds)
     what = f"{_count(len(report.partitions), 'partition')} of {_count(len(topics), 'topic')}"
     if report.outcome == "stored":
-        console.print(f"stored in {took}: {what} durable, in {_count(len(report.segments), 'new segment')}")
+        console.print(f"stored in {took}: {what} durable, in {_count(len(report.segments), 'segment')}")
         for key in report.segments:
             console.print(f"  {key}", soft_wrap=True)
     else:
         console.print(f"nothing new: all that was captured of {what} was durable already ({took})")
+    if report.left_out:
+        _print_left_out(console, report.left_out)
     if not report.partitions:
         return
     table = plain_table(console)
@@ -63,10 +69,32 @@ def print_flush(console: Console, report: FlushReport) -> None:
     table.add_column("DURABLE BELOW OFFSET", justify="right")
     shown = _shown(console, sorted(report.partitions, key=lambda p: (p.topic, p.topic_id, p.partition)))
     for partition in shown:
-        table.add_row(partition.topic, str(partition.partition), _number(partition.durable_offset))
+        durable = UNKNOWN if partition.durable_offset < 0 else _number(partition.durable_offset)
+        table.add_row(partition.topic, str(partition.partition), durable)
     console.print()
     console.print(table)
     _rest(console, len(report.partitions) - len(shown), "partition")
+
+
+def _print_left_out(console: Console, left_out: tuple[LeftOutPartition, ...]) -> None:
+    table = plain_table(console)
+    table.add_column("LEFT OUT", overflow="fold")
+    table.add_column("PARTITION", justify="right")
+    table.add_column("DURABLE BELOW OFFSET", justify="right")
+    table.add_column("STATE")
+    table.add_column("WHY", overflow="fold")
+    shown = _shown(console, left_out)
+    for partition in shown:
+        table.add_row(
+            partition.topic,
+            str(partition.partition),
+            UNKNOWN if partition.durable_offset < 0 else _number(partition.durable_offset),
+            Text(partition.state, _ALARMING.get(partition.state, "")),
+            partition.reason,
+        )
+    console.print()
+    console.print(table)
+    _rest(console, len(left_out) - len(shown), "partition")
 
 
 def print_pause(console: Console, report: PauseReport) -> None:
@@ -77,7 +105,7 @@ def print_pause(console: Console, report: PauseReport) -> None:
         console.print(f"  {name}", soft_wrap=True)
     _rest(console, len(report.topics) - len(shown), "topic")
     if not report.durable:
-        console.print("not yet durable: a restart before the next checkpoint would forget it", style="yellow")
+        console.print("not yet durable: a restart before its upload lands would forget it", style="yellow")
     elif report.paused:
         console.print("it survives a restart; kbackupd ctl resume undoes it")
 
@@ -178,9 +206,9 @@ def _urgency(topic: TopicStatus, targets: dict[str, float | None]) -> tuple[bool
     return (closed, not alarm, -used, topic.name)
 
 
-def _problems(report: StatusReport) -> RenderableType:
-    lines: list[RenderableType] = [Text(f"{_count(len(report.problems), 'problem').upper()}", "bold red")]
-    for problem in report.problems:
+def _problems(report: StatusReport, problems: tuple[Problem, ...], noun: str, style: str) -> RenderableType:
+    lines: list[RenderableType] = [Text(f"{_count(len(problems), noun).upper()}", style)]
+    for problem in problems:
         times = f", {problem.count:,} times" if problem.count > 1 else ""
         since = format_duration(max(0, report.now_ms - problem.since_ms) / 1000)
         lines.append(Text.assemble((problem.subject, "bold"), (f"  for {since}{times}", "dim")))

@@ -11,6 +11,7 @@ import structlog
 
 from kbackupd import __version__
 from kbackupd.capture.pipeline import Pipeline
+from kbackupd.capture.source import Source
 from kbackupd.capture.steering import Steering
 from kbackupd.daemon.memory import budget_bytes, keep_freed_memory
 from kbackupd.daemon.service import Service
@@ -103,7 +104,7 @@ class _Life:
         self,
         *,
         settings: DaemonSettings,
-        source: KafkaSource,
+        source: Source,
         store: ObjectStore,
         service: Service,
         budget: MemoryBudget,
@@ -149,7 +150,8 @@ class _Life:
     async def _take_over(self) -> Pipeline:
         document, resume = await take_over(self._settings, store=self._store, source=self._source, clock=self._clock)
         for key in resume.recovery.damaged:
-            self.problems.report(
+            self._metrics.damaged_object_found()
+            self.problems.note(
                 f"object {key}",
                 "damaged in the archive; its offsets are captured again where the source still has them",
                 hint="kbackupd validate --deep says what is missing; look at the store: written bytes have changed",

@@ -69,6 +69,7 @@ class Service:
             per_partition=self._settings.observability.per_partition_metrics,
         )
         self._metrics.watch_memory(self.memory)
+        self._metrics.watch_uploads(lambda: pipeline.publisher.in_flight)
 
     @property
     def _running(self) -> Running:
@@ -113,6 +114,7 @@ class Service:
             tiers=exposure.tier_statuses(self._rpo_targets),
             topics=exposure.topic_statuses(),
             problems=self._problems.current(),
+            notes=self._problems.notes(),
         )
 
     def health(self) -> HealthReport:

@@ -143,6 +143,8 @@ class StatusReport:
     tiers: tuple[TierStatus, ...]
     topics: tuple[TopicStatus, ...]
     problems: tuple[Problem, ...]
+    notes: tuple[Problem, ...] = ()
+    """What happened and stays so, for somebody to read: no reason to call the backup unhealthy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,16 +158,30 @@ class FlushedPartition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOutPartition:
+    """A flush did without it: what its leader has above `durable_offset`, if anything, is not covered."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    durable_offset: int
+    state: PartitionState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FlushReport:
-    """What a flush made durable, or found durable already."""
+    """What a flush made durable, or found durable already; incomplete if partitions were left out."""
 
     topics: str
     """The glob it covered."""
     partitions: tuple[FlushedPartition, ...]
     segments: tuple[str, ...]
-    """Keys of the segments that became durable because of it."""
+    """Keys of those that became durable while it ran, in order; if there are many, of the newest."""
     outcome: FlushOutcome
     seconds: float
+    left_out: tuple[LeftOutPartition, ...] = ()
+    """Of `partitions`, those that were not being fetched when it was over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

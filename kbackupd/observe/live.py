@@ -52,6 +52,16 @@ class MemoryGauges(Collector):
         )
 
 
+class UploadsInFlight(Collector):
+    def __init__(self, in_flight: Callable[[], int]) -> None:
+        self._in_flight = in_flight
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily(
+            "kbackupd_uploads_in_flight", "Segments sealed and not yet durable.", value=self._in_flight()
+        )
+
+
 class DroppedLines(Collector):
     def __init__(self, dropped: Callable[[], int]) -> None:
         self._dropped = dropped

@@ -18,18 +18,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import (
-    ArchiveInvalidError,
-    FencedError,
     KafkaDeniedError,
     KafkaUnavailableError,
-    KbackupError,
-    RefusedError,
     StoreDeniedError,
     StoreUnavailableError,
 )
 from kbackupd.model.events import GapCause
 from kbackupd.model.status import MemoryStatus, PartitionSample
-from kbackupd.observe.live import CheckpointAge, DroppedLines, MemoryGauges, PartitionGauges
+from kbackupd.observe.live import CheckpointAge, DroppedLines, MemoryGauges, PartitionGauges, UploadsInFlight
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Of what `Metrics.render` returns: the version every Prometheus reads; our names need nothing of a later one."""
@@ -63,14 +59,30 @@ _ERROR_KINDS: tuple[tuple[type[BaseException], str], ...] = (
     (KafkaDeniedError, "kafka_denied"),
     (StoreUnavailableError, "store_unavailable"),
     (StoreDeniedError, "store_denied"),
-    (ArchiveInvalidError, "archive_invalid"),
-    (FencedError, "fenced"),
-    (RefusedError, "refused"),
-    (KbackupError, OTHER),
-    (TimeoutError, "timeout"),
-    (BaseException, "unexpected"),
+    (BaseException, OTHER),
 )
 ERROR_KINDS = frozenset(kind for _, kind in _ERROR_KINDS)
+PARTITION_CAUSES = frozenset(
+    {
+        "CORRUPT_MESSAGE",
+        "FENCED_LEADER_EPOCH",
+        "INCONSISTENT_TOPIC_ID",
+        "KAFKA_STORAGE_ERROR",
+        "LEADER_NOT_AVAILABLE",
+        "NETWORK_EXCEPTION",
+        "NOT_LEADER_OR_FOLLOWER",
+        "OFFSET_NOT_AVAILABLE",
+        "OFFSET_OUT_OF_RANGE",
+        "REPLICA_NOT_AVAILABLE",
+        "REQUEST_TIMED_OUT",
+        "TOPIC_AUTHORIZATION_FAILED",
+        "UNKNOWN_LEADER_EPOCH",
+        "UNKNOWN_SERVER_ERROR",
+        "UNKNOWN_TOPIC_ID",
+        "UNKNOWN_TOPIC_OR_PARTITION",
+    }
+)
+"""Kafka's names of what a partition may fail with."""
 
 _UPLOAD_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
@@ -114,9 +126,6 @@ class Metrics:
         self._fetch_requests = counter("fetch_requests", "Fetch requests answered by a broker.", "session")
         self._segments = counter("segments", "Segments made durable.")
         self._segment_bytes = counter("segment_stored_bytes", "Bytes of segments made durable, as stored.")
-        self._uploads_in_flight = Gauge(
-            "kbackupd_uploads_in_flight", "Segments sealed and being uploaded now.", registry=registry
-        )
         self._upload_duration = Histogram(
             "kbackupd_upload_duration_seconds",
             "How long it took to make a segment durable, retries included.",
@@ -136,7 +145,20 @@ class Metrics:
         self._gaps = counter("gaps", "Gaps recorded: offsets the archive does not have, by cause.", "cause")
         self._gap_offsets = counter("gap_offsets", "Offsets inside recorded gaps, by cause.", "cause")
         self._corrupt_batches = counter("corrupt_batches", "Batches whose CRC-32C failed at the source; kept, flagged.")
-        self._errors = counter("errors", "Errors met, by kind; repeats that are not logged count too.", "kind")
+        self._damaged_objects = counter(
+            "damaged_objects", "Objects of this writer that were found damaged when the daemon started."
+        )
+        self._errors = counter(
+            "errors",
+            "Requests of brokers and tries of the store that failed as a whole, by kind; repeats that are not logged "
+            "count too.",
+            "kind",
+        )
+        self._partition_failures = counter(
+            "partition_failures",
+            "Times that a partition could not be captured and is tried again, by Kafka's name of the cause.",
+            "cause",
+        )
         build = Gauge(
             "kbackupd_build_info",
             "Always 1; its labels say what runs.",
@@ -165,6 +187,8 @@ class Metrics:
             self._gap_offsets.labels(cause.value)
         for kind in ERROR_KINDS:
             self._errors.labels(kind)
+        for name in (*PARTITION_CAUSES, OTHER):
+            self._partition_failures.labels(name)
 
     def captured(self, stream: Stream, *, size_bytes: int, batches: int, records: int) -> None:
         """A partition's answer was taken into the buffer."""
@@ -180,12 +204,8 @@ class Metrics:
     def upload(self) -> Iterator[None]:
         """Around making one segment durable; only one that succeeds is measured."""
         started = self._clock.monotonic()
-        self._uploads_in_flight.inc()
-        try:
-            yield
-            self._upload_duration.observe(self._clock.monotonic() - started)
-        finally:
-            self._uploads_in_flight.dec()
+        yield
+        self._upload_duration.observe(self._clock.monotonic() - started)
 
     def segment_stored(self, stored_bytes: int) -> None:
         self._segments.inc()
@@ -224,8 +244,15 @@ class Metrics:
     def corrupt_batch_found(self, count: int = 1) -> None:
         self._corrupt_batches.inc(count)
 
+    def damaged_object_found(self) -> None:
+        self._damaged_objects.inc()
+
     def error_met(self, error: BaseException) -> None:
         self._errors.labels(error_kind(error)).inc()
+
+    def partition_failed(self, cause: str) -> None:
+        """One partition was given up for now; `cause` is Kafka's name of the error."""
+        self._partition_failures.labels(_bounded(cause, PARTITION_CAUSES)).inc()
 
     def watch_partitions(
         self,
@@ -248,6 +275,10 @@ class Metrics:
 
     def watch_memory(self, memory: Callable[[], MemoryStatus]) -> None:
         self.registry.register(MemoryGauges(memory))
+
+    def watch_uploads(self, in_flight: Callable[[], int]) -> None:
+        """`in_flight`: segments sealed and not yet durable."""
+        self.registry.register(UploadsInFlight(in_flight))
 
     def watch_dropped_lines(self, dropped: Callable[[], int]) -> None:
         self.registry.register(DroppedLines(dropped))

@@ -125,6 +125,7 @@ class Life:
         self.recovery: Recovery = resume.recovery
         self.recovered = positions(resume.recovery)
         self.problems = Problems(site.clock)
+        self.metrics = Metrics(site.clock, version="test")
         self.budget = MemoryBudget(site.budget_bytes)
         self.pipeline = Pipeline(
             settings=settings,
@@ -133,7 +134,7 @@ class Life:
             resume=resume,
             budget=self.budget,
             clock=site.clock,
-            metrics=Metrics(site.clock, version="test"),
+            metrics=self.metrics,
             problems=self.problems,
         )
         self.steering = Steering(self.pipeline, clock=site.clock)
@@ -179,7 +180,10 @@ class Life:
             if topic.name not in cluster.hidden_topics:
                 for log in topic.logs:
                     await self.follows(topic.name, log.id.partition)
-        await self.steering.flush("*")
+        report = await self.steering.flush("*")
+        meant = {name for name in cluster.topics if name not in cluster.hidden_topics}
+        missed = [p for p in report.left_out if p.state != PartitionState.PAUSED and p.topic in meant]
+        assert not missed, f"left out of the flush: {missed}"
 
 
 Script = Callable[[Life], Awaitable[None]]

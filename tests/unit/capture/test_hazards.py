@@ -588,6 +588,11 @@ def test_one_partition_s_errors_leave_its_neighbours_alone_and_end_when_they_end
         await life.until(lambda: life.state("orders") == PartitionState.QUARANTINED, "quarantine")
         report = await life.steering.flush("orders")
         assert [p.durable_offset for p in report.partitions if p.partition > 0] == [3, 3, 3]
+        assert [(p.partition, p.state, p.reason, p.durable_offset) for p in report.left_out] == [
+            (0, PartitionState.QUARANTINED, "the broker answered TOPIC_AUTHORIZATION_FAILED", -1)
+        ]
+        labels = {"cause": "TOPIC_AUTHORIZATION_FAILED"}
+        assert (life.metrics.registry.get_sample_value("kbackupd_partition_failures_total", labels) or 0) >= 8
         assert any("TOPIC_AUTHORIZATION_FAILED" in p.message and p.hint for p in life.problems.current())
         bad.error = 0
         await life.durable()

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from kbackupd.cli.ctl_text import ROWS_ON_TERMINAL, print_flush, print_pause, print_status
 from kbackupd.cli.main import main
-from kbackupd.model.status import FlushedPartition, FlushReport, PartitionState, PauseReport, Problem
+from kbackupd.model.status import FlushedPartition, FlushReport, LeftOutPartition, PartitionState, PauseReport, Problem
 from kbackupd.server.control import ControlServer
 from tests.unit.server.fake_daemon import FakeDaemon, sample
 
@@ -103,6 +103,24 @@ def test_status_names_each_problem_with_its_remedy(served: Served, capsys: pytes
     assert text.endswith("1 PROBLEM\norders/1  for 1m30s, 41 times\n  no leader\n  → check broker 2\n")
 
 
+def test_status_shows_notes_apart_from_problems(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    served.daemon.notes = (
+        Problem(
+            subject="orders/1",
+            message="offsets [5, 10) fail their CRC at the source",
+            hint="look at the broker's disk",
+            since_ms=served.daemon.clock.now_ms() - 90_000,
+            count=1,
+        ),
+    )
+    assert served.ctl("status") == 0
+    text = capsys.readouterr().out
+    assert text.startswith("HEALTHY")
+    assert text.endswith(
+        "1 NOTE\norders/1  for 1m30s\n  offsets [5, 10) fail their CRC at the source\n  → look at the broker's disk\n"
+    )
+
+
 def test_status_json_is_the_report(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     assert served.ctl("status", "--format", "json") == 0
     report = json.loads(capsys.readouterr().out)
@@ -120,10 +138,35 @@ def test_status_of_some_topics_shows_only_those(served: Served, capsys: pytest.C
 def test_flush_says_up_to_which_offsets_all_is_durable(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     assert served.ctl("flush", "--topic", "orders") == 0
     text = capsys.readouterr().out
-    assert text.startswith("stored in 250ms: 2 partitions of 1 topic durable, in 1 new segment\n  segments/main/3/")
+    assert text.startswith("stored in 250ms: 2 partitions of 1 topic durable, in 1 segment\n  segments/main/3/")
     assert rows(text, "TOPIC") == [["orders", "0", "100"], ["orders", "1", "90"]]
     assert served.ctl("flush", "--topic", "orders") == 0
     assert capsys.readouterr().out.startswith("nothing new: all that was captured of 2 partitions of 1 topic")
+
+
+def test_a_flush_that_did_without_partitions_lists_them_and_is_incomplete(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hazards 1 and 30: exit code 0 while a partition lagged."""
+    served.daemon.left_out = (
+        LeftOutPartition(
+            topic="orders",
+            topic_id="i",
+            partition=1,
+            durable_offset=80,
+            state=PartitionState.QUARANTINED,
+            reason="the partition has no leader",
+        ),
+    )
+    assert served.ctl("flush") == 6
+    said = capsys.readouterr()
+    assert rows(said.out, "LEFT OUT") == [["orders", "1", "80", "quarantined", "the partition has no leader"]]
+    assert "did without 1 of 4 partitions, orders/1 first: the partition has no leader" in said.err
+    assert served.ctl("flush", "--format", "json") == 6
+    report = json.loads(capsys.readouterr().out)
+    assert [(p["partition"], p["state"], p["reason"]) for p in report["left_out"]] == [
+        (1, "quarantined", "the partition has no leader")
+    ]
 
 
 def test_flush_json_is_the_report(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,7 +278,7 @@ def test_markup_in_a_topic_or_message_is_printed_as_it_is(capsys: pytest.Capture
 
 def test_a_pause_that_a_restart_would_forget_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     print_pause(terminal(100), PauseReport(topics=("a",), partitions=1, paused=True, durable=False))
-    assert "a restart before the next checkpoint would forget it" in capsys.readouterr().out
+    assert "a restart before its upload lands would forget it" in capsys.readouterr().out
 
 
 def test_a_flush_of_thousands_of_partitions_is_cut_on_a_terminal_with_the_way_to_all(

@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from kbackupd.archive.identity import open_or_create
+from kbackupd.capture.budget import MemoryBudget
+from kbackupd.daemon.run import _Life
 from kbackupd.daemon.service import Service
 from kbackupd.model.errors import UnreachableError
 from kbackupd.observe.metrics import Metrics
@@ -14,6 +16,7 @@ from kbackupd.observe.problems import Problems
 from kbackupd.store.scoped import ScopedStore
 from tests.fake_broker import CLUSTER_ID
 from tests.unit.capture.site import BACKUP_ID, Life, Site
+from tests.virtual_time import run
 
 
 def serving(site: Site, problems: Problems) -> Service:
@@ -110,6 +113,75 @@ def test_partitions_nobody_answered_for_since_the_start_turn_it_red_in_time() ->
         await asyncio.sleep(400)
         assert not service.health().healthy
         assert any("exposure" in reason for reason in service.health().reasons)
+
+    site.run_life(script)
+
+
+def test_a_corrupt_batch_that_was_kept_is_a_note_and_no_reason_to_be_red_for_ever() -> None:
+    """Hazard 44 from the other side: a health that nothing turns green again is looked at by nobody."""
+    site = Site.new()
+    log = site.cluster.create("orders").logs[0]
+    for _ in range(3):
+        log.append(5)
+    log.corrupt(5)
+
+    async def script(life: Life) -> None:
+        service = await served(life)
+        await life.durable()
+        health = service.health()
+        assert (health.ready, health.healthy, health.reasons) == (True, True, ())
+        (note,) = service.status().notes
+        assert (note.subject, note.message) == (
+            "orders/0",
+            "offsets [5, 10) fail their CRC at the source; kept as they are, flagged",
+        )
+        assert service.status().problems == ()
+        assert life.metrics.registry.get_sample_value("kbackupd_corrupt_batches_total") == 1
+
+    site.run_life(script)
+
+
+def test_a_damaged_object_met_at_the_start_is_a_note_and_counted() -> None:
+    site = Site.new()
+    site.cluster.create("orders").logs[0].append(5)
+    site.run_life(Life.durable)
+    damaged = site.keys("checkpoints/")[-1]
+    site.memory.tamper(f"{BACKUP_ID}/{damaged}", b"not a checkpoint")
+    problems, metrics = Problems(site.clock), Metrics(site.clock, version="test")
+    life = _Life(
+        settings=site.settings,
+        source=site.cluster,
+        store=ScopedStore(site.memory, BACKUP_ID),
+        service=Service(settings=site.settings, clock=site.clock, metrics=metrics, problems=problems),
+        budget=MemoryBudget(site.budget_bytes),
+        clock=site.clock,
+        metrics=metrics,
+        problems=problems,
+    )
+
+    async def start() -> None:
+        await life._take_over()
+
+    run(start(), clock=site.clock)
+    assert [note.subject for note in problems.notes()] == [f"object {damaged}"]
+    assert problems.current() == ()
+    assert metrics.registry.get_sample_value("kbackupd_damaged_objects_total") == 1
+
+
+def test_the_metric_and_the_status_count_the_same_uploads() -> None:
+    site = Site.new()
+    log = site.cluster.create("orders").logs[0]
+
+    async def script(life: Life) -> None:
+        service = await served(life)
+        await life.durable()
+        site.upload_seconds = lambda key: 15.0
+        for _ in range(3):
+            log.append(5)
+            await asyncio.sleep(3)
+        assert service.status().uploads_in_flight == 3
+        assert b"kbackupd_uploads_in_flight 3.0\n" in service.render_metrics()
+        site.upload_seconds = lambda key: 0.01
 
     site.run_life(script)
 

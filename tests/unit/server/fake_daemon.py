@@ -12,6 +12,7 @@ from kbackupd.model.status import (
     FlushedPartition,
     FlushReport,
     HealthReport,
+    LeftOutPartition,
     MemoryStatus,
     PartitionSample,
     PartitionState,
@@ -72,6 +73,8 @@ class FakeDaemon:
         self.ready = True
         self.live = True
         self.problems: tuple[Problem, ...] = ()
+        self.notes: tuple[Problem, ...] = ()
+        self.left_out: tuple[LeftOutPartition, ...] = ()
         self.may_flush = asyncio.Event()
         self.may_flush.set()
         self.flushing = asyncio.Event()
@@ -106,6 +109,7 @@ class FakeDaemon:
             tiers=exposure.tier_statuses(RPO_TARGETS),
             topics=exposure.topic_statuses(),
             problems=self.problems,
+            notes=self.notes,
         )
 
     def health(self) -> HealthReport:
@@ -141,6 +145,7 @@ class FakeDaemon:
             segments=(self.last_segment.key,) if new and self.last_segment is not None else (),
             outcome="stored" if new else "nothing new",
             seconds=0.25,
+            left_out=self.left_out,
         )
 
     async def pause(self, topics: str) -> PauseReport:

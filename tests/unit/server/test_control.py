@@ -29,7 +29,7 @@ from kbackupd.model.errors import (
     UnreachableError,
     UsageError,
 )
-from kbackupd.model.status import PartitionState, Problem
+from kbackupd.model.status import LeftOutPartition, PartitionState, Problem
 from kbackupd.server.client import ControlClient
 from kbackupd.server.control import MAX_GLOB_CHARACTERS, MAX_REQUESTS, SECONDS, ControlServer
 from tests.unit.server.fake_daemon import FakeDaemon
@@ -383,7 +383,7 @@ async def test_fields_a_newer_daemon_adds_are_ignored(daemon: FakeDaemon, path: 
 
 
 def test_the_daemon_answers_what_it_achieved_before_the_socket_gives_up() -> None:
-    assert SECONDS["/v1/flush"] > steering.FLUSH_DEADLINE_SECONDS
+    assert SECONDS["/v1/flush"] > steering.FLUSH_DEADLINE_SECONDS > steering.CAPTURE_DEADLINE_SECONDS
     assert steering.PAUSE_DEADLINE_SECONDS < SECONDS["/v1/pause"] == SECONDS["/v1/resume"]
 
 
@@ -393,13 +393,21 @@ async def test_the_document_names_every_verb_time_limit_and_field(daemon: FakeDa
     for verb, seconds in SECONDS.items():
         (row,) = [line for line in text.splitlines() if line.startswith("|") and f"{verb}" in line]
         assert f"{seconds:g} s" in row
+    assert f"after {steering.CAPTURE_DEADLINE_SECONDS:g} s" in text
+    assert f"within {steering.FLUSH_DEADLINE_SECONDS:g} s" in text
     daemon.problems = (Problem(subject="s3", message="slow", hint="", since_ms=0, count=1),)
+    daemon.notes = daemon.problems
+    daemon.left_out = (
+        LeftOutPartition(
+            topic="orders", topic_id="i", partition=0, durable_offset=-1, state=PartitionState.PAUSED, reason="paused"
+        ),
+    )
     _, flush = await ask(path, "POST", "/v1/flush")
     _, pause = await ask(path, "POST", "/v1/pause")
     _, status = await ask(path, "GET", "/v1/status")
     fields = {*status, *status["memory"], *status["last_segment"]}
-    for rows in ("tiers", "topics", "problems"):
+    for rows in ("tiers", "topics", "problems", "notes"):
         fields |= set(status[rows][0])
-    fields |= {*flush, *flush["partitions"][0], *pause}
+    fields |= {*flush, *flush["partitions"][0], *flush["left_out"][0], *pause}
     missing = {field for field in fields if f"`{field}`" not in text and f"`{field}[]`" not in text}
     assert missing == set()
