@@ -6,10 +6,10 @@ The one door for everybody who reads: restore, describe, dump, validation. Keeps
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from kbackupd.archive.catalog import Catalog, CatalogSegment, DamagedObject, gather_evidence
+from kbackupd.archive.catalog import Catalog, CatalogSegment, DamagedObject, abandoned_places, gather_evidence
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory, build_history
 from kbackupd.archive.losses import LostSegment, settled_catalog
 from kbackupd.archive.reader import READ_AHEAD_BYTES, StoredBatch, read_history
@@ -21,7 +21,7 @@ from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.store.protocol import ObjectStore
 from kbackupd.store.scoped import ScopedStore
 
-__all__ = ["Archive", "ArchivedTopic", "DamagedObject", "PartitionHistory", "StoredBatch"]
+__all__ = ["Archive", "ArchivedTopic", "PartitionHistory", "StoredBatch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class ArchivedTopic:
     configs: Mapping[str, str] = field(default_factory=dict)
     first_seen_ms: int
     deleted_ms: int | None = None
-    """When the source was found not to have it any more; None as far as anybody knows it still does."""
+    """When the source was found not to have it any more, and it was not seen since; None: it is there."""
     excluded_ms: int | None = None
     """Since when configuration keeps it out of the backup."""
     previous: TopicId | None = None
@@ -242,14 +242,25 @@ def no_archive(location: str) -> ObjectMissingError:
     return missing
 
 
-def archived_topics(segments: Iterable[CatalogSegment]) -> Sequence[ArchivedTopic]:
-    """Every incarnation that segments, in the archive's order, speak of; in the order of their last mention."""
+def archived_topics(segments: Sequence[CatalogSegment]) -> Sequence[ArchivedTopic]:
+    """Every incarnation that segments, in the archive's order, speak of; in the order of their last mention.
+
+    Seen again, a topic that was believed deleted is not. Of one writer the later word stands, between two writers the
+    word of the later time. An abandoned segment ends no topic: the life that went on without it tells for itself.
+    """
     topics: dict[TopicId, ArchivedTopic] = {}
+    abandoned = abandoned_places(segments)
+    denied_by: dict[TopicId, str] = {}
     for segment in segments:
+        writer = segment.place.writer
+        counts = segment.place not in abandoned
         for event in segment.footer.events:
             match event:
                 case TopicSeen():
                     before = topics.pop(event.topic_id, None)
+                    deleted_ms = before.deleted_ms if before else None
+                    if deleted_ms is not None and (denied_by[event.topic_id] == writer or deleted_ms < event.at_ms):
+                        deleted_ms = None
                     topics[event.topic_id] = ArchivedTopic(
                         topic_id=event.topic_id,
                         name=event.name,
@@ -257,16 +268,18 @@ def archived_topics(segments: Iterable[CatalogSegment]) -> Sequence[ArchivedTopi
                         internal=event.internal,
                         configs=event.configs,
                         first_seen_ms=before.first_seen_ms if before else event.at_ms,
-                        deleted_ms=before.deleted_ms if before else None,
+                        deleted_ms=deleted_ms,
                         previous=event.previous or (before.previous if before else None),
-                        last_writer=segment.place.writer,
+                        last_writer=writer,
                         last_seen_ms=event.at_ms,
                     )
-                case TopicDeleted() if event.topic_id in topics:
+                case TopicDeleted() if counts and event.topic_id in topics:
                     held = topics[event.topic_id]
-                    if held.deleted_ms is None:
+                    newest_word = held.last_writer == writer or held.last_seen_ms <= event.at_ms
+                    if held.deleted_ms is None and newest_word:
                         topics[event.topic_id] = replace(held, deleted_ms=event.at_ms)
-                case TopicExcluded() if event.topic_id in topics:
+                        denied_by[event.topic_id] = writer
+                case TopicExcluded() if counts and event.topic_id in topics:
                     topics[event.topic_id] = replace(topics[event.topic_id], excluded_ms=event.at_ms)
                 case _:
                     pass

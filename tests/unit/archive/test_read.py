@@ -274,6 +274,43 @@ async def test_incarnations_of_one_name_are_kept_apart_and_the_newest_is_known()
     assert [id.partition for id in archive.partitions] == [0, 0, 1, 2]
 
 
+async def test_a_deletion_that_only_an_abandoned_segment_tells_does_not_count() -> None:
+    """The life that went on without it knows the topic as open, and has nothing new to tell of it."""
+    built = await ArchiveBuilder.create()
+    topic = built.topic("orders")
+    first = await built.start()
+    first.see(topic)
+    await first.flush()
+    first.deleted(topic)
+    straggler = first.seal()
+    second = await built.start()
+    built.log(topic, 0).append([b"after"])
+    second.capture(topic, 0)
+    await second.flush()
+    await first.arrive(straggler)
+    (archived,) = (await Archive.open(built.store, BACKUP_ID)).topics
+    assert archived.deleted_ms is None
+
+
+async def test_of_two_writers_that_tell_whether_a_topic_is_there_the_later_is_right() -> None:
+    built = await ArchiveBuilder.create()
+    topic = built.topic("orders")
+    first, second = await built.start("a"), await built.start("b")
+    second.see(topic)
+    await second.flush()
+    built.clock.advance(60)
+    first.see(topic)
+    first.deleted(topic)
+    await first.flush()
+    (archived,) = (await Archive.open(built.store, BACKUP_ID)).topics
+    assert archived.deleted_ms is not None
+    built.clock.advance(60)
+    second.see(topic)
+    await second.flush()
+    (archived,) = (await Archive.open(built.store, BACKUP_ID)).topics
+    assert archived.deleted_ms is None
+
+
 async def test_reading_ahead_keeps_to_its_bound_in_bytes() -> None:
     class Watched(MemoryStore):
         asked: set[int]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from kbackupd.archive.archive import Archive
 from kbackupd.capture.roll import RollReason
 from kbackupd.capture.sampling import partition_samples
 from kbackupd.kafka.types import NO_TOPIC_ID
@@ -15,7 +16,7 @@ from kbackupd.model.events import GapCause, PartitionSeen, TopicDeleted, TopicEx
 from kbackupd.model.segment import RunFlag
 from kbackupd.model.settings import StartPolicy, TopicSelection
 from kbackupd.model.status import PartitionState
-from tests.unit.capture.site import Life, Site
+from tests.unit.capture.site import BACKUP_ID, Life, Site
 from tests.virtual_time import run
 
 
@@ -202,6 +203,32 @@ def test_a_topic_wrongly_believed_gone_goes_on_where_it_was_even_after_a_kill() 
     site.run_life(believe, stop=False)
     site.run_life(Life.durable)
     site.check()
+
+
+def test_a_topic_wrongly_believed_gone_is_not_called_deleted_once_it_has_come_back() -> None:
+    """Validation would stop looking at it, and a restore would not say what of it was never seen."""
+    site = Site.new()
+    log = site.cluster.create("orders").logs[0]
+    log.append(3)
+
+    async def believe(life: Life) -> None:
+        await life.follows("orders")
+        topic = site.cluster.topics.pop("orders")
+        partition = life.partition("orders")
+        await life.until(lambda: partition.closed, "the topic closed")
+        life.pipeline.seal(RollReason.FLUSH)
+        await life.pipeline.all_durable()
+        gone = (await Archive.open(site.memory, BACKUP_ID)).topic(topic.id)
+        assert gone is not None
+        assert gone.deleted_ms is not None
+        site.cluster.topics["orders"] = topic
+        life.pipeline.roster.metadata_wanted.set()
+        await life.durable()
+
+    site.run_life(believe)
+    topic = site.check().topic(log.id.topic_id)
+    assert topic is not None
+    assert topic.deleted_ms is None
 
 
 def test_an_error_in_metadata_is_never_a_deletion() -> None:
