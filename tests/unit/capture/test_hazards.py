@@ -849,6 +849,35 @@ def test_the_first_event_of_a_topic_lost_while_its_partition_s_landed_is_told_ag
     assert [e.partitions for e in seen] == [1]
 
 
+def test_a_topic_whose_first_event_was_lost_and_that_is_gone_by_now_is_closed_with_all_its_partitions() -> None:
+    """Found by killing at random: one that stayed open was waited for by every flush, for ever."""
+    site = Site.new(flush_interval_seconds=0.5)
+    site.cluster.create("other")
+
+    async def script(life: Life) -> None:
+        await life.durable()
+        site.faults.stall("put", key_part="segments/")
+        log = site.cluster.create("orders").logs[0]
+        log.leader_id = 9
+        life.pipeline.roster.metadata_wanted.set()
+        await life.until(lambda: any(t.name == "orders" for t in life.pipeline.roster.topics.values()), "sight")
+        await asyncio.sleep(2)
+        log.elect(1)
+        log.append(3)
+        await life.follows("orders")
+        await asyncio.sleep(3)
+
+    site.run_life(script, stop=False)
+    site.faults.heal()
+    gone = site.cluster.delete("orders").logs[0]
+
+    async def closed(life: Life) -> None:
+        await life.until(lambda: life.pipeline.roster.partitions[gone.id].closed, "the partition closed")
+        await life.durable()
+
+    site.run_life(closed)
+
+
 def test_retention_after_a_partition_s_first_event_was_lost_leaves_a_gap_and_no_hole() -> None:
     """Hazard 11, found by killing at random: bytes of it are stored, so readers begin there."""
     site = Site.new(flush_interval_seconds=0.5)
