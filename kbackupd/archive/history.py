@@ -8,7 +8,7 @@ The rules are those of docs/format.md, "Reading a partition".
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -129,6 +129,8 @@ class PartitionHistory:
     slices: tuple[Slice, ...]
     gaps: tuple[GapSpan, ...]
     holes: tuple[OffsetRange, ...]
+    replaced: Mapping[tuple[str, int], int]
+    """(segment's key, position of a run) → from which offset on the run is a tail that its log has lost."""
     corrupt_runs: tuple[StoredRun, ...]
     """Kept as the source served them, never delivered as records; their offsets are a gap."""
     outcomes: tuple[TransactionOutcome, ...]
@@ -157,9 +159,10 @@ class PartitionHistory:
         """Everything from `first_offset` to here is stored or a gap."""
         return self.holes[0].first_offset if self.holes else self.next_offset
 
-    def branch_limit(self, branch: int) -> int:
-        """Where another branch takes over from `branch` in this history."""
-        return next((span.next_offset for span in self.lineage if span.branch == branch), MAX_OFFSET)
+    def limit_of(self, stored: StoredRun) -> int:
+        """Where another branch, or what grew in place of a lost tail, takes over from the run in this history."""
+        spans = (span.next_offset for span in self.lineage if span.branch == stored.run.branch)
+        return min(next(spans, MAX_OFFSET), self.replaced.get((stored.ref.key, stored.run.position), MAX_OFFSET))
 
 
 def build_history(evidence: PartitionEvidence, branch: int | None = None) -> PartitionHistory:
@@ -187,12 +190,15 @@ def build_history(evidence: PartitionEvidence, branch: int | None = None) -> Par
     valid_below = _valid_below(stored.run for stored in usable)
     proven: list[tuple[int, int]] = []
     held: list[tuple[StoredRun, tuple[int, int]]] = []
+    replaced: dict[tuple[str, int], int] = {}
     for stored in usable:
         span, below = spans.get(stored.run.branch), valid_below(stored.run)
         if clipped := _clip(stored.run.covers, span, below):
             proven.append(clipped)
         if clipped := _clip(_extent(stored.run), span, below):
             held.append((stored, clipped))
+        if below < MAX_OFFSET:
+            replaced[stored.ref.key, stored.run.position] = below
     proven = _union(proven)
     slices = _within_proven(_slices(held), proven)
     gap_pieces = [
@@ -218,6 +224,7 @@ def build_history(evidence: PartitionEvidence, branch: int | None = None) -> Par
         slices=slices,
         gaps=gaps,
         holes=tuple(OffsetRange(first, end) for first, end in _missing(first_offset, next_offset, covered)),
+        replaced=replaced,
         corrupt_runs=tuple(
             stored for stored in evidence.runs if stored.corrupt and _reaches(spans.get(stored.run.branch), stored.run)
         ),
@@ -278,6 +285,9 @@ def _valid_below(runs: Iterable[Run]) -> Callable[[Run], int]:
     A life is killed when a later segment has landed and an earlier one has not; the log is cut between the two while
     nobody looks. The next life starts before both, meets no cut, and captures what grew instead on the same branch. Of
     the two captures the one of the older leader epoch is a tail that the log has lost.
+
+    A run is judged by its last epoch. What is older in it was read from one log together with that, and where in
+    between an epoch begins, a run does not say for certain: compaction may have taken its first batches.
     """
     starts: dict[int, dict[int, int]] = {}
     for run in runs:
@@ -292,12 +302,8 @@ def _valid_below(runs: Iterable[Run]) -> Callable[[Run], int]:
             least = min(least, table[epoch])
 
     def below(run: Run) -> int:
-        ends = [*(offset for _, offset in run.leader_epochs[1:]), run.next_offset]
-        for (epoch, first), end in zip(run.leader_epochs, ends, strict=False):
-            replaced = max(first, newer[run.branch][epoch])
-            if replaced < end:
-                return replaced
-        return MAX_OFFSET
+        replaced = newer[run.branch][run.leader_epochs[-1][0]] if run.leader_epochs else MAX_OFFSET
+        return replaced if replaced < run.next_offset else MAX_OFFSET
 
     return below
 

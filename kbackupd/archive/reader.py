@@ -83,14 +83,15 @@ async def read_history(
             under_way.popleft()
             taken = 0
             for one in group.slices:
+                limits = {(s.ref.key, s.run.position): history.limit_of(s) for s in one.sources}
                 sources = list(zip(one.sources, runs[taken : taken + len(one.sources)], strict=True))
                 taken += len(one.sources)
                 # After a gap or hole nothing before the slice may be delivered: it is not covered.
                 if one.first_offset > previous_end:
                     done = max(done, one.first_offset)
                 previous_end = one.next_offset
-                limit = min(end, history.branch_limit(one.run.branch))
                 for stored, header, data in _merged(sources, topic):
+                    limit = min(end, limits[stored.ref.key, stored.run.position])
                     # A compressed legacy message bears the offset of its last record: it begins where we are.
                     begins = done if header.is_legacy else header.base_offset
                     if begins >= min(one.next_offset, end):

@@ -292,6 +292,17 @@ def test_runs_of_one_leader_epoch_after_the_other_are_all_kept() -> None:
     assert ranges(history) == [(0, 10), (10, 20)]
 
 
+def test_a_later_capture_that_compaction_has_thinned_is_not_taken_for_a_lost_tail() -> None:
+    """Its first batch of the newer epoch is further on than the earlier capture's was: where the epoch begins, it
+    cannot tell. A writer under another name that took over would be read up to there only.
+    """
+    early = stored(0, 18, at=0, epochs=((0, 0), (1, 12)), place=SegmentPlace("a", 1, 0))
+    late = stored(9, 25, at=1, epochs=((0, 9), (1, 16), (2, 20)), place=SegmentPlace("b", 1, 0))
+    history = build_history(PartitionEvidence(id=ID, seen=(seen(0),), runs=(early, late)))
+    assert ranges(history) == [(0, 18), (18, 25)]
+    assert history.holes == ()
+
+
 def test_a_corrupt_run_covers_nothing_and_is_listed() -> None:
     bad = stored(10, 20, flags=RunFlag.CORRUPT)
     evidence = PartitionEvidence(
