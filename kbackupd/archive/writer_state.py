@@ -3,6 +3,10 @@
 Owns the rule how far each partition is covered. Segments are applied in the order (writer epoch, seq); a partition's
 position moves over contiguous runs and gaps only, so that a segment lost before a later one landed holds the position
 back and its offsets are captured again (invariants I4, I6, I8). A checkpoint is a picture of this state.
+
+It does not grow with the archive's age: of deleted incarnations the newest are remembered, so that one wrongly believed
+gone goes on where it was, and older ones are forgotten. One that comes back all the same is met for the first time: its
+log is captured again from its start, which readers take once (docs/adr/0009).
 """
 
 from __future__ import annotations
@@ -39,6 +43,10 @@ UNSEEN = "unseen"
 """The `state` of a partition whose first event is in a lost segment: its `next_offset` is no position."""
 
 
+REMEMBERED_DELETED = 32
+"""So many deleted incarnations are remembered, the last to be deleted."""
+
+
 @dataclass(slots=True, kw_only=True)
 class PartitionState:
     """Below `next_offset` of `branch` all is stored or a known gap."""
@@ -70,6 +78,8 @@ class TopicState:
     internal: bool
     configs: dict[str, str]
     closed: bool = False
+    """Deleted at the source, or excluded by configuration."""
+    deleted: bool = False
 
 
 def add_epochs(table: list[tuple[int, int]], epochs: Iterable[tuple[int, int]]) -> None:
@@ -107,11 +117,17 @@ class WriterState:
         self.events = 0
         self.last_sealed_ms = 0
 
-    def covers(self, epoch: int, seq: int) -> bool:
-        return any(first <= seq < next_seq for first, next_seq in self.coverage.get(epoch, ()))
+    @property
+    def begun(self) -> bool:
+        """Something of this writer is durable, if only of topics that are forgotten by now."""
+        return self.chain_head is not None
 
-    def apply(self, footer: Footer, ref: ObjectRef) -> None:
-        """Account for one durable segment; the caller keeps the order (writer epoch, seq)."""
+    def apply(self, footer: Footer, ref: ObjectRef) -> frozenset[TopicId]:
+        """Account for one durable segment; the caller keeps the order (writer epoch, seq).
+
+        Returns:
+            Incarnations that were forgotten with it: deleted, and nobody need hold anything of them any more.
+        """
         self._apply_topics(footer)
         steps: dict[PartitionId, list[Run | Gap | Truncated]] = defaultdict(list)
         for run in footer.runs:
@@ -144,6 +160,20 @@ class WriterState:
         self.chain_head = ref
         self.events += len(footer.events)
         self.last_sealed_ms = max(self.last_sealed_ms, footer.sealed_ms)
+        # Only now: the same segment may hold the last runs of what it calls deleted.
+        told = any(isinstance(event, TopicDeleted) for event in footer.events)
+        return self._forget_deleted() if told else frozenset()
+
+    def _forget_deleted(self) -> frozenset[TopicId]:
+        """Drop the deleted incarnations that are not among the newest."""
+        deleted = [topic.id for topic in self.topics.values() if topic.deleted]
+        old = set(deleted[: max(0, len(deleted) - REMEMBERED_DELETED)])
+        # Readers take the newest branch. Should such a topic come back, it must go on on a newer one than it ever had.
+        old -= {id.topic_id for id, partition in self.partitions.items() if partition.next_branch > 1}
+        if old:
+            self.topics = {id: topic for id, topic in self.topics.items() if id not in old}
+            self.partitions = {id: known for id, known in self.partitions.items() if id.topic_id not in old}
+        return frozenset(old)
 
     def _apply_topics(self, footer: Footer) -> None:
         for event in footer.events:
@@ -156,11 +186,12 @@ class WriterState:
                         internal=event.internal,
                         configs=event.configs,
                     )
-                    if event.previous is not None and event.previous in self.topics:
-                        self.topics[event.previous].closed = True
-                case TopicDeleted() | TopicExcluded():
-                    if event.topic_id in self.topics:
-                        self.topics[event.topic_id].closed = True
+                case TopicDeleted() if event.topic_id in self.topics:
+                    topic = self.topics.pop(event.topic_id)
+                    topic.closed = topic.deleted = True
+                    self.topics[topic.id] = topic  # the last one is the newest to be deleted
+                case TopicExcluded() if event.topic_id in self.topics:
+                    self.topics[event.topic_id].closed = True
                 case PartitionSeen():
                     known = self.partitions.get(event.id)
                     if known is None or not known.seen:
@@ -235,6 +266,7 @@ class WriterState:
                     internal=topic.internal,
                     configs=topic.configs,
                     closed=topic.closed,
+                    deleted=topic.deleted,
                 )
                 for topic in self.topics.values()
             ),
@@ -277,6 +309,7 @@ class WriterState:
                 internal=topic.internal,
                 configs=topic.configs,
                 closed=topic.closed,
+                deleted=topic.deleted,
             )
         for row in checkpoint.partitions:
             state.partitions[row.id] = PartitionState(

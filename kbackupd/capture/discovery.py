@@ -222,6 +222,7 @@ class Discovery:
             None,
         )
         durable = self._state.topics.get(topic.topic_id)
+        reopened = topic.topic_id in self._roster.topics
         system = topic.name in SYSTEM_TOPICS
         opened = CapturedTopic(
             id=topic.topic_id,
@@ -230,8 +231,8 @@ class Discovery:
             partitions=max(len(topic.partitions), durable.partitions if durable else 0),
             tier=SYSTEM_TIER if system else self._tier_of(topic.name),
             configs=configs or (durable.configs if durable else {}),
+            returned=reopened or (durable is not None and durable.closed),
         )
-        reopened = topic.topic_id in self._roster.topics
         self._roster.topics[topic.topic_id] = opened
         self._roster.names[topic.topic_id] = topic.name
         unchanged = (

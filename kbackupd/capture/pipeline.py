@@ -108,6 +108,7 @@ class Pipeline:
             problems=problems,
             topic_names=self.roster.names,
             on_durable=self._became_durable,
+            on_forgotten=self._forget,
         )
         self.intake = Intake(
             roster=self.roster, watermark=self.publisher.watermark, clock=clock, metrics=metrics, problems=problems
@@ -235,6 +236,9 @@ class Pipeline:
             if partition is not None:
                 partition.proof.durable_moved(self.publisher.watermark.durable(id))
         self.progress.set()
+
+    def _forget(self, topic_ids: frozenset[TopicId]) -> None:
+        self.publisher.watermark.forget(self.roster.forget(topic_ids))
 
     def _states(self) -> Mapping[PartitionId, str]:
         return {id: partition.state.value for id, partition in self.roster.partitions.items()}

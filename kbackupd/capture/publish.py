@@ -61,6 +61,7 @@ class Publisher:
         problems: Problems,
         topic_names: Mapping[TopicId, str],
         on_durable: Callable[[list[PartitionId]], None],
+        on_forgotten: Callable[[frozenset[TopicId]], None],
     ) -> None:
         self.state = state
         self.watermark = Watermark({id: known.next_offset for id, known in state.partitions.items() if known.seen})
@@ -80,6 +81,7 @@ class Publisher:
         self._problems = problems
         self._topic_names = topic_names
         self._on_durable = on_durable
+        self._on_forgotten = on_forgotten
         self._previous: ObjectRef | None = state.chain_head
         self._last_sealed_ms = state.last_sealed_ms
         self._sealing = asyncio.Lock()
@@ -198,7 +200,8 @@ class Publisher:
         """The store said durable: index, then watermark, then whoever waits."""
         self._landed[seq] = entry
         while (next_entry := self._landed.pop(self._next_to_apply, None)) is not None:
-            self.state.apply(next_entry.footer, next_entry.ref)
+            if forgotten := self.state.apply(next_entry.footer, next_entry.ref):
+                self._on_forgotten(forgotten)
             self.since_checkpoint.append((next_entry.ref.key, next_entry.ref.digest, next_entry.size_bytes))
             self._next_to_apply += 1
             self.begun.set()

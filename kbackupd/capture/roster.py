@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Protocol
@@ -40,6 +40,8 @@ class CapturedTopic:
     tier: str
     configs: dict[str, str]
     closed: bool = False
+    returned: bool = False
+    """It had been closed before: what is durable of that says nothing about a second time."""
 
 
 class Place(Protocol):
@@ -166,6 +168,22 @@ class Roster:
         """Every partition of the incarnation, closed ones too, in ascending order."""
         found = (self.partitions[id] for id in self._of_topic.get(topic_id, ()))
         return sorted(found, key=lambda partition: partition.id.partition)
+
+    def forget(self, topic_ids: Iterable[TopicId]) -> list[PartitionId]:
+        """Drop incarnations whose deletion is durable for long; returns their partitions.
+
+        One that came back is kept for the rest of this life: segments not sealed yet may speak of it.
+        """
+        known = self.topics
+        gone = {id for id in topic_ids if id not in known or (known[id].closed and not known[id].returned)}
+        dropped = [id for topic_id in gone for id in self._of_topic.get(topic_id, ())]
+        for id in dropped:
+            del self.partitions[id]
+        for topic_id in gone:
+            self._of_topic.pop(topic_id, None)
+            self.topics.pop(topic_id, None)
+            self.names.pop(topic_id, None)
+        return dropped
 
     def matching(self, glob: str) -> Iterator[PartitionCapture]:
         """Open partitions of topics whose name matches `glob`."""

@@ -131,11 +131,12 @@ class Steering:
             late = self._clock.monotonic() >= until
             looked_around = self._pipeline.discovery.rounds > 0
             for id, goal in list(waiting.items()) if looked_around or late else ():
-                partition = self._pipeline.roster.partitions[id]
-                why = self._why_not(partition)
-                if partition.closed:
+                partition = self._pipeline.roster.partitions.get(id)
+                if partition is None or partition.closed:
                     del waiting[id]
-                elif why is not None:
+                    continue
+                why = self._why_not(partition)
+                if why is not None:
                     left_out.append((partition, why))
                     del waiting[id]
                 elif self._reached(partition, goal):

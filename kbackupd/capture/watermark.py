@@ -7,7 +7,7 @@ one that has not does not.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from kbackupd.model.path import CatalogEntry
 from kbackupd.model.positions import PartitionId
@@ -27,6 +27,12 @@ class Watermark:
     def durable(self, id: PartitionId) -> int:
         """Offset below which everything is durable; -1 for a partition nothing is known of."""
         return self._durable.get(id, -1)
+
+    def forget(self, ids: Iterable[PartitionId]) -> None:
+        """Nothing more will come of these: their incarnation is deleted, and that is durable."""
+        for id in ids:
+            if id not in self._in_flight and id not in self._cuts:
+                self._durable.pop(id, None)
 
     def truncated(self, id: PartitionId, offset: int) -> None:
         """The source's log was cut to `offset`, and another one goes on from there.

@@ -43,13 +43,14 @@ from kbackupd.model.segment import Checkpoint, Identity, PartitionCheckpoint, To
 _BODY_SHA256 = hashlib.sha256(MAGIC[CHECKPOINT]).hexdigest()
 
 
-class _Topic(Struct):
+class _Topic(Struct, omit_defaults=True):
     topic_id: TopicIdText
     name: str
     partitions: Count
     internal: bool
     configs: dict[str, str]
     closed: bool
+    deleted: bool = False
 
 
 class _Partitions(Struct):
@@ -117,8 +118,8 @@ def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
             segments=list(checkpoint.segments),
             events=checkpoint.events,
             topics=[
-                _Topic(topic.id, topic.name, topic.partitions, topic.internal, topic.configs, topic.closed)
-                for topic in checkpoint.topics
+                _Topic(row.id, row.name, row.partitions, row.internal, row.configs, row.closed, row.deleted)
+                for row in checkpoint.topics
             ],
             partitions=_Partitions(
                 *index.columns(row.id for row in rows),
@@ -184,6 +185,7 @@ def _decode(key: str, tail: Tail, rows: _Checkpoint) -> Checkpoint:
             internal=row.internal,
             configs=row.configs,
             closed=row.closed,
+            deleted=row.deleted,
         )
         for row in rows.topics
     )

@@ -184,7 +184,8 @@ class TopicCheckpoint:
     configs: dict[str, str] = field(default_factory=dict)
     """Overrides set on the topic; the broker's defaults are not the topic's."""
     closed: bool = False
-    """Deleted or succeeded by a new incarnation."""
+    """Deleted at the source, or excluded by configuration."""
+    deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

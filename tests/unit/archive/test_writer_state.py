@@ -5,13 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kbackupd.archive import writer_state
 from kbackupd.archive.writer_state import UNSEEN, PartitionState, WriterState, add_epochs, cut_epochs, merge_sequence
 from kbackupd.format.checkpoint import decode_checkpoint, encode_checkpoint
 from kbackupd.format.keys import checkpoint_key, segment_key
-from kbackupd.model.events import Gap, GapCause, LedgerEvent, PartitionSeen, Paused, TopicDeleted, TopicSeen, Truncated
+from kbackupd.model.events import (
+    Gap,
+    GapCause,
+    LedgerEvent,
+    PartitionSeen,
+    Paused,
+    TopicDeleted,
+    TopicExcluded,
+    TopicSeen,
+    Truncated,
+)
 from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.model.segment import (
     CODEC_NONE,
@@ -87,7 +99,7 @@ def footer(
         sealed_monotonic_ms=0,
         body_bytes=8,
         body_sha256="0" * 64,
-        topics={TOPIC: "orders"},
+        topics={TOPIC: "orders"} | {one.topic_id: one.name for one in content if isinstance(one, TopicSeen)},
         runs=tuple(one for one in content if isinstance(one, Run)),
         open_transactions=tuple(
             OpenTransaction(id=P, producer_id=producer, producer_epoch=0, first_offset=first)
@@ -197,11 +209,47 @@ def test_open_transactions_are_those_at_the_position_not_those_behind_a_lost_seg
     assert state.partitions[P].open_transactions == {7: (0, 2)}
 
 
-def test_a_recreated_topic_closes_its_predecessor() -> None:
+def test_a_recreated_topic_s_predecessor_is_open_until_its_own_deletion_is_told() -> None:
+    """A broker that lags behind may tell of it once more, and a life killed in between must still ask whether it is."""
     other = TopicId("AAAAAAAAAAAAAAAAAAAAAg")
     successor = TopicSeen(topic_id=other, name="orders", partitions=1, internal=False, at_ms=0, previous=TOPIC)
     state = applied(footer(0, TOLD, SEEN), footer(1, successor))
+    assert (state.topics[TOPIC].closed, state.topics[other].closed) == (False, False)
+    state = applied(footer(0, TOLD, SEEN), footer(1, successor), footer(2, TopicDeleted(topic_id=TOPIC, at_ms=1)))
     assert (state.topics[TOPIC].closed, state.topics[other].closed) == (True, False)
+
+
+def test_of_deleted_topics_the_last_to_go_are_remembered_over_checkpoints_and_others_only_while_they_have_branches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writer_state, "REMEMBERED_DELETED", 2)
+    ids = [TopicId(f"{letter}AAAAAAAAAAAAAAAAAAAAg") for letter in "ABCDE"]
+
+    def told(number: int, topic_id: TopicId) -> Footer:
+        id = PartitionId(topic_id, 0)
+        cut = (Truncated(id=id, branch=1, parent=0, offset=0, leader_epoch=1, at_ms=0),) if number == 1 else ()
+        return footer(
+            number,
+            TopicSeen(topic_id=topic_id, name=topic_id[0], partitions=1, internal=False, at_ms=0),
+            PartitionSeen(id=id, first_offset=0, log_start_offset=0, high_watermark=0, leader_epoch=0, at_ms=0),
+            *cut,
+        )
+
+    def gone(seq: int, number: int) -> Footer:
+        return footer(seq, TopicDeleted(topic_id=ids[number], at_ms=0))
+
+    seen = [told(number, topic_id) for number, topic_id in enumerate(ids)]
+    excluded = footer(5, TopicExcluded(topic_id=ids[4], at_ms=0))
+    told_gone = [gone(6, 3), gone(7, 0), gone(8, 1), gone(9, 2)]
+    state = applied(*seen, excluded, *told_gone[:3])
+    kept = {ids[0], ids[1], ids[2], ids[4]}
+    assert {id.topic_id for id in state.partitions} == set(state.topics) == kept, "the first to go is forgotten"
+    resumed = copied(state)
+    for one in (state, resumed):
+        forgotten = one.apply(told_gone[3], ObjectRef(told_gone[3].key, "0" * 64))
+        assert forgotten == {ids[0]}
+        assert {id.topic_id for id in one.partitions} == set(one.topics) == {ids[1], ids[2], ids[4]}
+    assert resumed.topics == state.topics
 
 
 def test_pauses_are_remembered_until_they_end() -> None:

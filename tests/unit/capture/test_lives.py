@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kbackupd.archive.writer_state import PartitionState
 from kbackupd.model.events import GapCause
 from kbackupd.model.positions import PartitionId
-from tests.fake_broker import FakeCluster
+from tests.fake_broker import FakeCluster, FakeTopic
 from tests.unit.capture.site import Life, Site, positions
 
 CALM = ("append", "append", "append", "append", "transaction", "elect", "wait")
@@ -63,6 +63,7 @@ class World:
         self._kinds = kinds
         self._producers = 100
         self._open: list[tuple[str, int, int]] = []
+        self._vanished: FakeTopic | None = None
 
     async def go_on(self, life: Life, events: int) -> None:
         for _ in range(events):
@@ -70,7 +71,8 @@ class World:
             await asyncio.sleep(self._luck.choice((0.0, 0.01, 0.3, 1.5)))
 
     def settle(self) -> None:
-        """The weather clears: every broker is up, nothing is throttled."""
+        """The weather clears: every broker is up and knows every topic, nothing is throttled."""
+        self._return()
         self.cluster.down.clear()
         self.cluster.throttle_ms = 0
         for topic in self.cluster.topics.values():
@@ -78,6 +80,12 @@ class World:
                 log.error = 0
                 log.elect()
                 log.append()
+
+    def _return(self) -> None:
+        """Brokers know again the topic that they had denied."""
+        vanished, self._vanished = self._vanished, None
+        if vanished is not None and vanished.name not in self.cluster.topics:
+            self.cluster.topics[vanished.name] = vanished
 
     async def step(self, life: Life) -> None:
         luck, cluster = self._luck, self.cluster
@@ -141,6 +149,10 @@ class World:
                     await life.steering.pause(glob)
             case "error":
                 log.error = luck.choice((0, 0, 3, 5, 56, 29))
+            case "vanish":
+                self._return()
+                if len(cluster.topics) > 1 and not cluster.topics[name].internal:
+                    self._vanished = cluster.topics.pop(name)
             case "throttle":
                 cluster.throttle_ms = luck.choice((0, 0, 700))
             case _:
