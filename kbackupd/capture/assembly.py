@@ -98,7 +98,7 @@ class OpenSegment:
         self._touch(system=False, now=now)
 
     def sample(self, sample: Sample) -> None:
-        """Keep a leader's word; samples alone never cause a segment."""
+        """Keep a leader's word. What answers tell on their way causes no segment; a round does (`sampled`)."""
         kept = self._samples.setdefault(sample.id, [])
         crowded = self._sample_count >= SAMPLES_MAX
         if kept and (crowded or sample.answered_ms - kept[-1].answered_ms < SAMPLE_SPACING_MS) and len(kept) > 1:
@@ -106,6 +106,12 @@ class OpenSegment:
             return
         kept.append(sample)
         self._sample_count += 1
+
+    def sampled(self, samples: Iterable[Sample], *, now: float) -> None:
+        """Keep a round of samples: whatever else comes, it is sealed within the flush interval."""
+        for sample in samples:
+            self.sample(sample)
+            self._touch(system=False, now=now)
 
     def close(self, open_transactions: Iterable[OpenTransaction]) -> ClosedSegment:
         return ClosedSegment(

@@ -6,6 +6,8 @@ except bytes that stay bad however often they are fetched: those are kept in a f
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import structlog
 
 from kbackupd.capture.assembly import OpenSegment
@@ -80,6 +82,10 @@ class Intake:
                 )
             case _:
                 pass
+
+    def sampled(self, samples: Iterable[Sample]) -> None:
+        """Take a round of samples in."""
+        self.open.sampled(samples, now=self._clock.monotonic())
 
     def refused(self, partition: PartitionCapture, code: int) -> None:
         """The answer for this partition was an error."""

@@ -22,7 +22,7 @@ from kbackupd.capture.discovery import Discovery
 from kbackupd.capture.intake import Intake
 from kbackupd.capture.positions import Positioner
 from kbackupd.capture.publish import Publisher
-from kbackupd.capture.quiet import sample_quiet
+from kbackupd.capture.quiet import sample_quiet, take_quiet
 from kbackupd.capture.rate import RateLimit
 from kbackupd.capture.roll import RollPolicy, RollReason, decide, next_deadline
 from kbackupd.capture.roster import Roster
@@ -161,6 +161,8 @@ class Pipeline:
                     fetching.create_task(sample_quiet(self.roster, self.sessions, self.intake), name="samples"),
                 ]
                 await self._stopping.wait()
+                # The newest answers say that all was captured until now, and no later life can say it of this moment.
+                take_quiet(self.roster, self.sessions, self.intake)
                 self.roster.halt()
                 for task in loops:
                     task.cancel()

@@ -1,4 +1,8 @@
-"""Samples of partitions that do not move, now and then: a restore to an instant needs them too (docs/format.md)."""
+"""Samples of partitions that do not move, now and then: a restore to an instant needs them, and so does everybody who
+asks the archive whether it was up to date (docs/adr/0010).
+
+A round of them is sealed like records are, so that an idle cluster makes one segment in ten minutes, and no more.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from kbackupd.capture.sessions import Sessions
 from kbackupd.model.segment import Sample
 
 INTERVAL_SECONDS = 600.0
+"""Below the 15 minutes for which validation tolerates that nobody looked, with room for a flush interval."""
 
 
 def quiet_samples(roster: Roster, sessions: Sessions) -> Iterator[Sample]:
@@ -33,9 +38,13 @@ def quiet_samples(roster: Roster, sessions: Sessions) -> Iterator[Sample]:
             )
 
 
+def take_quiet(roster: Roster, sessions: Sessions, intake: Intake) -> None:
+    """One round of them, into the open segment."""
+    intake.sampled(quiet_samples(roster, sessions))
+
+
 async def sample_quiet(roster: Roster, sessions: Sessions, intake: Intake) -> None:
-    """Add them to the open segment at the interval; no segment is sealed for it. Runs until cancelled."""
+    """A round at every interval; runs until cancelled."""
     while True:
         await asyncio.sleep(INTERVAL_SECONDS)
-        for sample in quiet_samples(roster, sessions):
-            intake.open.sample(sample)
+        take_quiet(roster, sessions, intake)

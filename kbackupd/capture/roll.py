@@ -28,7 +28,7 @@ class OpenFacts:
 
     held_bytes: int = 0
     oldest_user: float | None = None
-    """When the oldest user batch or ledger event came in."""
+    """When the oldest user batch, ledger event or round of samples came in."""
     oldest_system: float | None = None
 
     @property

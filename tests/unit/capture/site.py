@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 from kbackupd.archive.archive import Archive
 from kbackupd.archive.identity import identity_of, open_or_create
@@ -49,6 +50,8 @@ from tests.fake_broker import CLUSTER_ID, FakeCluster, FakeLog
 from tests.virtual_time import Killed, run
 
 BACKUP_ID = "main"
+
+Result = TypeVar("Result")
 
 
 class Wire:
@@ -343,6 +346,10 @@ class Site:
 
     def _object(self, key: str) -> bytes:
         return self.memory.objects[f"{BACKUP_ID}/{key}"]
+
+    def read(self, reading: Coroutine[object, object, Result]) -> Result:
+        """What somebody finds who reads when no life runs."""
+        return run(reading, clock=self.clock)
 
     def archive(self) -> Archive:
         return run(Archive.open(self.memory, BACKUP_ID), clock=self.clock)

@@ -1148,18 +1148,27 @@ def test_flush_of_a_log_that_is_cut_meanwhile_does_not_wait_for_an_end_that_neve
     site.check()
 
 
-def test_an_idle_cluster_makes_no_objects() -> None:
-    """Hazard 56a."""
-    site = Site.new()
+def test_an_idle_hour_makes_six_segments_of_samples_with_their_checkpoints_and_nothing_else() -> None:
+    """Hazard 56a: one for every round of quiet samples, without which the archive could not tell that it was up to
+    date; and in between nothing, whatever our own checkpoints and commits write to the cluster.
+    """
+    site = Site.new(flush_interval_seconds=10)
     site.cluster.create("orders").logs[0].append(2)
     site.cluster.create("__consumer_offsets", internal=True)
 
     async def script(life: Life) -> None:
         await life.durable()
-        await asyncio.sleep(10)
+        await asyncio.sleep(20)
         before = site.keys()
-        await asyncio.sleep(120)
+        await asyncio.sleep(500)
         assert site.keys() == before
+        await asyncio.sleep(3_600 - 500)
+        new = sorted(set(site.keys()) - set(before))
+        assert len([key for key in new if key.startswith("segments/")]) == 6
+        assert len([key for key in new if key.startswith("checkpoints/")]) == 6
+        assert len(new) == 12
+        rounds = [footer for footer in site.footers() if footer.key in new]
+        assert all(not footer.runs and not footer.events and footer.samples for footer in rounds)
 
     site.run_life(script)
 
