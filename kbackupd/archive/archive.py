@@ -43,6 +43,12 @@ class ArchivedTopic:
     last_writer: str = ""
     last_seen_ms: int = 0
     """By whom and when it was last spoken of as existing."""
+    grew: tuple[tuple[int, int], ...] = ()
+    """(partitions, at_ms): when so many were first counted, ascending."""
+
+    def counted_ms(self, partition: int) -> int:
+        """Since when the partition is known to exist."""
+        return next((at_ms for count, at_ms in self.grew if partition < count), self.first_seen_ms)
 
     @property
     def partition_ids(self) -> tuple[PartitionId, ...]:
@@ -272,6 +278,7 @@ def archived_topics(segments: Sequence[CatalogSegment]) -> Sequence[ArchivedTopi
                         previous=event.previous or (before.previous if before else None),
                         last_writer=writer,
                         last_seen_ms=event.at_ms,
+                        grew=_grown(before, event.partitions, event.at_ms),
                     )
                 case TopicDeleted() if counts and event.topic_id in topics:
                     held = topics[event.topic_id]
@@ -285,6 +292,11 @@ def archived_topics(segments: Sequence[CatalogSegment]) -> Sequence[ArchivedTopi
                     pass
         _add_unnamed(topics, segment)
     return tuple(topics.values())
+
+
+def _grown(topic: ArchivedTopic | None, partitions: int, at_ms: int) -> tuple[tuple[int, int], ...]:
+    grew = topic.grew if topic else ()
+    return (*grew, (partitions, at_ms)) if not grew or partitions > grew[-1][0] else grew
 
 
 def _older(topic: ArchivedTopic, other: ArchivedTopic) -> bool:

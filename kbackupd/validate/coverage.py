@@ -127,8 +127,10 @@ def _topic_window(
     for id in topic.partition_ids:
         held = evidence.get(id)
         if held is None:
-            continue
-        for message in window_problems(held, build_history(held), topic, expected):
+            problems = never_looked_at(topic, id, expected)
+        else:
+            problems = window_problems(held, build_history(held), topic, expected)
+        for message in problems:
             yield Finding(
                 severity=Severity.ERROR,
                 code=Code.COVERAGE_TIME,
@@ -151,6 +153,19 @@ def looked_at_ms(evidence: PartitionEvidence, history: PartitionHistory) -> list
     return sorted(proven + captured)
 
 
+def never_looked_at(topic: ArchivedTopic, id: PartitionId, expected: Expected) -> Iterator[str]:
+    """Of a partition that nothing was ever captured of: whether it existed within the window, one sentence if so."""
+    counted_ms = topic.counted_ms(id.partition)
+    begin = counted_ms if expected.from_ms is None else max(counted_ms, expected.from_ms)
+    ends = [end for end in (expected.to_ms, _ended_ms(topic)) if end is not None]
+    if not ends or min(ends) - begin > round(expected.tolerance_seconds * 1000):
+        yield f"never looked at, and known to exist since {iso(counted_ms)}"
+
+
+def _ended_ms(topic: ArchivedTopic) -> int | None:
+    return topic.deleted_ms if topic.deleted_ms is not None else topic.excluded_ms
+
+
 def window_problems(
     evidence: PartitionEvidence, history: PartitionHistory, topic: ArchivedTopic, expected: Expected
 ) -> Iterator[str]:
@@ -168,8 +183,7 @@ def window_problems(
             yield f"{since}; {iso(expected.from_ms)} was asked for"
     if expected.to_ms is not None:
         end = expected.to_ms
-    ended_ms = topic.deleted_ms if topic.deleted_ms is not None else topic.excluded_ms
-    if ended_ms is not None:
+    if (ended_ms := _ended_ms(topic)) is not None:
         end = min(end, ended_ms)
     at = begin
     for instant in instants[bisect_right(instants, begin) :]:

@@ -427,6 +427,42 @@ class TestCoverage:
         (early,) = errors(await check(built, expected=Expected(from_ms=built.clock.now_ms() - 86_400_000)))
         assert "captured only since" in early.message
 
+    async def test_a_partition_that_nobody_ever_saw_is_not_covered_at_any_time(self) -> None:
+        """It was left out of the window's judgement: an archive without it was valid for all of the time."""
+        built, topic, life = await filled()
+        begin = built.clock.now_ms()
+        life.event(TopicSeen(topic_id=topic, name="orders", partitions=2, internal=False, at_ms=begin))
+        for _ in range(6):
+            built.clock.advance(600)
+            life.sample(topic, 0)
+            await life.flush()
+        end = built.clock.now_ms()
+        for window in (Expected(from_ms=begin, to_ms=end), Expected(from_ms=begin), Expected(to_ms=end)):
+            (never,) = errors(await check(built, expected=window))
+            assert (never.code, never.topic, never.partition) == (Code.COVERAGE_TIME, "orders", 1)
+            assert "never looked at" in never.message
+        before = Expected(from_ms=begin - 3_600_000, to_ms=begin)
+        assert (await check(built, expected=before)).valid, "it did not exist"
+        patient = Expected(from_ms=begin, to_ms=end, tolerance_seconds=4000)
+        assert (await check(built, expected=patient)).valid
+        life.deleted(topic)
+        await life.flush()
+        built.clock.advance(86_400)
+        after = Expected(from_ms=built.clock.now_ms() - 3_600_000, to_ms=built.clock.now_ms())
+        assert (await check(built, expected=after)).valid, "it is gone"
+
+    async def test_a_partition_counted_a_moment_ago_may_still_be_waiting_for_its_first_look(self) -> None:
+        built, topic, life = await filled()
+        begin = built.clock.now_ms()
+        for _ in range(6):
+            built.clock.advance(600)
+            life.sample(topic, 0)
+            await life.flush()
+        end = built.clock.now_ms()
+        life.event(TopicSeen(topic_id=topic, name="orders", partitions=2, internal=False, at_ms=end - 60_000))
+        await life.flush()
+        assert (await check(built, expected=Expected(from_ms=begin, to_ms=end))).valid
+
     async def test_a_deleted_topic_need_not_be_watched_any_longer(self) -> None:
         built, topic, life = await filled()
         life.deleted(topic)
