@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -17,6 +18,16 @@ class GapCause(StrEnum):
     CORRUPT_AT_SOURCE = "corrupt_at_source"
     EXCLUDED = "excluded"
     """Configuration said so (`start: latest`, or the topic was not included then)."""
+
+
+GAP_MEANING: Mapping[GapCause, str] = {
+    GapCause.LOG_START_MOVED: "the source deleted these records (retention, DeleteRecords) before they were captured",
+    GapCause.TRUNCATED: "an election removed these records from the source's log before they were captured",
+    GapCause.TOPIC_DELETED: "the topic was deleted before these records were captured",
+    GapCause.CORRUPT_AT_SOURCE: "the source served damaged bytes; they are in the archive as they came, not as records",
+    GapCause.EXCLUDED: "configuration kept these records out of the backup",
+}
+"""For people, of offsets that are not in the archive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from kbackupd.archive.archive import Archive, ArchivedTopic
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory
 from kbackupd.model.errors import UsageError
-from kbackupd.model.events import GapCause
+from kbackupd.model.events import GAP_MEANING, GapCause
 from kbackupd.model.positions import OffsetRange, PartitionId, TopicId
 from kbackupd.model.segment import Run, RunFlag
 from kbackupd.model.settings import RestoreSettings, RetentionAfter
@@ -21,13 +21,6 @@ from kbackupd.restore.visibility import Outcomes, Visibility
 
 PLAN_FORMAT = 1
 
-GAP_MEANINGS: dict[GapCause, str] = {
-    GapCause.LOG_START_MOVED: "the source deleted these records (retention, DeleteRecords) before they were captured",
-    GapCause.TRUNCATED: "an election removed these records from the source's log before they were captured",
-    GapCause.TOPIC_DELETED: "the topic was deleted before these records were captured",
-    GapCause.CORRUPT_AT_SOURCE: "the source served damaged bytes; they are in the archive as they came, not as records",
-    GapCause.EXCLUDED: "configuration kept these records out of the backup",
-}
 NEVER_SEEN = "it existed at the source and was never looked into: it had no leader, or the daemon was killed too soon"
 HOLE_MEANING = "no segment holds these offsets and nothing explains why: kbackupd validate tells more"
 
@@ -268,7 +261,7 @@ def _runs(history: PartitionHistory) -> Iterable[Run]:
 def _not_in_archive(history: PartitionHistory) -> tuple[NotInArchive, ...]:
     gaps = [
         NotInArchive(
-            offsets=OffsetRange(gap.first_offset, gap.next_offset), cause=gap.cause, meaning=GAP_MEANINGS[gap.cause]
+            offsets=OffsetRange(gap.first_offset, gap.next_offset), cause=gap.cause, meaning=GAP_MEANING[gap.cause]
         )
         for gap in history.gaps
     ]

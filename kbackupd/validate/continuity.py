@@ -15,24 +15,15 @@ from kbackupd.archive.archive import archived_topics
 from kbackupd.archive.catalog import CatalogSegment
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory, SegmentPlace, build_history
 from kbackupd.archive.sequences import EpochJudgement, WriterEpoch
-from kbackupd.model.events import Gap, GapCause, Truncated
+from kbackupd.model.events import GAP_MEANING, Gap, GapCause, Truncated
 from kbackupd.model.positions import OffsetRange, PartitionId, TopicId
 from kbackupd.model.segment import Checkpoint, RunFlag
 from kbackupd.validate.report import Code, Finding, Severity
 
-GAP_MEANING: Mapping[GapCause, str] = {
-    GapCause.LOG_START_MOVED: "retention or DeleteRecords removed them before they were captured",
-    GapCause.TRUNCATED: "an election removed them from the source's log",
-    GapCause.TOPIC_DELETED: "the topic was deleted before they were captured",
-    GapCause.CORRUPT_AT_SOURCE: "the source served bytes that fail their checksum",
-    GapCause.EXCLUDED: "configuration excluded them",
-}
 GAP_ACTION: Mapping[GapCause, str] = {
     GapCause.LOG_START_MOVED: "if that was not meant to be: longer retention, or a backup that is paused less",
     GapCause.CORRUPT_AT_SOURCE: "repair the broker's disk; the bytes it served are kept in a flagged run",
 }
-
-
 LOST_RECORDS = "put the missing or damaged segment back from a copy of the archive; these records cannot be restored"
 
 
