@@ -146,6 +146,7 @@ def test_what_was_on_its_way_already_is_stored_by_the_flush_that_waited_for_it()
         assert report.outcome == "stored"
         assert site.keys("segments/")[-len(report.segments) :] == list(report.segments)
         assert [p.durable_offset for p in report.partitions] == [5]
+        site.upload_seconds = lambda key: 0.01
 
     assert site.run_life(script)
     site.check()

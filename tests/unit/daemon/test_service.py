@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from kbackupd.archive.identity import open_or_create
-from kbackupd.capture.budget import MemoryBudget
 from kbackupd.daemon.run import _Life
 from kbackupd.daemon.service import Service
+from kbackupd.flow.budget import MemoryBudget
 from kbackupd.model.errors import UnreachableError
 from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
