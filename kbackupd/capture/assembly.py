@@ -127,6 +127,11 @@ class OpenSegment:
         )
 
     @property
+    def charged_bytes(self) -> int:
+        """Of the memory budget, so far."""
+        return self._charged_bytes
+
+    @property
     def partitions(self) -> Iterable[PartitionId]:
         """Partitions with runs in it."""
         return self._last.keys() | {run.id for run in self._runs}

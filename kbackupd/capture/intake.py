@@ -107,11 +107,14 @@ class Intake:
         scan: BatchScan | None,
         fetch: FetchAnswer,
         node: int,
+        *,
+        asked_bytes: int,
     ) -> bool:
         """Take one partition's good answer in; True if it has more to fetch in this session.
 
         Args:
             scan: of `answer.records`; None where there are none.
+            asked_bytes: bound of the whole answer.
         """
         partition.answered_sent = fetch.sent_monotonic
         partition.log_start_offset = answer.log_start_offset
@@ -152,7 +155,7 @@ class Intake:
             partition.fetch_bytes = min(needed, FETCH_BYTES_MAX)
         else:
             self._roster.recovered(partition)
-        self._choose_session(partition, answer)
+        self._choose_session(partition, answer, asked_bytes)
         return True
 
     def _take(
@@ -242,13 +245,13 @@ class Intake:
         )
         return True
 
-    def _choose_session(self, partition: PartitionCapture, answer: PartitionAnswer) -> None:
+    def _choose_session(self, partition: PartitionCapture, answer: PartitionAnswer, asked_bytes: int) -> None:
         if partition.position >= answer.high_watermark:
             partition.behind_answers = 0
             partition.kind = SessionKind.FOLLOWING
             partition.fetch_bytes = 0
         elif partition.kind is SessionKind.FOLLOWING and answer.records:
-            full = len(answer.records) >= FETCH_BYTES[SessionKind.FOLLOWING] // 2
+            full = len(answer.records) >= min(FETCH_BYTES[SessionKind.FOLLOWING], asked_bytes) // 2
             partition.behind_answers = partition.behind_answers + 1 if full else 0
             if partition.behind_answers >= BEHIND_ANSWERS:
                 partition.behind_answers = 0

@@ -184,7 +184,7 @@ class Pipeline:
                 self._policy,
                 facts,
                 now=self._clock.monotonic(),
-                starved=self.budget.starved,
+                starved=self.budget.starved_by(self.intake.open.charged_bytes),
                 in_flight=self.publisher.in_flight + len(self._publishing),
             )
             if reason is not None:

@@ -11,7 +11,7 @@ class RollReason(StrEnum):
     AGE = "age"
     FLUSH = "flush"
     STARVED = "starved"
-    """The memory budget is full, somebody waits for it, and no upload is about to free any."""
+    """The memory budget is full of what this segment holds, somebody waits, and no upload is about to free any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,12 @@ class OpenFacts:
 
 
 def decide(policy: RollPolicy, facts: OpenFacts, *, now: float, starved: bool, in_flight: int) -> RollReason | None:
-    """Why to seal now, or None."""
+    """Why to seal now, or None.
+
+    Args:
+        starved: somebody waits for the memory this segment holds (`MemoryBudget.starved_by`).
+        in_flight: segments closed and not durable yet.
+    """
     if facts.empty:
         return None
     if facts.held_bytes >= policy.segment_max_bytes:

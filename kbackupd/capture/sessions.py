@@ -1,7 +1,8 @@
 """The fetch loops: one task per broker and kind (following, catching-up), each with its own session and connection.
 
 A loop reserves memory before it asks, paces its requests, and turns a broker's failure into backoff and a visible
-state of its partitions; other brokers' loops and the other kind's are not touched.
+state of its partitions; other brokers' loops and the other kind's are not touched. The more loops fetch at once, the
+less each asks for: an idle one holds its reservation all through its long poll (invariant I9).
 """
 
 from __future__ import annotations
@@ -34,6 +35,12 @@ MAX_WAIT_MS = 500
 TIMEOUT_SECONDS = 30.0
 RECEIVING_COPIES = 2
 """An answer being received exists twice for a moment: in the socket's buffer and as bytes."""
+ASKED_SHARE = 4
+"""The loops of one kind together ask for a fourth of the budget at most, so that half of it is left for what is held.
+When each took what it liked, the long polls of sixteen idle brokers were all of it: somebody waited at any time, and
+whatever little came in was sealed to make room."""
+SMALLEST_REQUEST_BYTES = 64 << 10
+"""Less is not asked for however many share the budget: they take turns then."""
 INLINE_SCAN_BYTES = 64 << 10
 """Less than this is checked at once: handing it to a thread would cost more."""
 SKIM_BATCHES = 512
@@ -41,6 +48,12 @@ SKIM_BATCHES = 512
 BACKOFF_MAX_SECONDS = 10.0
 
 log = structlog.get_logger()
+
+
+def share_bytes(kind: SessionKind, *, limit_bytes: int, loops: int) -> int:
+    """What one of `loops` loops of a kind that fetch at once may ask for under a budget of `limit_bytes`."""
+    even = limit_bytes // (ASKED_SHARE * RECEIVING_COPIES * max(1, loops))
+    return max(SMALLEST_REQUEST_BYTES, min(REQUEST_BYTES[kind], limit_bytes // 12, even))
 
 
 class SessionLoop:
@@ -61,6 +74,7 @@ class SessionLoop:
         problems: Problems,
         pace_seconds: float,
         request_bytes: int,
+        busy_loops: Callable[[SessionKind], int],
         after_answer: Callable[[], None],
     ) -> None:
         self.node_id = node_id
@@ -89,7 +103,10 @@ class SessionLoop:
         self._problems = problems
         self._pace_seconds = pace_seconds
         self._after_answer = after_answer
-        self._request_bytes = min(REQUEST_BYTES[kind], request_bytes, max(1 << 20, budget.limit_bytes // 12))
+        self._request_bytes = request_bytes
+        self._busy_loops = busy_loops
+        self._largest_batch_bytes = 0
+        """Of late, halved with every answer that held none as large: the first batch comes whole, asked for or not."""
         self._nonempty = asyncio.Event()
 
     def put(self, partition: PartitionCapture) -> None:
@@ -163,7 +180,7 @@ class SessionLoop:
         if came is None:
             return 0.0
         try:
-            await self._take_in(came.hand_over())
+            await self._take_in(came)
         finally:
             self._budget.release(came.charged_bytes)
         if came.throttle_ms:
@@ -179,9 +196,7 @@ class SessionLoop:
         following: _Received | None = None
         try:
             async with asyncio.TaskGroup() as both:
-                check = both.create_task(
-                    self._take_in(came.hand_over()), name=f"check-{self.node_id}-{self.kind.value}"
-                )
+                check = both.create_task(self._take_in(came), name=f"check-{self.node_id}-{self.kind.value}")
                 check.add_done_callback(lambda _: self._budget.release(came.charged_bytes))
                 try:
                     following = await self._ask()
@@ -197,7 +212,8 @@ class SessionLoop:
 
     async def _ask(self) -> _Received | None:
         """Reserve and fetch; None if no partition was left to ask for. What came is charged to the budget."""
-        ask_bytes = max((self._request_bytes, *self._oversized.values()))
+        share = share_bytes(self.kind, limit_bytes=self._budget.limit_bytes, loops=self._busy_loops(self.kind))
+        ask_bytes = max((min(share, self._request_bytes), self._largest_batch_bytes, *self._oversized.values()))
         await self._rate.admit()
         taken = await self._budget.reserve(ask_bytes * RECEIVING_COPIES)
         try:
@@ -213,8 +229,10 @@ class SessionLoop:
         self._metrics.fetch_answered(self.kind.value)
         self._rate.spend(answer.size_bytes)
         received = sum(len(part.records) for part in answer.partitions)
-        charged = self._budget.adjust(taken, received)
-        return _Received(answer, charged_bytes=charged, full=received >= ask_bytes // 4)
+        if received > ask_bytes:
+            self._largest_batch_bytes = received  # nothing but a first batch comes unasked
+        charged = self._budget.adjust(taken, received * HOLDING_FACTOR)
+        return _Received(answer, asked_bytes=ask_bytes, charged_bytes=charged, full=received >= ask_bytes // 4)
 
     def _look_ahead(self, answer: FetchAnswer) -> bool:
         """Want what follows the answer's records as their headers have it, before their CRCs are checked.
@@ -242,7 +260,8 @@ class SessionLoop:
             self._session.want(partition.id, ahead)
         return True
 
-    async def _take_in(self, answer: FetchAnswer) -> None:
+    async def _take_in(self, came: _Received) -> None:
+        answer = came.hand_over()
         if not answer.throttle_ms:
             self.last_good_sent = answer.sent_monotonic
             self.last_good_ms = (answer.sent_ms, answer.answered_ms)
@@ -262,17 +281,21 @@ class SessionLoop:
             scanned = await asyncio.to_thread(scan_answers, scans)
         else:
             scanned = scan_answers(scans)
+        largest = max((scan.largest_batch_bytes for scan in scanned), default=0)
+        self._largest_batch_bytes = max(largest, self._largest_batch_bytes // 2)
         for (partition, part), scan in zip(todo, scanned, strict=True):
             # While the thread worked, an operator may have paused it or the topic may have gone.
             if self.partitions.get(part.id) is not partition or part.asked_offset != partition.position:
                 continue
             before = self._intake.open.facts.held_bytes
-            more = self._intake.answered(partition, part, scan if part.records else None, answer, self.node_id)
+            more = self._intake.answered(
+                partition, part, scan if part.records else None, answer, self.node_id, asked_bytes=came.asked_bytes
+            )
             taken = self._intake.open.facts.held_bytes - before
             if taken:
-                # The whole answer's bytes stay referenced by the part that is kept.
+                # The whole part's bytes stay referenced by what is kept of it.
                 charge = len(part.records) * HOLDING_FACTOR
-                self._budget.adjust(0, charge)
+                came.charged_bytes -= charge
                 self._intake.open.charge(charge)
             if not more:
                 continue
@@ -294,9 +317,11 @@ class SessionLoop:
 class _Received:
     """An answer, and what is known of it once it was handed over: its bytes must live no longer than their charge."""
 
-    def __init__(self, answer: FetchAnswer, *, charged_bytes: int, full: bool) -> None:
+    def __init__(self, answer: FetchAnswer, *, asked_bytes: int, charged_bytes: int, full: bool) -> None:
+        self.asked_bytes = asked_bytes
         self.charged_bytes = charged_bytes
-        """Of the budget, for the records as they came; what is kept of them is charged anew when it is taken in."""
+        """Of the budget, for those of its records that the open segment was not charged with, as if it held them: what
+        they will need must not be given to somebody else while they are checked."""
         self.full = full
         """So much that more is waiting."""
         self.throttle_ms = answer.throttle_ms
@@ -366,11 +391,16 @@ class Sessions:
                 problems=self._problems,
                 pace_seconds=self._pace_seconds,
                 request_bytes=self._request_bytes,
+                busy_loops=self.busy,
                 after_answer=self._after_answer,
             )
             self._loops[node_id, kind] = loop
             self._tasks[node_id, kind] = self._group.create_task(loop.run(), name=f"fetch-{node_id}-{kind.value}")
         return loop
+
+    def busy(self, kind: SessionKind) -> int:
+        """How many loops of the kind have something to fetch."""
+        return sum(1 for loop in self._loops.values() if loop.kind is kind and loop.partitions)
 
     def loop_of(self, partition: PartitionCapture) -> SessionLoop | None:
         loop = self._loops.get((partition.leader_id, partition.kind))

@@ -12,6 +12,10 @@ import contextlib
 from collections import deque
 
 
+SHARE_WORTH_SEALING = 4
+"""What is held open is sealed before its time, to make room, if it is at least one in so many of the budget's bytes."""
+
+
 class MemoryBudget:
     """Counts bytes; knows nothing of what they are for."""
 
@@ -25,8 +29,19 @@ class MemoryBudget:
 
     @property
     def starved(self) -> bool:
-        """Somebody waits: whatever is held open should be sealed, though its time has not come."""
+        """Somebody waits."""
         return bool(self._waiters)
+
+    def starved_by(self, held_bytes: int) -> bool:
+        """Somebody waits for what the `held_bytes` of the open segment take: it should be sealed before its time.
+
+        That is so if they are a real share of the budget, or all that is taken: nobody else will give anything back.
+        Where it is requests that fill it, they end by themselves, and sealing the little that is held would make an
+        object of every few records and room for nobody.
+        """
+        return self.starved and (
+            held_bytes * SHARE_WORTH_SEALING >= self.limit_bytes or held_bytes >= self.reserved_bytes
+        )
 
     async def reserve(self, count: int) -> int:
         """Take `count` bytes, waiting until they are free; returns how many were taken (at most the whole budget).

@@ -76,6 +76,25 @@ async def test_a_cancelled_taking_takes_nothing() -> None:
     assert (budget.reserved_bytes, budget.starved) == (60, False)
 
 
+async def test_memory_is_worth_sealing_for_where_a_real_share_or_nothing_else_holds_it() -> None:
+    budget = MemoryBudget(100)
+    requests = await budget.reserve(60)
+    assert not budget.starved_by(50), "nobody waits"
+    waiting = asyncio.create_task(budget.reserve(70))
+    await turns()
+    assert budget.starved_by(25)
+    assert not budget.starved_by(24), "requests hold it and end by themselves"
+    budget.release(requests)
+    assert await waiting == 70
+    budget.release(70)
+    held = await budget.reserve(5)
+    whole = asyncio.create_task(budget.reserve(100))
+    await turns()
+    assert budget.starved_by(5), "nobody else will give anything back"
+    budget.release(held)
+    await whole
+
+
 async def test_the_declared_exception_goes_beyond_the_limit_and_is_given_back() -> None:
     """A first batch larger than what was asked for is here already (hazard 23)."""
     budget = MemoryBudget(100)
