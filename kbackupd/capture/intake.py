@@ -87,6 +87,11 @@ class Intake:
         """Take a round of samples in."""
         self.open.sampled(samples, now=self._clock.monotonic())
 
+    def left_out(self, partition: PartitionCapture, sent: float) -> None:
+        """The answer to a request sent at `sent` said by leaving it out that the partition is as it was told last."""
+        partition.answered_sent = max(partition.answered_sent, sent)
+        partition.proof.left_out(sent, self._watermark.durable(partition.id))
+
     def refused(self, partition: PartitionCapture, code: int) -> None:
         """The answer for this partition was an error."""
         if code == KafkaErrorCode.OFFSET_OUT_OF_RANGE:

@@ -70,7 +70,8 @@ class PartitionCapture:
     fetch_bytes: int = 0
     """Raised above the session's default for a batch larger than it."""
     answered_sent: float = float("-inf")
-    """Monotonic time at which the request was sent whose answer last spoke of it."""
+    """Monotonic time at which the request was sent whose answer last spoke of it; where its session forgets it, also by
+    leaving it out."""
     log_start_offset: int = -1
     last_stable_offset: int = -1
     proof: Proof = field(default_factory=Proof)

@@ -47,9 +47,17 @@ class Proof:
         self._pending.clear()
         self.high_watermark = high_watermark
 
-    def exposure(self, now: float) -> float | None:
-        """Seconds since the last proof; None if there was none yet."""
-        return None if self.proven is None else max(0.0, now - self.proven)
+    def exposure(self, now: float, *, left_out: float | None = None, durable: int = -1) -> float | None:
+        """Seconds since the last proof; None if there was none yet.
+
+        Args:
+            left_out: when the last request was sent whose answer left the partition out. Counts as `left_out(…)` would,
+                but is not remembered: who asks must not change what is known.
+        """
+        proven = self.proven
+        if left_out is not None and 0 <= self.high_watermark <= durable:
+            proven = left_out if proven is None else max(proven, left_out)
+        return None if proven is None else max(0.0, now - proven)
 
     def _prove(self, sent: float) -> None:
         if self.proven is None or sent > self.proven:

@@ -14,16 +14,19 @@ _NOTHING_TO_LOSE = frozenset({PartitionState.FOLLOWING, PartitionState.CLOSED})
 
 
 def partition_samples(pipeline: Pipeline, clock: Clock) -> Iterator[PartitionSample]:
-    """Where every partition stands at this moment."""
+    """Where every partition stands at this moment; changes nothing, however often or seldom it is asked.
+
+    A partition that its session's answers leave out is as it was last told: that is read from the loop here. What it
+    knows this way a loop makes a proof of before it forgets it (`SessionLoop`): nothing depends on somebody looking.
+    """
     now = clock.monotonic()
     for partition in pipeline.roster.partitions.values():
         durable = pipeline.publisher.watermark.durable(partition.id)
         state = partition.state
+        unchanged = None
         loop = pipeline.sessions.loop_of(partition)
         if loop is not None:
             unchanged = loop.unchanged_since(partition.id)
-            if unchanged is not None:
-                partition.proof.left_out(unchanged, durable)
             if loop.failing and state in (PartitionState.FOLLOWING, PartitionState.CATCHING_UP):
                 state = PartitionState.RETRYING
         high_watermark = partition.proof.high_watermark
@@ -34,7 +37,7 @@ def partition_samples(pipeline: Pipeline, clock: Clock) -> Iterator[PartitionSam
             partition=partition.id.partition,
             tier=partition.tier,
             state=state,
-            exposure_seconds=partition.proof.exposure(now),
+            exposure_seconds=partition.proof.exposure(now, left_out=unchanged, durable=durable),
             lag_records=lag,
             durable_offset=durable,
             high_watermark=high_watermark,

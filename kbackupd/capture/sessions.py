@@ -117,6 +117,7 @@ class SessionLoop:
         self._nonempty.set()
 
     def remove(self, id: PartitionId) -> None:
+        self._keep_proof(id)
         if self.partitions.pop(id, None) is not None:
             del self._joined[id]
             self._oversized.pop(id, None)
@@ -130,6 +131,16 @@ class SessionLoop:
         if partition is None or self.last_good_sent is None or self.last_good_sent < self._joined[id]:
             return None
         return self.last_good_sent if self._told.get(id) == partition.proof.high_watermark else None
+
+    def _keep_proof(self, id: PartitionId) -> None:
+        """What answers said of it by leaving it out, before this loop forgets it.
+
+        Kept only when somebody scraped, an hour of answers was as good as none: exposure of a quiet partition jumped by
+        that hour when its broker failed, it was paused, or it got a record.
+        """
+        unchanged = self.unchanged_since(id)
+        if unchanged is not None:
+            self._intake.left_out(self.partitions[id], unchanged)
 
     async def run(self) -> None:
         """Until cancelled. What is in memory then was charged to the open segment or is given back."""
@@ -160,7 +171,10 @@ class SessionLoop:
 
     async def _failed(self, error: KafkaUnavailableError | KafkaDeniedError, failures: int) -> None:
         self.failing, self.failure = True, error.message
-        self._told.clear()
+        if self._told:
+            for id in self.partitions:
+                self._keep_proof(id)
+            self._told.clear()
         self._metrics.error_met(error)
         self._problems.report(f"broker {self.node_id}", error.message, hint=error.hint)
         if failures == 1:
@@ -262,6 +276,8 @@ class SessionLoop:
 
     async def _take_in(self, came: _Received) -> None:
         answer = came.hand_over()
+        for part in answer.partitions:
+            self._keep_proof(part.id)
         if not answer.throttle_ms:
             self.last_good_sent = answer.sent_monotonic
             self.last_good_ms = (answer.sent_ms, answer.answered_ms)
