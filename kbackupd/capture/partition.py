@@ -211,6 +211,6 @@ class PartitionCapture:
         for producer_id, (_, first) in list(self.open_transactions.items()):
             if first >= offset:
                 del self.open_transactions[producer_id]
-        self.proof.truncated(-1)
+        self.proof.forget()
         self.corrupt_attempts = 0
         return cut

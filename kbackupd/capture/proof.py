@@ -42,10 +42,10 @@ class Proof:
         while self._pending and self._pending[0][1] <= durable:
             self._prove(self._pending.popleft()[0])
 
-    def truncated(self, high_watermark: int) -> None:
-        """The log was cut back: what was pending is about offsets that no longer mean the same."""
+    def forget(self) -> None:
+        """The log was cut back: what is known is about offsets that no longer mean the same. What is proven stays."""
         self._pending.clear()
-        self.high_watermark = high_watermark
+        self.high_watermark = -1
 
     def exposure(self, now: float, *, left_out: float | None = None, durable: int = -1) -> float | None:
         """Seconds since the last proof; None if there was none yet.

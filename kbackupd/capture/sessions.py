@@ -87,9 +87,11 @@ class SessionLoop:
         """When the last unthrottled answer was asked for: what it left out had not changed then."""
         self.last_good_ms: tuple[int, int] = (0, 0)
         """Epoch milliseconds at which that request was sent and answered."""
-        self._told: dict[PartitionId, int] = {}
+        self._heard_high_watermarks: dict[PartitionId, int] = {}
         """High watermark by partition as this session last told it, which is what the broker compares with: after a
         partition left and came back between two requests, an unchanged one is not answered again."""
+        self._left: set[PartitionId] = set()
+        """Partitions that left since the last request: the next one tells the broker, and their rows go."""
         self._joined: dict[PartitionId, float] = {}
         self._oversized: dict[PartitionId, int] = {}
         """Bytes to ask for, of the partitions whose next batch is larger than what is asked for by default."""
@@ -114,6 +116,7 @@ class SessionLoop:
         self._joined[partition.id] = self._clock.monotonic()
         self._measure(partition)
         self._session.want(partition.id, partition.target())
+        self._left.discard(partition.id)
         self._nonempty.set()
 
     def remove(self, id: PartitionId) -> None:
@@ -122,6 +125,7 @@ class SessionLoop:
             del self._joined[id]
             self._oversized.pop(id, None)
             self._session.forget(id)
+            self._left.add(id)
             if not self.partitions:
                 self._nonempty.clear()
 
@@ -130,7 +134,7 @@ class SessionLoop:
         partition = self.partitions.get(id)
         if partition is None or self.last_good_sent is None or self.last_good_sent < self._joined[id]:
             return None
-        return self.last_good_sent if self._told.get(id) == partition.proof.high_watermark else None
+        return self.last_good_sent if self._heard_high_watermarks.get(id) == partition.proof.high_watermark else None
 
     def _keep_proof(self, id: PartitionId) -> None:
         """What answers said of it by leaving it out, before this loop forgets it.
@@ -171,10 +175,10 @@ class SessionLoop:
 
     async def _failed(self, error: KafkaUnavailableError | KafkaDeniedError, failures: int) -> None:
         self.failing, self.failure = True, error.message
-        if self._told:
+        if self._heard_high_watermarks:
             for id in self.partitions:
                 self._keep_proof(id)
-            self._told.clear()
+            self._heard_high_watermarks.clear()
         self._metrics.error_met(error)
         self._problems.report(f"broker {self.node_id}", error.message, hint=error.hint)
         if failures == 1:
@@ -234,6 +238,7 @@ class SessionLoop:
             if not self.partitions:
                 self._budget.release(taken)
                 return None
+            self._forget_left()
             answer = await self._session.fetch(
                 max_bytes=ask_bytes, max_wait_ms=MAX_WAIT_MS, timeout_seconds=TIMEOUT_SECONDS
             )
@@ -247,6 +252,12 @@ class SessionLoop:
             self._largest_batch_bytes = received  # nothing but a first batch comes unasked
         charged = self._budget.adjust(taken, received * HOLDING_FACTOR)
         return _Received(answer, asked_bytes=ask_bytes, charged_bytes=charged, full=received >= ask_bytes // 4)
+
+    def _forget_left(self) -> None:
+        """The request that is sent now has the broker forget them: should they come back, it tells of them anew."""
+        for id in self._left:
+            self._heard_high_watermarks.pop(id, None)
+        self._left.clear()
 
     def _look_ahead(self, answer: FetchAnswer) -> bool:
         """Want what follows the answer's records as their headers have it, before their CRCs are checked.
@@ -284,8 +295,9 @@ class SessionLoop:
         todo: list[tuple[PartitionCapture, PartitionAnswer]] = []
         scans: list[tuple[bytes, int]] = []
         for part in answer.partitions:
-            self._told[part.id] = part.high_watermark
             partition = self.partitions.get(part.id)
+            if partition is not None or part.id in self._left:
+                self._heard_high_watermarks[part.id] = part.high_watermark
             if partition is None or part.asked_offset != partition.position:
                 continue
             if part.error_code != KafkaErrorCode.NONE:

@@ -48,7 +48,7 @@ def test_after_a_truncation_what_waited_to_be_durable_is_forgotten() -> None:
     """Hazard 21: offset 100 of the new log is not what was waited for."""
     proof = Proof()
     proof.answered(5.0, 100, 50)
-    proof.truncated(-1)
+    proof.forget()
     proof.durable_moved(100)
     assert proof.exposure(7.0) is None
 

@@ -1,0 +1,49 @@
+"""What a session's loop remembers of partitions that are no longer its own."""
+
+from __future__ import annotations
+
+import asyncio
+
+from kbackupd.capture.partition import SessionKind
+from tests.unit.capture.site import Life, Site
+
+
+def test_of_partitions_that_left_for_good_a_session_keeps_nothing() -> None:
+    """Topics that come and go would fill the memory of a daemon that lives for years."""
+    site = Site.new()
+    site.cluster.nodes = 1
+    site.cluster.create("stays").logs[0].append(3)
+
+    async def script(life: Life) -> None:
+        for number in range(10):
+            for log in site.cluster.create(f"passing-{number}", 3).logs:
+                log.append(2)
+            await life.durable()
+            site.cluster.delete(f"passing-{number}")
+            await asyncio.sleep(20)
+        stays = life.partition("stays").id
+        following = life.pipeline.sessions.place_for(1, SessionKind.FOLLOWING)
+        assert set(following.partitions) == {stays}
+        for rows in (following._heard_high_watermarks, following._joined, following._oversized, following._left):
+            assert set(rows) <= {stays}
+        catching_up = life.pipeline.sessions.place_for(1, SessionKind.CATCHING_UP)
+        assert len(catching_up._heard_high_watermarks) <= 4, "no more than since its last request"
+
+    site.run_life(script)
+
+
+def test_a_partition_that_leaves_and_comes_back_between_two_requests_is_still_known_as_it_was() -> None:
+    """The broker compares with what it told before and has nothing to add: exposure must not stand still."""
+    site = Site.new()
+    site.cluster.create("quiet").logs[0].append(3)
+
+    async def script(life: Life) -> None:
+        await life.durable()
+        await asyncio.sleep(10)
+        for _ in range(20):
+            life.pipeline.roster.place(life.partition("quiet"))
+            await asyncio.sleep(0.13)
+        await asyncio.sleep(2)
+        assert (life.sample("quiet").exposure_seconds or 99) < 2
+
+    site.run_life(script)
