@@ -171,14 +171,16 @@ class PartitionGauges(Collector):
             "kbackupd_partition_rpo_exposure_seconds", "RPO exposure of one partition.", labels=labels
         )
         lag = GaugeMetricFamily("kbackupd_partition_lag_records", "Lag of one partition.", labels=labels)
+        # As with topics: while two incarnations are open, a partition of both is one series.
+        groups: dict[tuple[str, str, str], Group] = {}
         for sample in samples:
-            if sample.state == PartitionState.CLOSED or sample.topic not in self._named:
-                continue
-            values = [sample.topic, str(sample.partition), sample.tier]
-            if sample.exposure_seconds is not None:
-                seconds.add_metric(values, sample.exposure_seconds)
-            if sample.lag_records is not None:
-                lag.add_metric(values, sample.lag_records)
+            if sample.state != PartitionState.CLOSED and sample.topic in self._named:
+                groups.setdefault((sample.topic, str(sample.partition), sample.tier), Group()).add(sample)
+        for values, group in groups.items():
+            if group.exposure_seconds is not None:
+                seconds.add_metric(values, group.exposure_seconds)
+            if group.lag_records is not None:
+                lag.add_metric(values, group.lag_records)
         return (seconds, lag)
 
     def _label(self, topic: str) -> str:

@@ -205,6 +205,27 @@ def test_two_incarnations_of_a_name_are_one_series(metrics: Metrics) -> None:
     assert lines[0].endswith(" 1.0")
 
 
+def test_two_incarnations_that_are_open_at_once_are_one_series_per_partition(metrics: Metrics) -> None:
+    """Until brokers have denied the old one often enough: equal labels twice, and Prometheus refuses the scrape."""
+    metrics.watch_partitions(
+        lambda: [
+            sample(topic_id="old", exposure=9.0, lag=5),
+            sample(topic_id="new", exposure=1.0, lag=2),
+            sample(topic_id="new", partition=1, exposure=None, lag=None),
+            sample(topic_id="old", partition=1, exposure=4.0, lag=None),
+        ],
+        rpo_targets=RPO_TARGETS,
+        per_partition=True,
+    )
+    lines = [s.split()[0] for s in metrics.render().decode().splitlines() if s.startswith("kbackupd_partition_")]
+    assert len(lines) == len(set(lines)) == 3
+    labels = {"topic": "orders", "tier": "critical"}
+    assert value(metrics, "partition_rpo_exposure_seconds", partition="0", **labels) == 9.0
+    assert value(metrics, "partition_lag_records", partition="0", **labels) == 7
+    assert value(metrics, "partition_rpo_exposure_seconds", partition="1", **labels) == 4.0
+    assert value(metrics, "partition_lag_records", partition="1", **labels) is None
+
+
 def test_topics_beyond_the_limit_share_a_series_that_keeps_the_worst_of_them(metrics: Metrics) -> None:
     partitions = [sample("a", exposure=1.0, lag=1)]
     metrics.watch_partitions(lambda: partitions, rpo_targets=RPO_TARGETS, topic_limit=2, per_partition=True)
