@@ -119,7 +119,7 @@ class Service:
 
     def health(self) -> HealthReport:
         if self._running_now is None:
-            return HealthReport(live=True, ready=False, healthy=False, reasons=("taking over the archive",))
+            return HealthReport(ready=False, healthy=False, reasons=("taking over the archive",))
         return self._health(aggregate(partition_samples(self._running.pipeline, self._clock)))
 
     def _health(self, exposure: Exposure) -> HealthReport:
@@ -150,7 +150,7 @@ class Service:
         for problem in self._problems.current():
             healthy = False
             reasons.append(f"{problem.subject}: {problem.message}")
-        return HealthReport(live=True, ready=self._was_ready, healthy=healthy, reasons=tuple(reasons))
+        return HealthReport(ready=self._was_ready, healthy=healthy, reasons=tuple(reasons))
 
     def _unknown_for(self, tier: str) -> float:
         """How long some partition of the tier has not been proven, in seconds.

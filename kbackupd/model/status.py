@@ -197,8 +197,8 @@ class PauseReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthReport:
-    live: bool
-    """The loop turns."""
+    """That the daemon lives is not in it: the event loop proves that by answering at all."""
+
     ready: bool
     """Positions are recovered and partitions are followed."""
     healthy: bool

@@ -17,7 +17,7 @@ class ControlledDaemon(Protocol):
         """Everything an operator asks first."""
 
     def health(self) -> HealthReport:
-        """What /livez, /readyz and /healthz answer."""
+        """What /readyz and /healthz answer."""
 
     async def flush(self, topics: str) -> FlushReport:
         """Seal and store what the partitions matching the glob `topics` hold now.

@@ -42,7 +42,7 @@ async def test_while_it_takes_over_the_archive_it_lives_is_not_ready_and_says_wh
     site = Site.new()
     service = serving(site, Problems(site.clock))
     health = service.health()
-    assert (health.live, health.ready, health.healthy) == (True, False, False)
+    assert (health.ready, health.healthy) == (False, False)
     assert health.reasons == ("taking over the archive",)
     for verb in (service.flush, service.pause, service.resume):
         with pytest.raises(UnreachableError, match="still starting"):

@@ -71,7 +71,7 @@ class FakeDaemon:
             )
         )
         self.ready = True
-        self.live = True
+        self.health_failure: BaseException | None = None
         self.problems: tuple[Problem, ...] = ()
         self.notes: tuple[Problem, ...] = ()
         self.left_out: tuple[LeftOutPartition, ...] = ()
@@ -113,12 +113,12 @@ class FakeDaemon:
         )
 
     def health(self) -> HealthReport:
+        if self.health_failure is not None:
+            raise self.health_failure
         reasons = [problem.message for problem in self.problems]
         if not self.ready:
             reasons.append("positions are being recovered")
-        return HealthReport(
-            live=self.live, ready=self.ready, healthy=self.ready and not self.problems, reasons=tuple(reasons)
-        )
+        return HealthReport(ready=self.ready, healthy=self.ready and not self.problems, reasons=tuple(reasons))
 
     async def flush(self, topics: str) -> FlushReport:
         if self.failure is not None:

@@ -50,25 +50,31 @@ async def test_metrics_are_those_of_this_moment_in_the_exposition_format(
 
 
 @pytest.mark.parametrize(
-    ("live", "ready", "problems", "answers"),
+    ("ready", "problems", "answers"),
     [
-        (True, True, (), {"/livez": 200, "/readyz": 200, "/healthz": 200}),
-        (True, True, (PROBLEM,), {"/livez": 200, "/readyz": 200, "/healthz": 503}),
-        (True, False, (), {"/livez": 200, "/readyz": 503, "/healthz": 503}),
-        (False, True, (), {"/livez": 503, "/readyz": 503, "/healthz": 503}),
+        (True, (), {"/livez": 200, "/readyz": 200, "/healthz": 200}),
+        (True, (PROBLEM,), {"/livez": 200, "/readyz": 200, "/healthz": 503}),
+        (False, (), {"/livez": 200, "/readyz": 503, "/healthz": 503}),
     ],
-    ids=["well", "target missed", "starting", "dead"],
+    ids=["well", "target missed", "starting"],
 )
 async def test_probes_are_red_for_their_own_reason_only(
     server: ObservabilityServer,
     daemon: FakeDaemon,
-    live: bool,
     ready: bool,
     problems: tuple[Problem, ...],
     answers: dict[str, int],
 ) -> None:
-    daemon.live, daemon.ready, daemon.problems = live, ready, problems
+    daemon.ready, daemon.problems = ready, problems
     assert {path: (await get(server, path))[0] for path in answers} == answers
+
+
+async def test_a_fault_in_what_health_is_judged_by_does_not_have_a_daemon_restarted_that_backs_up(
+    server: ObservabilityServer, daemon: FakeDaemon
+) -> None:
+    """Hazard 44, the other way round: the answer itself proves that the loop turns, and nothing else is asked."""
+    daemon.health_failure = RuntimeError("a sample that cannot be taken")
+    assert [(await get(server, path))[0] for path in ("/livez", "/readyz", "/healthz")] == [200, 500, 500]
 
 
 async def test_a_red_probe_says_why_and_a_green_one_names_no_reason(
