@@ -93,6 +93,8 @@ class Discovery:
         self._metrics = metrics
         self._problems = problems
         self._missing: dict[TopicId, int] = {}
+        self._incarnations: dict[str, list[TopicId]] = {}
+        """By name, those that were open when the newest was met, and that one."""
         self._configs_at: float | None = None
 
     async def run(self) -> None:
@@ -213,14 +215,7 @@ class Discovery:
 
     def _opened(self, topic: TopicMetadata, configs: dict[str, str]) -> CapturedTopic:
         """First sight of an incarnation in this life (or again after it seemed gone)."""
-        predecessor = next(
-            (
-                t
-                for t in self._roster.topics.values()
-                if t.name == topic.name and not t.closed and t.id != topic.topic_id
-            ),
-            None,
-        )
+        predecessor = self._predecessor(topic)
         durable = self._state.topics.get(topic.topic_id)
         reopened = topic.topic_id in self._roster.topics
         system = topic.name in SYSTEM_TOPICS
@@ -251,6 +246,13 @@ class Discovery:
         elif durable is None:
             log.info(events.TOPIC_DISCOVERED, topic=topic.name, topic_id=topic.topic_id, partitions=opened.partitions)
         return opened
+
+    def _predecessor(self, topic: TopicMetadata) -> CapturedTopic | None:
+        """An open incarnation of the name that `topic` takes over; from now on `topic` is one itself."""
+        others = [id for id in self._incarnations.get(topic.name, ()) if id != topic.topic_id]
+        known = [found for id in others if (found := self._roster.topics.get(id)) is not None and not found.closed]
+        self._incarnations[topic.name] = [*(found.id for found in known), topic.topic_id]
+        return known[0] if known else None
 
     def _record_topic(self, topic: CapturedTopic, *, previous: TopicId | None = None) -> None:
         self._intake.record(
@@ -347,6 +349,7 @@ class Discovery:
                 configs=durable.configs,
             )
             self._roster.topics[topic.id] = topic
+            self._incarnations.setdefault(topic.name, []).append(topic.id)
         for id, state in self._state.partitions.items():
             known = self._roster.topics.get(id.topic_id)
             if known is not None:
