@@ -15,7 +15,8 @@ from pathlib import Path
 import uvloop
 
 from kbackupd.capture.partition import FETCH_BYTES, SessionKind
-from kbackupd.capture.sessions import MAX_WAIT_MS, REQUEST_BYTES, TIMEOUT_SECONDS
+from kbackupd.capture.request_size import REQUEST_BYTES
+from kbackupd.capture.session_loop import MAX_WAIT_MS, TIMEOUT_SECONDS
 from kbackupd.format.batch import iter_batches
 from kbackupd.format.header import MalformedBatchError
 from kbackupd.kafka.connection import KafkaConnection

@@ -26,6 +26,7 @@ from kbackupd.capture.quiet import sample_quiet, take_quiet
 from kbackupd.capture.rate import RateLimit
 from kbackupd.capture.roll import RollPolicy, RollReason, decide, next_deadline
 from kbackupd.capture.roster import Roster
+from kbackupd.capture.session_loop import FetchContext
 from kbackupd.capture.sessions import Sessions
 from kbackupd.capture.source import Source
 from kbackupd.capture.waiting import woken
@@ -84,14 +85,16 @@ class Pipeline:
         )
         self.sessions = Sessions(
             source=source,
-            budget=budget,
-            rate=RateLimit(settings.source.rate_limit_bytes_per_second, clock),
-            clock=clock,
-            metrics=metrics,
-            problems=problems,
-            pace_seconds=min(0.5, backup.flush_interval_seconds / 20),
-            request_bytes=max(1 << 20, backup.segment_max_bytes // 2),
-            after_answer=self.progress.set,
+            context=FetchContext(
+                budget=budget,
+                rate=RateLimit(settings.source.rate_limit_bytes_per_second, clock),
+                clock=clock,
+                metrics=metrics,
+                problems=problems,
+                pace_seconds=min(0.5, backup.flush_interval_seconds / 20),
+                request_bytes=max(1 << 20, backup.segment_max_bytes // 2),
+                after_answer=self.progress.set,
+            ),
         )
         self.roster = Roster(clock=clock, metrics=metrics, problems=problems, place_for=self.sessions.place_for)
         self.roster.pauses = dict(resume.recovery.state.pauses)

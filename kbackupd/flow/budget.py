@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 from collections import deque
 
-
 SHARE_WORTH_SEALING = 4
 """What is held open is sealed before its time, to make room, if it is at least one in so many of the budget's bytes."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kbackupd.capture.partition import SessionKind
-from kbackupd.capture.sessions import REQUEST_BYTES
+from kbackupd.capture.request_size import REQUEST_BYTES
 from kbackupd.kafka.types import FetchAnswer
 from tests.fake_broker import FakeLog
 from tests.unit.capture.site import Life, Site

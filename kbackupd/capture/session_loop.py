@@ -1,0 +1,372 @@
+"""One fetch loop: for one broker and one kind (following, catching-up), with a session and a connection of its own.
+
+A loop reserves memory before it asks, paces its requests, and turns a broker's failure into backoff and a visible
+state of its partitions; other brokers' loops and the other kind's are not touched. The more loops fetch at once, the
+less each asks for: an idle one holds its reservation all through its long poll (invariant I9).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import structlog
+
+from kbackupd.capture.holding import HOLDING_FACTOR
+from kbackupd.capture.intake import Intake, scan_answers
+from kbackupd.capture.partition import PartitionCapture, SessionKind
+from kbackupd.capture.rate import RateLimit
+from kbackupd.capture.request_size import RECEIVING_COPIES, request_bytes
+from kbackupd.capture.roster import Roster
+from kbackupd.capture.source import Session
+from kbackupd.flow.budget import MemoryBudget
+from kbackupd.format.batch import BatchesEnd, skim_batches
+from kbackupd.kafka.types import FetchAnswer, KafkaErrorCode, PartitionAnswer
+from kbackupd.model.clock import Clock
+from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
+from kbackupd.model.positions import PartitionId
+from kbackupd.observe import events
+from kbackupd.observe.metrics import Metrics
+from kbackupd.observe.problems import Problems
+
+MAX_WAIT_MS = 500
+TIMEOUT_SECONDS = 30.0
+INLINE_SCAN_BYTES = 64 << 10
+"""Less than this is checked at once: handing it to a thread would cost more."""
+SKIM_BATCHES = 512
+"""Where an answer holds more batches of a partition than this, the check finds their end, in its thread."""
+BACKOFF_MAX_SECONDS = 10.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchContext:
+    """What every loop of a pipeline has in common."""
+
+    budget: MemoryBudget
+    rate: RateLimit
+    clock: Clock
+    metrics: Metrics
+    problems: Problems
+    pace_seconds: float
+    """Between two requests of a loop that found little."""
+    request_bytes: int
+    """No request asks for more, except where a batch is larger."""
+    after_answer: Callable[[], None]
+    """Called when an answer was taken in."""
+
+
+class SessionLoop:
+    """Fetches what the roster puts here from one broker."""
+
+    def __init__(
+        self,
+        *,
+        node_id: int,
+        kind: SessionKind,
+        session: Session,
+        intake: Intake,
+        roster: Roster,
+        context: FetchContext,
+        busy_loops: Callable[[SessionKind], int],
+    ) -> None:
+        """
+        Args:
+            busy_loops: how many loops of a kind have something to fetch and share the budget.
+        """
+        self.node_id = node_id
+        self.kind = kind
+        self.partitions: dict[PartitionId, PartitionCapture] = {}
+        self.failing = False
+        self.failure = ""
+        """Why, while it is failing."""
+        self.last_good_sent: float | None = None
+        """When the last unthrottled answer was asked for: what it left out had not changed then."""
+        self.last_good_ms: tuple[int, int] = (0, 0)
+        """Epoch milliseconds at which that request was sent and answered."""
+        self._heard_high_watermarks: dict[PartitionId, int] = {}
+        """High watermark by partition as this session last told it, which is what the broker compares with: after a
+        partition left and came back between two requests, an unchanged one is not answered again."""
+        self._left: set[PartitionId] = set()
+        """Partitions that left since the last request: the next one tells the broker, and their rows go."""
+        self._joined: dict[PartitionId, float] = {}
+        self._oversized: dict[PartitionId, int] = {}
+        """Bytes to ask for, of the partitions whose next batch is larger than what is asked for by default."""
+        self._session = session
+        self._intake = intake
+        self._roster = roster
+        self._budget = context.budget
+        self._rate = context.rate
+        self._clock = context.clock
+        self._metrics = context.metrics
+        self._problems = context.problems
+        self._pace_seconds = context.pace_seconds
+        self._after_answer = context.after_answer
+        self._request_bytes = context.request_bytes
+        self._busy_loops = busy_loops
+        self._largest_batch_bytes = 0
+        """Of late, halved with every answer that held none as large: the first batch comes whole, asked for or not."""
+        self._nonempty = asyncio.Event()
+
+    def put(self, partition: PartitionCapture) -> None:
+        self.partitions[partition.id] = partition
+        self._joined[partition.id] = self._clock.monotonic()
+        self._measure(partition)
+        self._session.want(partition.id, partition.target())
+        self._left.discard(partition.id)
+        self._nonempty.set()
+
+    def remove(self, id: PartitionId) -> None:
+        self._keep_proof(id)
+        if self.partitions.pop(id, None) is not None:
+            del self._joined[id]
+            self._oversized.pop(id, None)
+            self._session.forget(id)
+            self._left.add(id)
+            if not self.partitions:
+                self._nonempty.clear()
+
+    def unchanged_since(self, id: PartitionId) -> float | None:
+        """Monotonic time at which this partition was still as last answered; None: unknown."""
+        partition = self.partitions.get(id)
+        if partition is None or self.last_good_sent is None or self.last_good_sent < self._joined[id]:
+            return None
+        return self.last_good_sent if self._heard_high_watermarks.get(id) == partition.proof.high_watermark else None
+
+    def _keep_proof(self, id: PartitionId) -> None:
+        """What answers said of it by leaving it out, before this loop forgets it.
+
+        Kept only when somebody scraped, an hour of answers was as good as none: exposure of a quiet partition jumped by
+        that hour when its broker failed, it was paused, or it got a record.
+        """
+        unchanged = self.unchanged_since(id)
+        if unchanged is not None:
+            self._intake.left_out(self.partitions[id], unchanged)
+
+    async def run(self) -> None:
+        """Until cancelled. What is in memory then was charged to the open segment or is given back."""
+        failures = 0
+        try:
+            while True:
+                if failures and not self.partitions:
+                    # Its partitions went to other brokers: a broker nobody needs is no problem of ours.
+                    failures = 0
+                    self.failing = False
+                    self._problems.clear(f"broker {self.node_id}")
+                await self._nonempty.wait()
+                try:
+                    quiet = await self._fetch_once()
+                except (KafkaUnavailableError, KafkaDeniedError) as error:
+                    failures += 1
+                    await self._failed(error, failures)
+                    continue
+                if failures:
+                    failures = 0
+                    self.failing = False
+                    self._problems.clear(f"broker {self.node_id}")
+                    log.info(events.BROKER_CONNECTED, node_id=self.node_id, session=self.kind.value)
+                if quiet > 0:
+                    await asyncio.sleep(quiet)
+        finally:
+            await self._session.close()
+
+    async def _failed(self, error: KafkaUnavailableError | KafkaDeniedError, failures: int) -> None:
+        self.failing, self.failure = True, error.message
+        if self._heard_high_watermarks:
+            for id in self.partitions:
+                self._keep_proof(id)
+            self._heard_high_watermarks.clear()
+        self._metrics.error_met(error)
+        self._problems.report(f"broker {self.node_id}", error.message, hint=error.hint)
+        if failures == 1:
+            log.warning(events.FETCH_FAILED, node_id=self.node_id, session=self.kind.value, error=error.message)
+        self._roster.metadata_wanted.set()
+        ceiling = min(BACKOFF_MAX_SECONDS, 0.2 * 2.0 ** min(failures - 1, 8))
+        await asyncio.sleep(ceiling * random.uniform(0.5, 1.0))
+
+    async def _fetch_once(self) -> float:
+        """One request and its consequences; returns how long to wait before the next, in seconds.
+
+        While an answer that shows more to come is checked, the next request is under way already.
+        """
+        came = await self._ask()
+        while came is not None and came.full and not came.throttle_ms and self._look_ahead(came.answer):
+            came = await self._check_and_ask(came)
+        if came is None:
+            return 0.0
+        try:
+            await self._take_in(came)
+        finally:
+            self._budget.release(came.charged_bytes)
+        if came.throttle_ms:
+            log.debug(events.FETCH_THROTTLED, node_id=self.node_id, throttle_ms=came.throttle_ms)
+            return came.throttle_ms / 1000
+        if came.full:
+            return 0.0
+        return max(0.0, came.sent_monotonic + self._pace_seconds - self._clock.monotonic())
+
+    async def _check_and_ask(self, came: _Received) -> _Received | None:
+        """Take `came` in while the next request is under way; its failure loses nothing of what came before it."""
+        failure: KafkaUnavailableError | KafkaDeniedError | None = None
+        following: _Received | None = None
+        try:
+            async with asyncio.TaskGroup() as both:
+                check = both.create_task(self._take_in(came), name=f"check-{self.node_id}-{self.kind.value}")
+                check.add_done_callback(lambda _: self._budget.release(came.charged_bytes))
+                try:
+                    following = await self._ask()
+                except (KafkaUnavailableError, KafkaDeniedError) as error:
+                    failure = error
+        except BaseException:
+            if following is not None:
+                self._budget.release(following.charged_bytes)
+            raise
+        if failure is not None:
+            raise failure
+        return following
+
+    async def _ask(self) -> _Received | None:
+        """Reserve and fetch; None if no partition was left to ask for. What came is charged to the budget."""
+        usual = request_bytes(
+            self.kind,
+            limit_bytes=self._budget.limit_bytes,
+            loops=self._busy_loops(self.kind),
+            largest_batch_bytes=self._largest_batch_bytes,
+        )
+        ask_bytes = max((min(usual, self._request_bytes), *self._oversized.values()))
+        await self._rate.admit()
+        taken = await self._budget.reserve(ask_bytes * RECEIVING_COPIES)
+        try:
+            if not self.partitions:
+                self._budget.release(taken)
+                return None
+            self._forget_left()
+            answer = await self._session.fetch(
+                max_bytes=ask_bytes, max_wait_ms=MAX_WAIT_MS, timeout_seconds=TIMEOUT_SECONDS
+            )
+        except BaseException:
+            self._budget.release(taken)
+            raise
+        self._metrics.fetch_answered(self.kind.value)
+        self._rate.spend(answer.size_bytes)
+        received = sum(len(part.records) for part in answer.partitions)
+        if received > ask_bytes:
+            self._largest_batch_bytes = received  # nothing but a first batch comes unasked
+        charged = self._budget.adjust(taken, received * HOLDING_FACTOR)
+        return _Received(answer, asked_bytes=ask_bytes, charged_bytes=charged, full=received >= ask_bytes // 4)
+
+    def _forget_left(self) -> None:
+        """The request that is sent now has the broker forget them: should they come back, it tells of them anew."""
+        for id in self._left:
+            self._heard_high_watermarks.pop(id, None)
+        self._left.clear()
+
+    def _look_ahead(self, answer: FetchAnswer) -> bool:
+        """Want what follows the answer's records as their headers have it, before their CRCs are checked.
+
+        That moves no position. If the check finds less, the partition's position is not where the next answer was
+        asked from, and that answer is dropped and asked again.
+
+        Returns:
+            False, and nothing is wanted anew, unless every partition's end can be told this way and cheaply.
+        """
+        ends: list[tuple[PartitionCapture, BatchesEnd]] = []
+        for part in answer.partitions:
+            partition = self.partitions.get(part.id)
+            if partition is None or part.asked_offset != partition.position:
+                return False
+            if part.error_code != KafkaErrorCode.NONE or part.diverging is not None:
+                return False
+            if part.records:
+                end = skim_batches(part.records, batches_max=SKIM_BATCHES)
+                if end is None or end.next_offset <= partition.position:
+                    return False
+                ends.append((partition, end))
+        for partition, end in ends:
+            ahead = replace(partition.target(), offset=end.next_offset, last_fetched_epoch=end.leader_epoch)
+            self._session.want(partition.id, ahead)
+        return True
+
+    async def _take_in(self, came: _Received) -> None:
+        answer = came.hand_over()
+        for part in answer.partitions:
+            self._keep_proof(part.id)
+        if not answer.throttle_ms:
+            self.last_good_sent = answer.sent_monotonic
+            self.last_good_ms = (answer.sent_ms, answer.answered_ms)
+        todo: list[tuple[PartitionCapture, PartitionAnswer]] = []
+        scans: list[tuple[bytes, int]] = []
+        for part in answer.partitions:
+            partition = self.partitions.get(part.id)
+            if partition is not None or part.id in self._left:
+                self._heard_high_watermarks[part.id] = part.high_watermark
+            if partition is None or part.asked_offset != partition.position:
+                continue
+            if part.error_code != KafkaErrorCode.NONE:
+                self._intake.refused(partition, part.error_code)
+                continue
+            todo.append((partition, part))
+            scans.append((part.records, part.asked_offset))
+        if sum(len(records) for records, _ in scans) > INLINE_SCAN_BYTES:
+            scanned = await asyncio.to_thread(scan_answers, scans)
+        else:
+            scanned = scan_answers(scans)
+        largest = max((scan.largest_batch_bytes for scan in scanned), default=0)
+        self._largest_batch_bytes = max(largest, self._largest_batch_bytes // 2)
+        for (partition, part), scan in zip(todo, scanned, strict=True):
+            # While the thread worked, an operator may have paused it or the topic may have gone.
+            if self.partitions.get(part.id) is not partition or part.asked_offset != partition.position:
+                continue
+            before = self._intake.open.facts.held_bytes
+            more = self._intake.answered(
+                partition, part, scan if part.records else None, answer, self.node_id, asked_bytes=came.asked_bytes
+            )
+            taken = self._intake.open.facts.held_bytes - before
+            if taken:
+                # The whole part's bytes stay referenced by what is kept of it.
+                charge = len(part.records) * HOLDING_FACTOR
+                came.charged_bytes -= charge
+                self._intake.open.charge(charge)
+            if not more:
+                continue
+            self._measure(partition)
+            if partition.kind is not self.kind:
+                self._roster.place(partition)
+            else:
+                self._session.want(partition.id, partition.target())
+        self._after_answer()
+
+    def _measure(self, partition: PartitionCapture) -> None:
+        """Remember a partition that needs larger requests than the others."""
+        if partition.fetch_bytes:
+            self._oversized[partition.id] = partition.fetch_bytes
+        else:
+            self._oversized.pop(partition.id, None)
+
+
+class _Received:
+    """An answer, and what is known of it once it was handed over: its bytes must live no longer than their charge."""
+
+    def __init__(self, answer: FetchAnswer, *, asked_bytes: int, charged_bytes: int, full: bool) -> None:
+        self.asked_bytes = asked_bytes
+        self.charged_bytes = charged_bytes
+        """Of the budget, for those of its records that the open segment was not charged with, as if it held them: what
+        they will need must not be given to somebody else while they are checked."""
+        self.full = full
+        """So much that more is waiting."""
+        self.throttle_ms = answer.throttle_ms
+        self.sent_monotonic = answer.sent_monotonic
+        self._answer: FetchAnswer | None = answer
+
+    @property
+    def answer(self) -> FetchAnswer:
+        if self._answer is None:
+            raise RuntimeError("the answer was handed over")
+        return self._answer
+
+    def hand_over(self) -> FetchAnswer:
+        answer, self._answer = self.answer, None
+        return answer
