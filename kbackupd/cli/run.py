@@ -11,6 +11,7 @@ import typer
 import uvloop
 
 from kbackupd.daemon.run import run_daemon
+from kbackupd.daemon.systemd import ServiceManager
 from kbackupd.model.errors import FencedError, principal
 from kbackupd.observe import events
 from kbackupd.observe.logging import configure_logging
@@ -26,8 +27,9 @@ def command(
     settings = load_daemon_settings(config, os.environ)
     observability = settings.observability
     writer = configure_logging(format=observability.log_format, level=observability.log_level)
+    manager = ServiceManager.from_environment(os.environ)
     try:
-        uvloop.run(run_daemon(settings, dropped_lines=lambda: writer.dropped))
+        uvloop.run(run_daemon(settings, dropped_lines=lambda: writer.dropped, manager=manager))
     except Exception as error:
         # stderr has it in plain words; whoever collects the log must find there too why it ends.
         cause = principal(error)
@@ -35,4 +37,5 @@ def command(
         structlog.get_logger().error(event, error=str(cause), kind=type(cause).__name__)
         raise
     finally:
+        manager.close()
         writer.close()

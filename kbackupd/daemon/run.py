@@ -16,6 +16,7 @@ from kbackupd.capture.steering import Steering
 from kbackupd.daemon.memory import budget_bytes, keep_freed_memory
 from kbackupd.daemon.service import Service
 from kbackupd.daemon.source import KafkaSource
+from kbackupd.daemon.systemd import Heartbeat, ServiceManager, beating
 from kbackupd.daemon.take_over import take_over
 from kbackupd.flow.budget import MemoryBudget
 from kbackupd.kafka.connection import KafkaConnection
@@ -51,12 +52,14 @@ async def run_daemon(
     clock: Clock | None = None,
     retries: RetryPolicy | None = None,
     dropped_lines: Callable[[], int] | None = None,
+    manager: ServiceManager | None = None,
 ) -> None:
     """Back up until SIGTERM or SIGINT, drain, return.
 
     Args:
         retries: how long the store insists on one operation before it fails.
         dropped_lines: how many log lines were dropped so far, for the metric.
+        manager: is told how we are; None: nobody is.
 
     On return everything fetched is durable and checkpointed. Raises the reason otherwise:
         UnreachableError, DeniedError: Kafka or the store could not be used at the start.
@@ -67,8 +70,11 @@ async def run_daemon(
     clock = clock or SystemClock()
     metrics = Metrics(clock, version=__version__, backup_id=settings.backup_id, writer=settings.writer)
     problems = Problems(clock)
+    service = Service(settings=settings, clock=clock, metrics=metrics, problems=problems)
+    heart = Heartbeat(manager or ServiceManager(), health=service.health, clock=clock)
     log.info(events.DAEMON_STARTED, version=__version__, backup_id=settings.backup_id, writer=settings.writer)
     async with (
+        beating(heart),
         _open_archive_store(settings, metrics, problems, clock, retries) as store,
         KafkaConnection(
             bootstrap_servers=settings.source.bootstrap_servers,
@@ -82,7 +88,8 @@ async def run_daemon(
             settings=settings,
             source=KafkaSource(connection, clock=clock),
             store=store,
-            service=Service(settings=settings, clock=clock, metrics=metrics, problems=problems),
+            service=service,
+            heart=heart,
             budget=MemoryBudget(budget_bytes(settings.backup.memory_limit_bytes)),
             clock=clock,
             metrics=metrics,
@@ -107,12 +114,14 @@ class _Life:
         source: Source,
         store: ObjectStore,
         service: Service,
+        heart: Heartbeat,
         budget: MemoryBudget,
         clock: Clock,
         metrics: Metrics,
         problems: Problems,
     ) -> None:
         self.service = service
+        self._heart = heart
         self._settings = settings
         self._source = source
         self._store = store
@@ -139,10 +148,13 @@ class _Life:
         self._pipeline = pipeline
         if self._stopped.is_set():
             pipeline.stop()
+        else:
+            self._heart.began()
         await pipeline.run()
 
     def stop(self) -> None:
         """Ask `run` to return; idempotent."""
+        self._heart.stopping(within_seconds=self._settings.backup.shutdown_timeout_seconds)
         self._stopped.set()
         if self._pipeline is not None:
             self._pipeline.stop()

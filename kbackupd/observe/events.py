@@ -12,6 +12,7 @@ DAEMON_STARTED: Final = "daemon.started"
 DAEMON_STOPPING: Final = "daemon.stop_requested"
 DAEMON_STOPPED: Final = "daemon.stopped"
 DAEMON_FAILED: Final = "daemon.failed"
+MANAGER_MISSED: Final = "manager.not_reached"
 
 ARCHIVE_CREATED: Final = "archive.created"
 ARCHIVE_OPENED: Final = "archive.opened"
