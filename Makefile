@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test unit check bench lock clean
+.PHONY: demo test unit check alerts bench lock clean
 
 $(STAMP): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "kbackupd needs Python 3.11 or newer on PATH (or make PYTHON=/path/to/python)"; exit 2; }
@@ -28,12 +28,22 @@ check: $(STAMP)  ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy kbackupd tests bench
 	$(BIN)/lint-imports
 
+alerts: $(STAMP)  ## the alert rules: promtool's tests, and every expression against a live daemon (Debian: apt install prometheus)
+	promtool check rules config/prometheus/kbackupd.rules.yml
+	promtool test rules config/prometheus/kbackupd.rules.test.yml
+	$(BIN)/python -m kbackupd.testbed.try_expressions
+
 bench: $(STAMP)  ## throughput, CPU per GiB and peak RSS as a share of what the machine can do
 	$(BIN)/python -m bench.throughput
 
-lock: $(STAMP)  ## refresh the hash-locked requirements
+UV_COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q
+BUILD_REQUIRES = import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))
+
+lock: $(STAMP)  ## refresh the hash-locked requirements: of everything, and of what an installation needs out of it
 	$(BIN)/python -m pip install -q uv
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra build --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q -o requirements.lock
+	$(UV_COMPILE) pyproject.toml --extra dev --extra build -o requirements.lock
+	$(UV_COMPILE) pyproject.toml -c requirements.lock -o requirements-runtime.lock
+	$(BIN)/python -c '$(BUILD_REQUIRES)' | $(UV_COMPILE) - -c requirements.lock -o requirements-build.lock
 
 clean:
 	rm -rf $(VENV) .testbed
