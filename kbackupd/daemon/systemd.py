@@ -131,7 +131,10 @@ class Heartbeat:
 
     def _status(self) -> str:
         doing = "draining" if self._drain_deadline is not None else "starting" if self._starting else "following"
-        reasons = self._health().reasons
+        try:
+            reasons = self._health().reasons
+        except Exception as error:  # noqa: BLE001  a line for people must neither end a backup nor stop the beats
+            return f"{doing}: how it is cannot be told: {error!r}"[:STATUS_CHARACTERS]
         return f"{doing}: {'; '.join(reasons)}".replace("\n", " ")[:STATUS_CHARACTERS] if reasons else doing
 
 

@@ -9,6 +9,7 @@ import pytest
 from kbackupd.archive.identity import open_or_create
 from kbackupd.daemon.run import _Life
 from kbackupd.daemon.service import Service
+from kbackupd.daemon.systemd import Heartbeat, ServiceManager
 from kbackupd.flow.budget import MemoryBudget
 from kbackupd.model.errors import UnreachableError
 from kbackupd.observe.metrics import Metrics
@@ -148,11 +149,13 @@ def test_a_damaged_object_met_at_the_start_is_a_note_and_counted() -> None:
     damaged = site.keys("checkpoints/")[-1]
     site.memory.tamper(f"{BACKUP_ID}/{damaged}", b"not a checkpoint")
     problems, metrics = Problems(site.clock), Metrics(site.clock, version="test")
+    service = Service(settings=site.settings, clock=site.clock, metrics=metrics, problems=problems)
     life = _Life(
         settings=site.settings,
         source=site.cluster,
         store=ScopedStore(site.memory, BACKUP_ID),
-        service=Service(settings=site.settings, clock=site.clock, metrics=metrics, problems=problems),
+        service=service,
+        heart=Heartbeat(ServiceManager(), health=service.health, clock=site.clock),
         budget=MemoryBudget(site.budget_bytes),
         clock=site.clock,
         metrics=metrics,

@@ -71,10 +71,13 @@ class Daemon:
     def __init__(self, manager: ServiceManager) -> None:
         self.clock = ManualClock()
         self.reasons: tuple[str, ...] = ()
+        self.broken = False
         self.heart = Heartbeat(manager, health=self._health, clock=self.clock)
 
     def _health(self) -> HealthReport:
-        return HealthReport(live=True, ready=True, healthy=not self.reasons, reasons=self.reasons)
+        if self.broken:
+            raise RuntimeError("a partition without a topic")
+        return HealthReport(ready=True, healthy=not self.reasons, reasons=self.reasons)
 
     def run(self, script: Coroutine[None, None, None]) -> None:
         """`script` in virtual time, with the heart beating beside it."""
@@ -138,6 +141,21 @@ def test_the_watchdog_is_fed_thrice_in_its_time_with_the_reasons_of_health(
         assert messages[-1][0] == (
             "STATUS=following: tier critical: exposure 40s is above its target of 30s; uploads: 503 SlowDown"
         )
+
+    life.run(script())
+
+
+def test_a_health_that_cannot_be_told_does_not_stop_the_beats(systemd: Systemd, manager: ServiceManager) -> None:
+    life = Daemon(manager)
+
+    async def script() -> None:
+        life.heart.began()
+        systemd.heard()
+        life.broken = True
+        messages = await systemd.hears(WATCHDOG_SECONDS * 2 + 1)
+        assert len(messages) >= 6
+        assert all("WATCHDOG=1" in message for message in messages)
+        assert "cannot be told" in messages[-1][0]
 
     life.run(script())
 
