@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from kbackupd.archive.history import ROOT_BRANCH, OnBranches, PartitionEvidence, SegmentPlace, StoredRun
+from kbackupd.archive.history import OnBranches, PartitionEvidence, SegmentPlace, StoredRun
+from kbackupd.archive.lineage import ROOT_BRANCH
 from kbackupd.format import documents, keys
 from kbackupd.format.container import TAIL_READ_BYTES, NeedMore
 from kbackupd.format.segment import open_footer

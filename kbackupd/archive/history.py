@@ -12,13 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from kbackupd.archive.lineage import MAX_OFFSET, ROOT_BRANCH, BranchSpan, lineage_of, root_of, valid_below_of
 from kbackupd.model.events import Gap, GapCause, PartitionSeen, Truncated
 from kbackupd.model.positions import OffsetRange, PartitionId
 from kbackupd.model.segment import ObjectRef, OpenTransaction, Run, RunFlag, Sample, TransactionOutcome
-
-ROOT_BRANCH = 0
-
-MAX_OFFSET = (1 << 63) - 1
 
 
 class SegmentPlace(NamedTuple):
@@ -69,15 +66,6 @@ class PartitionEvidence:
     outcomes: tuple[OnBranches, ...] = ()
     open_transactions: tuple[OnBranches, ...] = ()
     samples: tuple[Sample, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BranchSpan:
-    """A stretch of the chosen history and the branch that tells it; the root's begins at 0, the newest's is open."""
-
-    branch: int
-    first_offset: int
-    next_offset: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,16 +166,16 @@ def build_history(evidence: PartitionEvidence, branch: int | None = None) -> Par
         | {gap.branch for gap in evidence.gaps}
         | {event.parent for event in evidence.truncations}
     )
-    orphans = tuple(number for number in branches if _root_of(number, origins) != ROOT_BRANCH)
+    orphans = tuple(number for number in branches if root_of(number, origins) != ROOT_BRANCH)
     if branch is None:
         branch = max(number for number in branches if number not in orphans)
     elif branch not in branches:
         raise KeyError(branch)
-    lineage = _lineage(branch, origins)
+    lineage = lineage_of(branch, origins)
     spans = {span.branch: span for span in lineage}
 
     usable = [stored for stored in evidence.runs if not stored.corrupt]
-    valid_below = _valid_below(stored.run for stored in usable)
+    valid_below = valid_below_of(stored.run for stored in usable)
     proven: list[tuple[int, int]] = []
     held: list[tuple[StoredRun, tuple[int, int]]] = []
     replaced: dict[tuple[str, int], int] = {}
@@ -256,56 +244,6 @@ def _below_first_sights(
             )
             found.append((gap, clipped))
     return found
-
-
-def _root_of(branch: int, origins: dict[int, Truncated]) -> int:
-    while branch in origins and origins[branch].parent < branch:
-        branch = origins[branch].parent
-    return branch
-
-
-def _lineage(branch: int, origins: dict[int, Truncated]) -> tuple[BranchSpan, ...]:
-    """From the newest branch down: each tells what its child does not, and nothing below its own beginning."""
-    spans: list[BranchSpan] = []
-    end = MAX_OFFSET
-    while True:
-        origin = origins.get(branch)
-        first = origin.offset if origin is not None and origin.parent < branch else 0
-        if first < end:
-            spans.append(BranchSpan(branch=branch, first_offset=first, next_offset=end))
-        end = min(end, first)
-        if origin is None or origin.parent >= branch:
-            return tuple(reversed(spans))
-        branch = origin.parent
-
-
-def _valid_below(runs: Iterable[Run]) -> Callable[[Run], int]:
-    """Up to which offset a run tells its branch's history, by leader epochs, which never fall along a log.
-
-    A life is killed when a later segment has landed and an earlier one has not; the log is cut between the two while
-    nobody looks. The next life starts before both, meets no cut, and captures what grew instead on the same branch. Of
-    the two captures the one of the older leader epoch is a tail that the log has lost.
-
-    A run is judged by its last epoch. What is older in it was read from one log together with that, and where in
-    between an epoch begins, a run does not say for certain: compaction may have taken its first batches.
-    """
-    starts: dict[int, dict[int, int]] = {}
-    for run in runs:
-        table = starts.setdefault(run.branch, {})
-        for epoch, offset in run.leader_epochs:
-            table[epoch] = min(table.get(epoch, MAX_OFFSET), offset)
-    newer: dict[int, dict[int, int]] = {}
-    for branch, table in starts.items():
-        least = MAX_OFFSET
-        for epoch in sorted(table, reverse=True):
-            newer.setdefault(branch, {})[epoch] = least
-            least = min(least, table[epoch])
-
-    def below(run: Run) -> int:
-        replaced = newer[run.branch][run.leader_epochs[-1][0]] if run.leader_epochs else MAX_OFFSET
-        return replaced if replaced < run.next_offset else MAX_OFFSET
-
-    return below
 
 
 def _clip(offsets: OffsetRange, span: BranchSpan | None, below: int = MAX_OFFSET) -> tuple[int, int] | None:
