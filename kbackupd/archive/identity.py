@@ -85,10 +85,13 @@ async def _create(
     clock: Clock,
 ) -> ArchiveDocument:
     async for stray in store.list_from("", limit=1):
-        raise ArchiveInvalidError(
-            f"{store.location}: {keys.BACKUP_KEY} is missing, but there are other objects ({stray.key})",
-            hint="put the archive's own backup.json back, or choose an empty prefix",
-        )
+        try:  # another daemon's first start may have made it between our two looks; it is always the first object
+            return documents.decode_backup(await store.get(keys.BACKUP_KEY))
+        except ObjectMissingError:
+            raise ArchiveInvalidError(
+                f"{store.location}: {keys.BACKUP_KEY} is missing, but there are other objects ({stray.key})",
+                hint="put the archive's own backup.json back, or choose an empty prefix",
+            ) from None
     document = ArchiveDocument(
         backup_id=backup_id,
         archive_id=str(uuid.uuid4()),

@@ -50,6 +50,30 @@ async def test_an_archive_is_made_once_and_keeps_its_identity() -> None:
     assert sorted(store.objects) == [keys.RESTORE_GUIDE_KEY, keys.BACKUP_KEY]
 
 
+async def test_an_archive_that_another_daemon_makes_between_two_looks_is_not_one_that_lost_its_backup_json() -> None:
+    """Of two first starts at once one ended with "backup.json is missing, but there are other objects"."""
+
+    class Late(MemoryStore):
+        looks = 0
+
+        async def get(self, key: str) -> bytes:
+            if key == keys.BACKUP_KEY:
+                self.looks += 1
+                if self.looks == 1:
+                    try:
+                        return await super().get(key)
+                    finally:
+                        rival = MemoryStore()
+                        await opened(rival)
+                        for made, data in rival.objects.items():
+                            self.tamper(made, data)
+            return await super().get(key)
+
+    store = Late()
+    document = await opened(store)
+    assert document == await opened(store)
+
+
 async def test_an_archive_of_another_cluster_is_refused() -> None:
     """Invariant I7."""
     store = MemoryStore()
