@@ -217,7 +217,11 @@ def test_two_incarnations_that_are_open_at_once_are_one_series_per_partition(met
         rpo_targets=RPO_TARGETS,
         per_partition=True,
     )
-    lines = [s.split()[0] for s in metrics.render().decode().splitlines() if s.startswith("kbackupd_partition_")]
+    lines = [
+        s.split()[0]
+        for s in metrics.render().decode().splitlines()
+        if s.startswith("kbackupd_partition_") and 'partition="' in s
+    ]
     assert len(lines) == len(set(lines)) == 3
     labels = {"topic": "orders", "tier": "critical"}
     assert value(metrics, "partition_rpo_exposure_seconds", partition="0", **labels) == 9.0
