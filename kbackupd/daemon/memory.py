@@ -43,9 +43,9 @@ def keep_freed_memory() -> bool:
 
 
 def budget_bytes(memory_limit_bytes: int) -> int:
-    """What is left of the limit for data, once the process stands as it does now.
+    """What is left of the limit for data, once the process stands as it will: call it when recovery is done.
 
-    What stands now (modules, settings, recovered state) is taken out of the garbage collector's sight: it is not
+    What stands by then (modules, settings, recovered state) is taken out of the garbage collector's sight: it is not
     garbage, and looking through it again and again took a tenth of a backup's processor time.
 
     Raises:
@@ -53,6 +53,15 @@ def budget_bytes(memory_limit_bytes: int) -> int:
     """
     gc.collect()
     gc.freeze()
+    return left_for_data(memory_limit_bytes)
+
+
+def left_for_data(memory_limit_bytes: int) -> int:
+    """What would be left of the limit for data now.
+
+    Raises:
+        ConfigurationError: too little to work with.
+    """
     resident = rss_bytes()
     budget = memory_limit_bytes - resident - RESERVE_BYTES
     if budget < SMALLEST_BUDGET_BYTES:

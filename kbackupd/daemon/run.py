@@ -13,7 +13,7 @@ from kbackupd import __version__
 from kbackupd.capture.pipeline import Pipeline
 from kbackupd.capture.source import Source
 from kbackupd.capture.steering import Steering
-from kbackupd.daemon.memory import budget_bytes, keep_freed_memory
+from kbackupd.daemon.memory import budget_bytes, keep_freed_memory, left_for_data
 from kbackupd.daemon.service import Service
 from kbackupd.daemon.source import KafkaSource
 from kbackupd.daemon.systemd import Heartbeat, ServiceManager, beating
@@ -90,7 +90,6 @@ async def run_daemon(
             store=store,
             service=service,
             heart=heart,
-            budget=MemoryBudget(budget_bytes(settings.backup.memory_limit_bytes)),
             clock=clock,
             metrics=metrics,
             problems=problems,
@@ -115,7 +114,6 @@ class _Life:
         store: ObjectStore,
         service: Service,
         heart: Heartbeat,
-        budget: MemoryBudget,
         clock: Clock,
         metrics: Metrics,
         problems: Problems,
@@ -125,7 +123,6 @@ class _Life:
         self._settings = settings
         self._source = source
         self._store = store
-        self._budget = budget
         self._clock = clock
         self._metrics = metrics
         self.problems = problems
@@ -160,6 +157,8 @@ class _Life:
             self._pipeline.stop()
 
     async def _take_over(self) -> Pipeline:
+        # Too little to begin with is told before the claim of an epoch fences a daemon that has enough.
+        left_for_data(self._settings.backup.memory_limit_bytes)
         document, resume = await take_over(self._settings, store=self._store, source=self._source, clock=self._clock)
         for key in resume.recovery.damaged:
             self._metrics.damaged_object_found()
@@ -173,7 +172,7 @@ class _Life:
             source=self._source,
             store=self._store,
             resume=resume,
-            budget=self._budget,
+            budget=MemoryBudget(budget_bytes(self._settings.backup.memory_limit_bytes)),
             clock=self._clock,
             metrics=self._metrics,
             problems=self.problems,

@@ -10,7 +10,6 @@ from kbackupd.archive.identity import open_or_create
 from kbackupd.daemon.run import _Life
 from kbackupd.daemon.service import Service
 from kbackupd.daemon.systemd import Heartbeat, ServiceManager
-from kbackupd.flow.budget import MemoryBudget
 from kbackupd.model.errors import UnreachableError
 from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
@@ -148,6 +147,7 @@ def test_a_damaged_object_met_at_the_start_is_a_note_and_counted() -> None:
     site.run_life(Life.durable)
     damaged = site.keys("checkpoints/")[-1]
     site.memory.tamper(f"{BACKUP_ID}/{damaged}", b"not a checkpoint")
+    site.with_settings(memory_limit_bytes=1 << 40)  # of this process, which is the tests' own
     problems, metrics = Problems(site.clock), Metrics(site.clock, version="test")
     service = Service(settings=site.settings, clock=site.clock, metrics=metrics, problems=problems)
     life = _Life(
@@ -156,7 +156,6 @@ def test_a_damaged_object_met_at_the_start_is_a_note_and_counted() -> None:
         store=ScopedStore(site.memory, BACKUP_ID),
         service=service,
         heart=Heartbeat(ServiceManager(), health=service.health, clock=site.clock),
-        budget=MemoryBudget(site.budget_bytes),
         clock=site.clock,
         metrics=metrics,
         problems=problems,

@@ -1,0 +1,86 @@
+"""What a start does before it captures: whose memory counts, and what a start that cannot go on leaves alone."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from kbackupd.archive import recovery
+from kbackupd.daemon import run as daemon
+from kbackupd.daemon import take_over
+from kbackupd.daemon.memory import RESERVE_BYTES, rss_bytes
+from kbackupd.daemon.service import Service
+from kbackupd.daemon.systemd import Heartbeat, ServiceManager
+from kbackupd.model.errors import ConfigurationError
+from kbackupd.observe.metrics import Metrics
+from kbackupd.observe.problems import Problems
+from kbackupd.store.scoped import ScopedStore
+from tests.unit.capture.site import BACKUP_ID, Life, Site
+from tests.virtual_time import run
+
+
+def life_at(site: Site) -> tuple[daemon._Life, Service]:
+    metrics, problems = Metrics(site.clock, version="test"), Problems(site.clock)
+    service = Service(settings=site.settings, clock=site.clock, metrics=metrics, problems=problems)
+    life = daemon._Life(
+        settings=site.settings,
+        source=site.cluster,
+        store=ScopedStore(site.memory, BACKUP_ID),
+        service=service,
+        heart=Heartbeat(ServiceManager(), health=service.health, clock=site.clock),
+        clock=site.clock,
+        metrics=metrics,
+        problems=problems,
+    )
+    return life, service
+
+
+def test_what_recovery_leaves_in_memory_is_not_given_to_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fixed before it, the budget took what 10,000 recovered partitions need out of the reserve (invariant I9)."""
+    site = Site.new()
+    site.cluster.create("orders", 3)
+    site.run_life(Life.durable)
+    site.with_settings(memory_limit_bytes=1 << 40)  # of this process, which is the tests' own
+    happened: list[str] = []
+
+    async def recovering(*args: object, **settings: object) -> recovery.Recovery:
+        found = await recovery.recover(*args, **settings)  # type: ignore[arg-type]  # handed on as they came
+        happened.append(f"{len(found.state.partitions)} partitions recovered")
+        return found
+
+    def counting(memory_limit_bytes: int) -> int:
+        happened.append("budget fixed")
+        return memory_limit_bytes // 2
+
+    monkeypatch.setattr(take_over, "recover", recovering)
+    monkeypatch.setattr(daemon, "budget_bytes", counting)
+
+    async def main() -> None:
+        life, service = life_at(site)
+        running = asyncio.create_task(life.run())
+        async with asyncio.timeout(60):
+            while not service.health().ready:  # noqa: ASYNC110  virtual time, and nothing tells when it is
+                await asyncio.sleep(0.1)
+        assert service.status().memory.budget_bytes == site.settings.backup.memory_limit_bytes // 2
+        life.stop()
+        await running
+
+    run(main(), clock=site.clock)
+    assert happened == ["3 partitions recovered", "budget fixed"]
+
+
+def test_a_daemon_without_memory_to_work_with_does_not_fence_the_one_that_runs() -> None:
+    site = Site.new()
+    site.cluster.create("orders", 1)
+    site.run_life(Life.durable)
+    claims = site.keys("writers/")
+    site.with_settings(memory_limit_bytes=rss_bytes() + RESERVE_BYTES)
+
+    async def main() -> None:
+        life, _ = life_at(site)
+        with pytest.raises(ConfigurationError, match="memory_limit"):
+            await life.run()
+
+    run(main(), clock=site.clock)
+    assert site.keys("writers/") == claims
