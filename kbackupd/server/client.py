@@ -135,6 +135,10 @@ class ControlClient:
                     f"no permission to use {self._path}",
                     hint="only the daemon's user and root may: sudo -u <daemon's user> kbackupd ctl …",
                 )
+            case errno.ECONNREFUSED | errno.ENOTSOCK if self._path.exists() and not self._path.is_socket():
+                return UnreachableError(
+                    f"{self._path} is no socket", hint="pass the daemon's control.socket with --socket"
+                )
             case errno.ECONNREFUSED | errno.ENOTSOCK:
                 return UnreachableError(
                     f"nobody listens on {self._path}",

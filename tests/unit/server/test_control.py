@@ -330,6 +330,13 @@ class TestWithoutADaemon:
             with pytest.raises(UnreachableError, match=f"nobody listens on {path}"):
                 await client.status()
 
+    async def test_a_directory_or_another_file_is_not_taken_for_a_dead_daemons_socket(self, path: Path) -> None:
+        for wrong in (path.parent, Path(__file__)):
+            async with ControlClient(wrong) as client:
+                with pytest.raises(UnreachableError, match=f"{wrong} is no socket") as caught:
+                    await client.status()
+            assert "--socket" in caught.value.hint
+
     async def test_no_permission(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         async def refused(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied")
