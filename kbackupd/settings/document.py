@@ -21,6 +21,7 @@ Value = str | None | Tree | list["Value"]
 
 _NULL = {"", "~", "null", "Null", "NULL"}
 _VARIABLE = re.compile(r"\$(?P<escaped>\$\{)|\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?\}|(?P<broken>\$\{)")
+_TAB_HINT = "indent with spaces, not with tabs"
 _QUOTE_HINT = "text that begins with & * ! | > % @ or ` needs quotes, and so does ${NAME} inside [ ] or { }"
 
 
@@ -77,7 +78,7 @@ def parse_document(text: str, *, name: str, environ: Mapping[str, str]) -> Docum
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise _refused(name, f"not valid YAML: {_problem_of(error)}", line=line, hint=_QUOTE_HINT) from None
+        raise _refused(name, f"not valid YAML: {_problem_of(error)}", line=line, hint=_hint_for(error)) from None
     except (yaml.YAMLError, RecursionError) as error:
         raise _refused(name, f"not valid YAML: {type(error).__name__}") from None
     finally:
@@ -89,6 +90,10 @@ def parse_document(text: str, *, name: str, environ: Mapping[str, str]) -> Docum
         raise _refused(name, "the file must be `key: value` pairs", line=node.start_mark.line + 1)
     document.tree = cast(Tree, _Walk(document, environ).value(node, ()))
     return document
+
+
+def _hint_for(error: yaml.MarkedYAMLError) -> str:
+    return _TAB_HINT if "'\\t'" in str(error.problem) else _QUOTE_HINT
 
 
 class _Loader(yaml.SafeLoader):

@@ -46,6 +46,12 @@ def test_broken_yaml_is_refused_with_its_line(files: Files) -> None:
     assert problem.startswith("kbackupd.yaml:8: not valid YAML: ")
 
 
+def test_a_tab_is_answered_with_spaces_and_not_with_quotes(files: Files) -> None:
+    (problem,) = files.problems(MINIMAL + "backup:\n\tflush_interval: 5s\n")
+    assert problem.startswith("kbackupd.yaml:8: not valid YAML: ")
+    assert problem.endswith("(indent with spaces, not with tabs)")
+
+
 def test_a_control_character_is_refused_with_its_line(files: Files) -> None:
     assert files.problems("backup_id: main\nwriter: \x07\n") == ["kbackupd.yaml:2: holds a control character (U+0007)"]
 
