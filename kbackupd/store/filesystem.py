@@ -40,7 +40,9 @@ LIST_CHUNK_KEYS = 500
 THREADS = 8
 
 _DENIED_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP}
-_DENIED_HINT = "kbackupd's user needs to read and write there, and the file system must know hard links"
+_DENIED_HINT = (
+    "kbackupd's user needs to read there, and to write for a backup; the file system must know hard links for that"
+)
 _OBSTRUCTED_ERRNOS = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 _FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
 
@@ -250,7 +252,8 @@ class FilesystemStore:
         try:
             yield
         except OSError as error:
-            said = f"{operation} {key} in {self.location}: {error.strerror or error}"
+            what = f"{operation} {key} in" if key else operation
+            said = f"{what} {self.location}: {error.strerror or error}"
             if operation == "put" and error.errno in _OBSTRUCTED_ERRNOS:
                 raise StoreDeniedError(said, hint="a file is where a directory is needed, or the reverse") from error
             if error.errno in _DENIED_ERRNOS:

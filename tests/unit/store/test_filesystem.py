@@ -92,6 +92,16 @@ async def test_what_the_system_forbids_is_denied(
     assert "hard links" in caught.value.hint
 
 
+async def test_a_root_that_may_not_be_read_is_named_with_what_reading_and_writing_need(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "is_dir", failing(errno.EACCES))
+        with pytest.raises(StoreDeniedError, match=f"open file://{root}: ") as caught:
+            await FilesystemStore.open(root, create=False)
+    assert "write for a backup" in caught.value.hint
+
+
 async def test_short_writes_of_the_system_are_continued(
     store: FilesystemStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
