@@ -126,7 +126,9 @@ class RetryingStore:
                     spent = format_duration(spent_seconds)
                     self._given_up(operation, error)
                     raise StoreUnavailableError(
-                        f"{error.message} (gave up after {spent}, {tries} tries)", hint=error.hint, cause=error.cause
+                        f"{error.message} (gave up after {spent}, {tries} {'try' if tries == 1 else 'tries'})",
+                        hint=error.hint,
+                        cause=error.cause,
                     ) from error
                 if self._on_retry is not None:
                     self._on_retry(operation, error, tries)
@@ -145,7 +147,9 @@ class RetryingStore:
                 return await attempt()
         except TimeoutError as error:
             raise StoreUnavailableError(
-                f"{operation} in {self.location}: no answer within {format_duration(seconds)}", cause="timeout"
+                f"{operation} in {self.location}: no answer within {format_duration(seconds)}",
+                cause="timeout",
+                hint="is the store up, and does the network lead there?",
             ) from error
 
 

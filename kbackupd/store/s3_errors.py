@@ -149,7 +149,9 @@ def _from_transport(error: BaseException, where: str) -> KbackupError:
         case boto.IncompleteReadError() | aiohttp.ClientPayloadError():
             return StoreUnavailableError(said, cause="truncated")
         case boto.ConnectionClosedError() | boto.ResponseStreamingError() | aiohttp.ClientError() | OSError():
-            return StoreUnavailableError(said, cause="reset")
+            return StoreUnavailableError(
+                said, cause="reset", hint="is this the address of an S3 server, http or https?"
+            )
         case ResponseParserError():
             return StoreUnavailableError(said, cause="not_s3", hint="is this the address of an S3 server?")
         case boto.HTTPClientError():
