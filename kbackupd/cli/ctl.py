@@ -15,6 +15,7 @@ from kbackupd.cli.ctl_text import print_flush, print_pause, print_status
 from kbackupd.cli.output import OutputFormat, print_json, stdout_console
 from kbackupd.model.errors import IncompleteError, UsageError
 from kbackupd.model.settings import ControlSettings
+from kbackupd.model.status import FlushReport, PartitionState
 from kbackupd.server.client import ControlClient
 
 DEFAULT_SOCKET = ControlSettings().socket
@@ -64,11 +65,11 @@ def flush(context: typer.Context, topic: TopicOption = "*", format: FormatOption
     else:
         print_flush(stdout_console(), report)
     if report.left_out:
-        first = report.left_out[0]
+        first = min(report.left_out, key=lambda one: (one.topic, one.topic_id, one.partition))
         raise IncompleteError(
             f"the flush did without {len(report.left_out)} of {len(report.partitions)} partitions, "
             f"{first.topic}/{first.partition} first: {first.reason}",
-            hint="nothing is lost, capture goes on where it can; kbackupd ctl status says what is wrong",
+            hint=_left_out_hint(report),
         )
 
 
@@ -90,6 +91,12 @@ def resume(context: typer.Context, topic: TopicOption = "*", format: FormatOptio
         print_json(report)
     else:
         print_pause(stdout_console(), report)
+
+
+def _left_out_hint(report: FlushReport) -> str:
+    if all(one.state is PartitionState.PAUSED for one in report.left_out):
+        return "all that is stored stays; kbackupd ctl resume goes on with what is paused"
+    return "nothing is lost, capture goes on where it can; kbackupd ctl status says what is wrong"
 
 
 def _ask(context: typer.Context, question: Callable[[ControlClient], Awaitable[Report]]) -> Report:

@@ -83,7 +83,7 @@ def _print_left_out(console: Console, left_out: tuple[LeftOutPartition, ...]) ->
     table.add_column("DURABLE BELOW OFFSET", justify="right")
     table.add_column("STATE")
     table.add_column("WHY", overflow="fold")
-    shown = _shown(console, left_out)
+    shown = _shown(console, sorted(left_out, key=lambda p: (p.topic, p.topic_id, p.partition)))
     for partition in shown:
         table.add_row(
             partition.topic,

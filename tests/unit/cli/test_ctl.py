@@ -169,6 +169,27 @@ def test_a_flush_that_did_without_partitions_lists_them_and_is_incomplete(
     ]
 
 
+def test_a_flush_without_paused_partitions_names_them_in_order_and_points_at_resume(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served.daemon.left_out = tuple(
+        LeftOutPartition(
+            topic=topic,
+            topic_id="i",
+            partition=0,
+            durable_offset=80,
+            state=PartitionState.PAUSED,
+            reason="paused by an operator",
+        )
+        for topic in ("payments", "orders")
+    )
+    assert served.ctl("flush") == 6
+    said = capsys.readouterr()
+    assert [row[0] for row in rows(said.out, "LEFT OUT")] == ["orders", "payments"]
+    assert "orders/0 first" in said.err
+    assert "kbackupd ctl resume" in said.err
+
+
 def test_flush_json_is_the_report(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     assert served.ctl("flush", "--format", "json") == 0
     report = json.loads(capsys.readouterr().out)
