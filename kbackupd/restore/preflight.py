@@ -263,7 +263,7 @@ async def _log_ends(
     problems += [
         Problem(
             what=f"topic {name} is not empty: partition {_few(sorted(partitions))}",
-            remedy=f"delete {name} if its records are not needed, or restore under another name (topic_mapping)",
+            remedy="delete the topics that are not empty, if nobody needs their records, or rename with topic_mapping",
         )
         for name, partitions in sorted(holding.items())
     ]
