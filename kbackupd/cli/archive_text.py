@@ -21,7 +21,9 @@ NONE = "–"
 
 def print_archives(console: Console, path: str, archives: Sequence[ArchiveSummary]) -> None:
     if not archives:
-        console.print(f"no archives under {path}", soft_wrap=True)
+        console.print(
+            f"no archives under {path} (an archive is PATH/BACKUP_ID/, so PATH ends before its id)", soft_wrap=True
+        )
         return
     table = plain_table(console)
     table.add_column("BACKUP ID", overflow="fold")
