@@ -82,6 +82,8 @@ class Discovery:
     ) -> None:
         self.rounds = 0
         """Successful ones."""
+        self.looked_at = float("-inf")
+        """Monotonic time at which the newest of them began: it saw what was there then."""
         self._source = source
         self._settings = settings
         self._interval_seconds = interval_seconds
@@ -114,6 +116,7 @@ class Discovery:
 
     async def look_around(self) -> None:
         """One round. Raises KafkaUnavailableError or KafkaDeniedError and then changes nothing."""
+        begun = self._clock.monotonic()
         metadata = await self._source.metadata()
         selected = {
             topic.topic_id: topic
@@ -129,6 +132,7 @@ class Discovery:
         self._fail_leaderless(silences)
         self._check_literals({topic.name for topic in metadata.topics})
         self.rounds += 1
+        self.looked_at = begun
 
     def _selects(self, name: str, internal: bool) -> bool:
         if name in SYSTEM_TOPICS:

@@ -134,7 +134,9 @@ class SessionLoop:
         partition = self.partitions.get(id)
         if partition is None or self.last_good_sent is None or self.last_good_sent < self._joined[id]:
             return None
-        return self.last_good_sent if self._heard_high_watermarks.get(id) == partition.proof.high_watermark else None
+        # An error is no high watermark, and a log that was just cut has none yet: two of these are not the same.
+        known = 0 <= partition.proof.high_watermark == self._heard_high_watermarks.get(id)
+        return self.last_good_sent if known else None
 
     def _keep_proof(self, id: PartitionId) -> None:
         """What answers said of it by leaving it out, before this loop forgets it.

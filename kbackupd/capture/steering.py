@@ -108,10 +108,10 @@ class Steering:
         """Let discovery see what there is now: a topic made a moment ago is part of "now", and so is a start's first
         round. Brokers that do not answer must not keep a flush from storing what is held: the wait is short.
         """
-        rounds = self._pipeline.discovery.rounds
-        deadline = self._clock.monotonic() + LOOK_AROUND_SECONDS
+        begun = self._clock.monotonic()
         self._pipeline.roster.metadata_wanted.set()
-        while self._pipeline.discovery.rounds == rounds and self._clock.monotonic() < deadline:
+        # A round that is under way asked before: what was made since is not in its answer.
+        while self._pipeline.discovery.looked_at < begun and self._clock.monotonic() < begun + LOOK_AROUND_SECONDS:
             self._pipeline.progress.clear()
             await woken(self._pipeline.progress, 0.1)
 
@@ -124,7 +124,8 @@ class Steering:
         says so. Partitions that are not being fetched (paused, failing, without a leader) are as they are.
         """
         begun = self._clock.monotonic()
-        waiting: dict[PartitionId, tuple[int, int] | None] = dict.fromkeys(partition.id for partition in partitions)
+        meant = {partition.id: partition for partition in partitions}
+        waiting: dict[PartitionId, tuple[int, int] | None] = dict.fromkeys(meant)
         left_out: list[tuple[PartitionCapture, _LeftOut]] = []
         while waiting:
             self._pipeline.progress.clear()
@@ -133,6 +134,8 @@ class Steering:
             for id, goal in list(waiting.items()) if looked_around or late else ():
                 partition = self._pipeline.roster.partitions.get(id)
                 if partition is None or partition.closed:
+                    # Brokers that lag behind deny a topic that is there, and what it had beyond the archive is lost.
+                    left_out.append((meant[id], _LeftOut(PartitionState.CLOSED, "brokers say that its topic is gone")))
                     del waiting[id]
                     continue
                 why = self._why_not(partition)
@@ -145,9 +148,10 @@ class Steering:
                     left_out.append((partition, _slow(partition)))
                     del waiting[id]
                 elif partition.fetchable and self._pipeline.sessions.heard(partition) >= begun:
-                    if goal is None or goal[0] != partition.branch:
+                    end = partition.proof.high_watermark
+                    if end >= 0 and (goal is None or goal[0] != partition.branch):
                         # On a log that was cut back the end it had may never come.
-                        waiting[id] = goal = (partition.branch, partition.proof.high_watermark)
+                        waiting[id] = goal = (partition.branch, end)
                     if self._reached(partition, goal):
                         del waiting[id]
             if waiting:
@@ -156,7 +160,7 @@ class Steering:
 
     @staticmethod
     def _reached(partition: PartitionCapture, goal: tuple[int, int] | None) -> bool:
-        return goal is not None and goal[0] == partition.branch and 0 <= goal[1] <= partition.position
+        return goal is not None and goal[0] == partition.branch and goal[1] <= partition.position
 
     def _why_not(self, partition: PartitionCapture) -> _LeftOut | None:
         """Why a flush must do without it: it is not being fetched, and waiting would not help."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from kbackupd.capture import steering
+from kbackupd.kafka.types import KafkaErrorCode
 from kbackupd.model.errors import UnreachableError
 from kbackupd.model.status import PartitionState
 from tests.unit.capture.site import Life, Site
@@ -147,6 +148,71 @@ def test_what_was_on_its_way_already_is_stored_by_the_flush_that_waited_for_it()
         assert site.keys("segments/")[-len(report.segments) :] == list(report.segments)
         assert [p.durable_offset for p in report.partitions] == [5]
         site.upload_seconds = lambda key: 0.01
+
+    assert site.run_life(script)
+    site.check()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_error_is_no_answer_that_a_flush_waits_to_be_reached(seed: int) -> None:
+    """Of a partition not heard of since the start an error counted as heard, and no end as the end to wait for."""
+    site = Site.new()
+    log = site.cluster.create("orders").logs[0]
+    log.append(3)
+    assert site.run_life(Life.durable)
+
+    async def script(life: Life) -> None:
+        log.error = KafkaErrorCode.NOT_LEADER_OR_FOLLOWER
+        await life.until(lambda: life.pipeline.discovery.rounds > 0, "a look around")
+        flush = asyncio.create_task(life.steering.flush("*"))
+        await asyncio.sleep(0.6)
+        log.error = 0
+        report = await flush
+        assert report.left_out == ()
+        assert report.seconds < 10
+
+    assert site.run_life(script, seed=seed)
+
+
+def test_a_flush_covers_a_topic_made_while_discovery_looks_around() -> None:
+    """What that round is told was asked before."""
+    site = Site.new()
+    site.cluster.create("orders")
+
+    async def script(life: Life) -> None:
+        await life.durable()
+        await asyncio.sleep(1)
+        rounds = life.pipeline.discovery.rounds
+        site.cluster.create("early")
+        life.pipeline.roster.metadata_wanted.set()
+        await asyncio.sleep(0.003)
+        assert life.pipeline.discovery.rounds == rounds, "it has the topics and asks for their configurations"
+        site.cluster.create("fresh").logs[0].append(4)
+        report = await life.steering.flush("*")
+        assert ("fresh", 4) in {(p.topic, p.durable_offset) for p in report.partitions}
+
+    assert site.run_life(script)
+    site.check()
+
+
+def test_a_flush_says_that_a_topic_went_before_what_it_had_was_captured() -> None:
+    """Brokers may be wrong about that, and what was there when the flush was asked for is not in the archive."""
+    site = Site.new()
+    site.cluster.create("orders").logs[0].append(1)
+    site.cluster.create("stays").logs[0].append(1)
+
+    async def script(life: Life) -> None:
+        await life.durable()
+        site.cluster.log("orders").error = KafkaErrorCode.KAFKA_STORAGE_ERROR
+        site.cluster.log("orders").append(5)
+        flush = asyncio.create_task(life.steering.flush("*"))
+        await asyncio.sleep(0.1)
+        vanished = site.cluster.topics.pop("orders")
+        report = await flush
+        assert [(p.topic, p.durable_offset) for p in report.left_out] == [("orders", 1)]
+        vanished.logs[0].error = 0
+        site.cluster.topics["orders"] = vanished
+        await life.durable()
 
     assert site.run_life(script)
     site.check()
