@@ -459,6 +459,8 @@ class FakeSession:
         self._shown: dict[PartitionId, tuple[int, int]] = {}
         """High watermark and log start as last told; (-1, -1) makes the next answer mention the partition."""
         self._full = True
+        self._unheard: set[PartitionId] = set()
+        """What was told when nobody wanted it any more."""
 
     def want(self, id: PartitionId, target: FetchTarget) -> None:
         self._wanted.pop(id, None)
@@ -474,7 +476,7 @@ class FakeSession:
             raise ValueError("a fetch with nothing wanted")
         clock = self._cluster.clock
         self._cluster.fetches += 1
-        full, self._full = self._full, True
+        full, self._full = self._full or not self._unheard.isdisjoint(self._wanted), True
         self._tell(full)
         sent_monotonic, sent_ms = clock.monotonic(), clock.now_ms()
         deadline = sent_monotonic + max_wait_ms / 1000
@@ -495,6 +497,7 @@ class FakeSession:
         await asyncio.sleep(LATENCY_SECONDS)
         self._check_up()
         self._full = False
+        self._unheard = {answer.id for answer in answers if answer.id not in self._wanted}
         return FetchAnswer(
             throttle_ms=throttled,
             full=full and not throttled,

@@ -58,6 +58,8 @@ class FetchSession:
         self._session_id = _NO_SESSION
         self._session_epoch = _NEW_SESSION_EPOCH
         self._fetching = False
+        self._unheard: set[PartitionId] = set()
+        """What the last answer told of partitions that nobody wanted by then, which the broker will not tell again."""
 
     @property
     def wanted(self) -> Mapping[PartitionId, FetchTarget]:
@@ -73,7 +75,10 @@ class FetchSession:
         self._changed[id_] = None
 
     def forget(self, id_: PartitionId) -> None:
-        """Stop fetching `id_`, from the next request on; an answer under way leaves it out. Unknown ids are fine."""
+        """Stop fetching `id_`, from the next request on; an answer under way leaves it out. Unknown ids are fine.
+
+        Wanted again before the next request, it is told of anew if an answer that left it out had anything to tell.
+        """
         if self._wanted.pop(id_, None) is not None:
             self._changed[id_] = None
 
@@ -126,6 +131,9 @@ class FetchSession:
     async def _fetch(self, max_bytes: int, max_wait_ms: int, min_bytes: int, timeout_seconds: float) -> FetchAnswer:
         deadline = self._clock.monotonic() + timeout_seconds
         while True:
+            if not self._unheard.isdisjoint(self._wanted):
+                self._start_over(self._session_id)
+            self._unheard.clear()
             full = self._session_epoch == _NEW_SESSION_EPOCH
             request = self._next_request(max_wait_ms, min_bytes, max_bytes)
             sent_monotonic, sent_ms = self._clock.monotonic(), self._clock.now_ms()
@@ -219,4 +227,6 @@ class FetchSession:
         self._session_epoch = _NEW_SESSION_EPOCH
 
     def _still_wanted(self, answers: list[PartitionAnswer]) -> tuple[PartitionAnswer, ...]:
-        return tuple([answer for answer in answers if answer.id in self._wanted and answer.asked_offset >= 0])
+        told = [answer for answer in answers if answer.asked_offset >= 0]
+        self._unheard = {answer.id for answer in told if answer.id not in self._wanted}
+        return tuple([answer for answer in told if answer.id in self._wanted])

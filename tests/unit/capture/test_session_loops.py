@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from kbackupd.capture.partition import SessionKind
 from tests.unit.capture.site import Life, Site
 
@@ -45,5 +47,42 @@ def test_a_partition_that_leaves_and_comes_back_between_two_requests_is_still_kn
             await asyncio.sleep(0.13)
         await asyncio.sleep(2)
         assert (life.sample("quiet").exposure_seconds or 99) < 2
+
+    site.run_life(script)
+
+
+@pytest.mark.parametrize("away", [0.02, 0.1, 0.2])
+def test_what_was_told_of_a_partition_while_it_was_away_is_not_taken_for_unchanged(away: float) -> None:
+    """Hazard 44: its neighbours had so much that it was left out, and a flush called it stored."""
+    site = Site.new(flush_interval_seconds=10)
+    site.budget_bytes = 4 << 20
+    site.cluster.nodes = 1
+    log = site.cluster.create("quiet").logs[0]
+    log.append(3)
+    busy = site.cluster.create("busy", 4).logs
+
+    async def script(life: Life) -> None:
+        await life.durable()
+        await asyncio.sleep(2.25)
+        pausing = asyncio.create_task(life.steering.pause("quiet"))
+        await asyncio.sleep(0)
+        log.append(1)
+        await asyncio.sleep(away)
+        resuming = asyncio.create_task(life.steering.resume("quiet"))
+        await asyncio.sleep(0)
+
+        async def fill() -> None:
+            for _ in range(20):
+                for one in busy:
+                    one.append(1, value=b"z" * 300_000)
+                await asyncio.sleep(0.01)
+
+        filling = asyncio.create_task(fill())
+        partition, appended = life.partition("quiet"), site.clock.monotonic()
+        for _ in range(50):
+            await asyncio.sleep(0.01)
+            heard = life.pipeline.sessions.heard(partition)
+            assert partition.position == 4 or partition.proof.high_watermark == 4 or heard < appended
+        await asyncio.gather(filling, pausing, resuming)
 
     site.run_life(script)

@@ -121,6 +121,27 @@ async def test_changes_made_while_a_request_is_under_way_belong_to_the_next() ->
     assert set(session.wanted) == {A, C}
 
 
+async def test_a_partition_that_an_answer_told_of_while_it_was_forgotten_is_told_of_again_in_full() -> None:
+    """The broker believes that we know: it would be left out as unchanged from what we never heard."""
+    broker = ScriptedBroker(everything(), answered(B), everything(session=78))
+    session = _session(broker)
+    session.want(A, at(0))
+    session.want(B, at(0))
+    await _fetch(session)
+    broker.gate.clear()
+    broker.arrived.clear()
+    under_way = asyncio.create_task(_fetch(session))
+    await broker.arrived.wait()
+    session.forget(B)
+    broker.gate.set()
+    assert (await under_way).partitions == ()
+    session.want(B, at(0))
+    answer = await _fetch(session)
+
+    assert broker.told[2].session == (77, 0)
+    assert {part.id for part in answer.partitions} == {A, B}
+
+
 @pytest.mark.parametrize(
     ("code", "closes"),
     [
