@@ -38,6 +38,8 @@ INLINE_SCAN_BYTES = 64 << 10
 SKIM_BATCHES = 512
 """Where an answer holds more batches of a partition than this, the check finds their end, in its thread."""
 BACKOFF_MAX_SECONDS = 10.0
+LARGE_BATCH_SECONDS = 600.0
+"""For so long a loop expects another batch as large as the largest it was sent."""
 
 log = structlog.get_logger()
 
@@ -108,7 +110,10 @@ class SessionLoop:
         self._request_bytes = context.request_bytes
         self._busy_loops = busy_loops
         self._largest_batch_bytes = 0
-        """Of late, halved with every answer that held none as large: the first batch comes whole, asked for or not."""
+        """Of late: the first batch comes whole, asked for or not. An idle loop has an answer twice a second: when each
+        without such a batch halved it, bursts of large ones came to many loops that had reserved for the little between.
+        """
+        self._largest_at = float("-inf")
         self._nonempty = asyncio.Event()
 
     def put(self, partition: PartitionCapture) -> None:
@@ -256,7 +261,8 @@ class SessionLoop:
         self._rate.spend(answer.size_bytes)
         received = sum(len(part.records) for part in answer.partitions)
         if received > ask_bytes:
-            self._largest_batch_bytes = received  # nothing but a first batch comes unasked
+            # Nothing but a first batch comes unasked.
+            self._largest_batch_bytes, self._largest_at = received, self._clock.monotonic()
         charged = self._budget.adjust(taken, received * HOLDING_FACTOR)
         return _Received(answer, asked_bytes=ask_bytes, charged_bytes=charged, full=received >= ask_bytes // 4)
 
@@ -317,7 +323,9 @@ class SessionLoop:
         else:
             scanned = scan_answers(scans)
         largest = max((scan.largest_batch_bytes for scan in scanned), default=0)
-        self._largest_batch_bytes = max(largest, self._largest_batch_bytes // 2)
+        now = self._clock.monotonic()
+        if largest >= self._largest_batch_bytes or now - self._largest_at >= LARGE_BATCH_SECONDS:
+            self._largest_batch_bytes, self._largest_at = largest, now
         for (partition, part), scan in zip(todo, scanned, strict=True):
             # While the thread worked, an operator may have paused it or the topic may have gone.
             if self.partitions.get(part.id) is not partition or part.asked_offset != partition.position:

@@ -123,3 +123,25 @@ def test_one_broker_is_asked_for_as_much_as_ever() -> None:
 
     site.run_life(script)
     assert set(asked) == {REQUEST_BYTES[SessionKind.CATCHING_UP]}
+
+
+def test_bursts_of_large_batches_from_many_brokers_keep_the_limit_once_they_are_known() -> None:
+    """A first batch comes whole, asked for or not: thirty at once, each forgotten a few long polls before the next."""
+    limit = 64 * MIB
+    site, logs = spread(30, flush_interval_seconds=2.0, budget_bytes=limit)
+
+    async def script(life: Life) -> None:
+        await life.durable()
+        for burst in range(3):
+            for _ in range(3):
+                for log in logs:
+                    log.append(1, value=b"x" * 100)
+                await asyncio.sleep(3)
+            life.budget.peak_bytes = 0
+            for log in logs:
+                log.append(1, value=b"z" * 4_000_000)
+            await asyncio.sleep(10)
+            assert burst == 0 or life.budget.peak_bytes <= limit
+
+    assert site.run_life(script)
+    site.check()
