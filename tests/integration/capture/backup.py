@@ -194,7 +194,16 @@ def states(daemon: Daemon, topic: str) -> dict[str, Json]:
 
 def problems(daemon: Daemon) -> dict[str, str]:
     """Subject → message of what the daemon complains of."""
-    rows = (daemon.status() or {}).get("problems", [])
+    return _told(daemon, "problems")
+
+
+def notes(daemon: Daemon) -> dict[str, str]:
+    """Subject → message of what it found and nobody can undo."""
+    return _told(daemon, "notes")
+
+
+def _told(daemon: Daemon, member: str) -> dict[str, str]:
+    rows = (daemon.status() or {}).get(member, [])
     assert isinstance(rows, list)
     return {str(row["subject"]): str(row["message"]) for row in rows if isinstance(row, dict)}
 
