@@ -22,12 +22,14 @@ from typing import Literal
 
 from kbackupd.archive.identity import claim_epoch, open_or_create
 from kbackupd.archive.recovery import recover
+from kbackupd.archive.snapshots import SnapshotLog
 from kbackupd.archive.writer_state import WriterState, add_epochs, cut_epochs
 from kbackupd.format.batch import iter_batches, scan_batches
 from kbackupd.format.checkpoint import encode_checkpoint
 from kbackupd.format.keys import checkpoint_key
 from kbackupd.format.records import RawRecord, build_batch, encode_body
 from kbackupd.format.segment import RunDraft, SegmentDraft, seal
+from kbackupd.format.snapshots import CLUSTER_FORMAT, GROUPS_FORMAT
 from kbackupd.model.archive import ArchiveDocument
 from kbackupd.model.clock import ManualClock
 from kbackupd.model.events import Gap, GapCause, LedgerEvent, PartitionSeen, TopicDeleted, TopicSeen, Truncated
@@ -41,6 +43,7 @@ from kbackupd.model.segment import (
     Sample,
     TransactionOutcome,
 )
+from kbackupd.model.snapshots import ClusterContent, GroupsContent
 from kbackupd.store.memory import MemoryStore
 from kbackupd.store.scoped import ScopedStore
 
@@ -276,6 +279,7 @@ class Life:
         self._arrived: dict[int, SealedSegment] = {}
         self._applied_seq = 0
         self._new_segments: list[tuple[str, str, int]] = []
+        self._snapshots: tuple[SnapshotLog[GroupsContent], SnapshotLog[ClusterContent]] | None = None
         self._positions = {
             id: _Position(p.next_offset, p.branch, p.next_branch, dict(p.open_transactions), list(p.leader_epochs))
             for id, p in state.partitions.items()
@@ -544,6 +548,19 @@ class Life:
         sealed = self.seal(codec=codec)
         await self.arrive(sealed)
         return sealed
+
+    async def snapshot(self, groups: GroupsContent, cluster: ClusterContent) -> None:
+        """Store what the brokers say now, if it is news; the first time go on from the life before."""
+        now = self.built.clock.now_ms()
+        store, identity = self.built.scoped, self.built.document.identity
+        if self._snapshots is None:
+            writer, epoch = self.writer, self.epoch
+            self._snapshots = (
+                await SnapshotLog.open(store, GROUPS_FORMAT, identity=identity, writer=writer, writer_epoch=epoch),
+                await SnapshotLog.open(store, CLUSTER_FORMAT, identity=identity, writer=writer, writer_epoch=epoch),
+            )
+        await self._snapshots[0].append(groups, asked_ms=now - 5, taken_ms=now)
+        await self._snapshots[1].append(cluster, asked_ms=now - 5, taken_ms=now)
 
     async def checkpoint(self) -> str:
         """Write down what is accounted for; the checkpoint's key."""

@@ -1,6 +1,6 @@
 """A reader of archive format 1, written from docs/format.md alone, without a line of kbackupd.
 
-python tests/independent_reader.py OBJECT_FILE [KEY]     prints what a segment, checkpoint or document holds
+python tests/independent_reader.py OBJECT_FILE [KEY]     prints what a container or document holds
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from typing import Any
 
 import zstandard
 
-MAGIC = {b"KBSEG\0\0\1": "segment", b"KBCKP\0\0\1": "checkpoint"}
+MAGIC = {
+    f"KB{name}".encode() + b"\0\0\1": kind
+    for name, kind in {"SEG": "segment", "CKP": "checkpoint", "GRP": "groups", "CLU": "cluster"}.items()
+}
 END = b"KBEND\0\0\1"
 
 
@@ -71,7 +74,7 @@ def main(path: str, key: str | None = None) -> None:
     for run in found["runs"]:
         offsets = f"[{run['first_offset']}, {run['next_offset']})"
         show(f"{run['name']}/{run['partition']} {offsets} {run['batches']} batches, {len(run['bytes'])} bytes")
-    for event in found["footer"].get("events", []) if isinstance(found["footer"]["events"], list) else []:
+    for event in found["footer"].get("events", []) if "runs" in found["footer"] else []:
         show(json.dumps(event))
 
 

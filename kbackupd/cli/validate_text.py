@@ -38,7 +38,8 @@ def _verdict(report: ValidationReport) -> RenderableType:
     verdict.append(f", {iso(report.started_ms)}, took {format_duration(report.duration_seconds)}", "dim")
     checked = report.checked
     counts = (
-        f"{checked.objects:,} objects, {checked.segments:,} segments, {checked.checkpoints:,} checkpoints; "
+        f"{checked.objects:,} objects, {checked.segments:,} segments, {checked.checkpoints:,} checkpoints, "
+        f"{checked.snapshots:,} snapshots; "
         f"{checked.topics:,} topics, {checked.partitions:,} partitions, {checked.runs:,} runs, "
         f"{checked.batches:,} batches, {checked.records:,} records"
     )

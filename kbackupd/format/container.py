@@ -1,4 +1,4 @@
-"""The frame of segments and checkpoints: magic, body, footer, envelope, trailer ("Containers" in docs/format.md).
+"""The frame of segments, checkpoints, snapshots: magic, body, footer, envelope, trailer (docs/format.md, Containers).
 
 Nothing is believed before the digest holds: a flipped bit is damage, never "a format I do not know".
 """
@@ -19,7 +19,14 @@ from kbackupd.model.segment import Identity
 
 SEGMENT = "segment"
 CHECKPOINT = "checkpoint"
-MAGIC = {SEGMENT: b"KBSEG\x00\x00\x01", CHECKPOINT: b"KBCKP\x00\x00\x01"}
+GROUPS = "groups"
+CLUSTER = "cluster"
+MAGIC = {
+    SEGMENT: b"KBSEG\x00\x00\x01",
+    CHECKPOINT: b"KBCKP\x00\x00\x01",
+    GROUPS: b"KBGRP\x00\x00\x01",
+    CLUSTER: b"KBCLU\x00\x00\x01",
+}
 END_MAGIC = b"KBEND\x00\x00\x01"
 MAGIC_BYTES = 8
 TRAILER_BYTES = 56
@@ -123,7 +130,7 @@ def parse_tail(
     Args:
         tail: the object's last bytes, as many as there are at hand (all of them will do).
         total_size: of the whole object.
-        kind: SEGMENT or CHECKPOINT.
+        kind: SEGMENT, CHECKPOINT, GROUPS or CLUSTER.
         expect: the archive it must belong to; None takes any.
 
     Raises:

@@ -7,13 +7,16 @@ string, so no two keys name one thing.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 BACKUP_KEY = "backup.json"
 RESTORE_GUIDE_KEY = "RESTORE.md"
 WRITERS_PREFIX = "writers/"
 SEGMENTS_PREFIX = "segments/"
 CHECKPOINTS_PREFIX = "checkpoints/"
+
+SnapshotKind = Literal["groups", "cluster"]
+"""Also the first segment of the keys."""
 
 MAX_WRITER_EPOCH = 10**10 - 1
 MAX_SEQ = 10**16 - 1
@@ -24,6 +27,7 @@ WRITER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _CLAIM = re.compile(r"writers/([^/]+)/([0-9]{10})\.json", re.ASCII)
 _SEGMENT = re.compile(r"segments/([^/]+)/([0-9]{10})/([0-9]{16})-([0-9]{13})\.kbs", re.ASCII)
 _CHECKPOINT = re.compile(r"checkpoints/([^/]+)/([0-9]{10})/([0-9]{16})\.kbc", re.ASCII)
+_SNAPSHOT = re.compile(r"(groups|cluster)/([^/]+)/([0-9]{10})/([0-9]{16})-([0-9]{13})\.kbn", re.ASCII)
 
 
 class ClaimKey(NamedTuple):
@@ -44,6 +48,16 @@ class CheckpointKey(NamedTuple):
     writer: str
     writer_epoch: int
     number: int
+
+
+class SnapshotKey(NamedTuple):
+    """Within a kind and writer its natural order is the order of the snapshots."""
+
+    kind: SnapshotKind
+    writer: str
+    writer_epoch: int
+    number: int
+    taken_ms: int
 
 
 def _writer(name: str) -> str:
@@ -97,6 +111,20 @@ def checkpoint_key(writer: str, writer_epoch: int, number: int) -> str:
     return f"{checkpoints_prefix(writer, writer_epoch)}{_digits(number, MAX_SEQ, 'number')}.kbc"
 
 
+def snapshots_prefix(kind: SnapshotKind, writer: str, writer_epoch: int) -> str:
+    return f"{kind}/{_writer(writer)}/{_digits(writer_epoch, MAX_WRITER_EPOCH, 'writer epoch')}/"
+
+
+def snapshot_number_prefix(kind: SnapshotKind, writer: str, writer_epoch: int, number: int) -> str:
+    """Begins the keys of `number`, sorts before them and after all lower numbers: a listing may start after it."""
+    return f"{snapshots_prefix(kind, writer, writer_epoch)}{_digits(number, MAX_SEQ, 'number')}-"
+
+
+def snapshot_key(kind: SnapshotKind, writer: str, writer_epoch: int, number: int, taken_ms: int) -> str:
+    prefix = snapshot_number_prefix(kind, writer, writer_epoch, number)
+    return f"{prefix}{_digits(taken_ms, MAX_SEALED_MS, 'time')}.kbn"
+
+
 def parse_claim_key(key: str) -> ClaimKey | None:
     match = _CLAIM.fullmatch(key)
     if match is None or not WRITER_NAME.fullmatch(match[1]):
@@ -116,3 +144,11 @@ def parse_checkpoint_key(key: str) -> CheckpointKey | None:
     if match is None or not WRITER_NAME.fullmatch(match[1]):
         return None
     return CheckpointKey(match[1], int(match[2]), int(match[3]))
+
+
+def parse_snapshot_key(key: str) -> SnapshotKey | None:
+    match = _SNAPSHOT.fullmatch(key)
+    if match is None or not WRITER_NAME.fullmatch(match[2]):
+        return None
+    kind: SnapshotKind = "groups" if match[1] == "groups" else "cluster"
+    return SnapshotKey(kind, match[2], int(match[3]), int(match[4]), int(match[5]))

@@ -25,6 +25,7 @@ def listing_findings(found: Survey, judgements: Iterable[EpochJudgement], *, bac
     yield from _doubled(found)
     yield from _chain(found, judged)
     yield from _checkpoint_numbers(found)
+    yield from _snapshots(found)
     yield from _unknown(found)
 
 
@@ -75,12 +76,11 @@ def _claims(found: Survey, judged: Iterable[EpochJudgement]) -> Iterator[Finding
     highest: dict[str, int] = {}
     for info in found.catalog.objects:
         claim = keys.parse_claim_key(info.key)
-        checkpoint = keys.parse_checkpoint_key(info.key)
+        trace = claim or keys.parse_checkpoint_key(info.key) or keys.parse_snapshot_key(info.key)
         if claim is not None:
             claimed.add(claim)
-            highest[claim.writer] = max(highest.get(claim.writer, 0), claim.writer_epoch)
-        if checkpoint is not None:
-            highest[checkpoint.writer] = max(highest.get(checkpoint.writer, 0), checkpoint.writer_epoch)
+        if trace is not None:
+            highest[trace.writer] = max(highest.get(trace.writer, 0), trace.writer_epoch)
     for judgement in judged:
         highest[judgement.writer] = max(highest.get(judgement.writer, 0), judgement.writer_epoch)
     for writer, newest in sorted(highest.items()):
@@ -224,11 +224,39 @@ def _checkpoint_numbers(found: Survey) -> Iterator[Finding]:
             )
 
 
+def _snapshots(found: Survey) -> Iterator[Finding]:
+    """Each names the one before: no other object knows of them, so only the very last can go unnoticed."""
+    digests = {one.ref.key: one.ref.digest for one in found.snapshots}
+    there = {info.key for info in found.catalog.objects}
+    for one in found.snapshots:
+        before = one.previous
+        if before is None:
+            continue
+        if before.key not in there:
+            yield _error(
+                Code.OBJECT_MISSING,
+                f"the snapshot is missing that {one.ref.key} names",
+                f"{PUT_BACK}; without it the state of its time is told by the snapshot before it",
+                before.key,
+            )
+        elif digests.get(before.key, before.digest) != before.digest:
+            yield _error(
+                Code.CHAIN_BROKEN,
+                f"is not the snapshot that {one.ref.key} names: digest {digests[before.key][:12]}…, "
+                f"{before.digest[:12]}… expected",
+                f"the object was replaced by another one; {PUT_BACK}",
+                before.key,
+            )
+
+
 def _unknown(found: Survey) -> Iterator[Finding]:
     known = {keys.BACKUP_KEY, *(found.catalog.document.texts if found.catalog.document else ())}
     for info in found.catalog.objects:
         parsed = (
-            keys.parse_segment_key(info.key) or keys.parse_checkpoint_key(info.key) or keys.parse_claim_key(info.key)
+            keys.parse_segment_key(info.key)
+            or keys.parse_checkpoint_key(info.key)
+            or keys.parse_snapshot_key(info.key)
+            or keys.parse_claim_key(info.key)
         )
         if parsed is None and info.key == keys.RESTORE_GUIDE_KEY and found.catalog.document is None:
             message = "cannot be checked: its digest stands in backup.json, which is missing or damaged"

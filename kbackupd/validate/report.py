@@ -88,6 +88,8 @@ class Checked:
     objects: int = 0
     segments: int = 0
     checkpoints: int = 0
+    snapshots: int = 0
+    """Of groups and of the cluster."""
     topics: int = 0
     partitions: int = 0
     runs: int = 0

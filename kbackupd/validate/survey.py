@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from kbackupd.archive.catalog import Catalog, DamagedObject, bounded, load_catalog
 from kbackupd.format import keys
 from kbackupd.format.checkpoint import decode_checkpoint
+from kbackupd.format.snapshots import decode_cluster, decode_groups
 from kbackupd.model.errors import CorruptObjectError, ObjectMissingError, UnsupportedFormatError
-from kbackupd.model.segment import Checkpoint
+from kbackupd.model.segment import Checkpoint, Identity, ObjectRef
 from kbackupd.store.protocol import ObjectStore
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurveyedSnapshot:
+    """A readable snapshot, without what it says of the cluster."""
+
+    ref: ObjectRef
+    previous: ObjectRef | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,12 +33,14 @@ class Survey:
     """Readable ones by (writer, epoch, number); only each writer's newest still has its topics and partitions."""
     newest: Mapping[str, Checkpoint]
     """Writer → its newest readable checkpoint."""
+    snapshots: tuple[SurveyedSnapshot, ...]
+    """Readable ones, by key."""
     damaged: tuple[DamagedObject, ...]
     """Of all kinds; those of the catalog included."""
 
 
 async def survey(store: ObjectStore) -> Survey:
-    """Read the listing, the documents and texts, every footer and every checkpoint; `store` is scoped to the archive.
+    """Read the listing, documents, texts, every footer, checkpoint and snapshot; `store` is scoped to the archive.
 
     Raises:
         KbackupError: the store could not say for certain what is there.
@@ -43,10 +57,11 @@ async def survey(store: ObjectStore) -> Survey:
             newest[checkpoint.writer] = checkpoint
         return replace(checkpoint, topics=(), partitions=())
 
-    async def read(key: str) -> Checkpoint | None:
+    identity = catalog.document.identity if catalog.document else None
+
+    async def read(key: str, decode: Callable[[str, bytes], Found]) -> Found | None:
         try:
-            data = await store.get(key)
-            return keep(decode_checkpoint(key, data, catalog.document.identity if catalog.document else None))
+            return decode(key, await store.get(key))
         except ObjectMissingError:  # deleted since it was listed: no more than a deleted checkpoint
             return None
         except CorruptObjectError as error:
@@ -55,7 +70,14 @@ async def survey(store: ObjectStore) -> Survey:
             damaged.append(DamagedObject(key=key, reason=error.reason, hint=error.hint, unsupported=True))
         return None
 
-    found = await bounded([one.key for one in catalog.objects if keys.parse_checkpoint_key(one.key)], read)
+    found = await bounded(
+        [one.key for one in catalog.objects if keys.parse_checkpoint_key(one.key)],
+        lambda key: read(key, lambda key, data: keep(decode_checkpoint(key, data, identity))),
+    )
+    snapshots = await bounded(
+        [one.key for one in catalog.objects if keys.parse_snapshot_key(one.key)],
+        lambda key: read(key, lambda key, data: _snapshot(key, data, identity)),
+    )
     damaged += await _damaged_texts(store, catalog)
     return Survey(
         catalog=catalog,
@@ -65,8 +87,18 @@ async def survey(store: ObjectStore) -> Survey:
             )
         ),
         newest=newest,
+        snapshots=tuple(sorted((one for one in snapshots if one is not None), key=lambda one: one.ref.key)),
         damaged=tuple(sorted(damaged, key=lambda one: one.key)),
     )
+
+
+def _snapshot(key: str, data: bytes, identity: Identity | None) -> SurveyedSnapshot:
+    at = keys.parse_snapshot_key(key)
+    if at is not None and at.kind == "groups":
+        groups, digest = decode_groups(key, data, identity)
+        return SurveyedSnapshot(ref=ObjectRef(key, digest), previous=groups.previous)
+    cluster, digest = decode_cluster(key, data, identity)
+    return SurveyedSnapshot(ref=ObjectRef(key, digest), previous=cluster.previous)
 
 
 async def _damaged_texts(store: ObjectStore, catalog: Catalog) -> list[DamagedObject]:

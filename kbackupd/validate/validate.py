@@ -126,6 +126,7 @@ def _judge(
         objects=len(found.catalog.objects),
         segments=len(segments),
         checkpoints=len(found.checkpoints),
+        snapshots=len(found.snapshots),
         topics=len(topics),
         partitions=len(evidence),
         runs=len(runs),

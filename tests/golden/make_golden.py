@@ -13,11 +13,16 @@ from pathlib import Path
 from kbackupd.format.checkpoint import encode_checkpoint
 from kbackupd.format.documents import encode_backup, encode_claim
 from kbackupd.format.segment import SegmentDraft, seal
+from kbackupd.format.snapshots import encode_cluster, encode_groups
 from tests.unit.format.samples import (
+    CLUSTER_KEY,
+    GROUPS_KEY,
     example_backup,
     example_checkpoint,
     example_claim,
+    example_cluster,
     example_draft,
+    example_groups,
     footer_only_draft,
 )
 from tests.unit.format.surgery import flipped, redocumented, resealed, take_apart
@@ -40,6 +45,8 @@ def sound() -> dict[str, tuple[str, bytes]]:
         "checkpoint.kbc": (checkpoint.key, encode_checkpoint(checkpoint)),
         "backup.json": ("backup.json", encode_backup(example_backup())),
         "claim.json": (claim.key, encode_claim(claim)),
+        "groups.kbn": (GROUPS_KEY, encode_groups(example_groups())[0]),
+        "cluster.kbn": (CLUSTER_KEY, encode_cluster(example_cluster())[0]),
     }
 
 
@@ -50,6 +57,7 @@ def corrupt(files: dict[str, tuple[str, bytes]]) -> dict[str, tuple[str, bytes, 
     checkpoint_key, checkpoint = files["checkpoint.kbc"]
     claim_key, claim = files["claim.json"]
     backup = files["backup.json"][1]
+    groups, cluster = files["groups.kbn"][1], files["cluster.kbn"][1]
     body_bytes = len(take_apart(segment)[0])
     run = "run b8tRS7h4TJ2Vt43Dp85v2A/0 [40, 44) at byte 8: "
     return {
@@ -120,6 +128,39 @@ def corrupt(files: dict[str, tuple[str, bytes]]) -> dict[str, tuple[str, bytes, 
             checkpoint_key,
             resealed(checkpoint, footer=lambda f: f.update(coverage={"07": [[0, 4]]})),
             "footer: coverage: '07' is not a writer epoch",
+        ),
+        "groups-byte.kbn": (GROUPS_KEY, flipped(groups, 50), "digest: does not fit footer, envelope"),
+        "groups-magic.kbn": (GROUPS_KEY, flipped(groups, 3), "magic: not that of a groups"),
+        "groups-swapped.kbn": (
+            GROUPS_KEY.replace("2-1774300002000", "3-1774300002000"),
+            groups,
+            f"envelope: was written as '{GROUPS_KEY}'",
+        ),
+        "groups-is-cluster.kbn": (GROUPS_KEY, cluster, "envelope: is a 'cluster', not a 'groups'"),
+        "groups-time.kbn": (
+            GROUPS_KEY,
+            resealed(groups, footer=lambda f: f.update(taken_ms=1)),
+            "footer: writer, writer_epoch, number or taken_ms contradict the key",
+        ),
+        "groups-position.kbn": (
+            GROUPS_KEY,
+            resealed(groups, footer=lambda f: f["positions"]["group"].__setitem__(0, 3)),
+            "footer: positions: group: index 3 points beyond 3 rows",
+        ),
+        "groups-doubled.kbn": (
+            GROUPS_KEY,
+            resealed(groups, footer=lambda f: f["groups"]["group_id"].__setitem__(1, "billing")),
+            "footer: groups: a group id stands twice",
+        ),
+        "cluster-outcome.kbn": (
+            CLUSTER_KEY,
+            resealed(cluster, footer=lambda f: f["parts"]["acls"].update(outcome="empty")),
+            "footer: Invalid enum value 'empty' - at `$.parts.acls.outcome`",
+        ),
+        "cluster-columns.kbn": (
+            CLUSTER_KEY,
+            resealed(cluster, footer=lambda f: f["acls"]["host"].append("*")),
+            "footer: acls: columns differ in length: [1, 2]",
         ),
         "backup-byte.json": ("backup.json", flipped(backup, 100), "document: digest does not fit"),
         "backup-cut-off.json": ("backup.json", backup[:-1], "document: not one line of the shape that was written"),

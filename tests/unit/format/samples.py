@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
+from dataclasses import replace
 
 from kbackupd.format.batch import scan_batches
 from kbackupd.format.header import LOG_APPEND_TIME
@@ -34,6 +35,20 @@ from kbackupd.model.segment import (
     Sample,
     TopicCheckpoint,
     TransactionOutcome,
+)
+from kbackupd.model.snapshots import (
+    Acl,
+    BrokerState,
+    ClusterContent,
+    CommittedOffset,
+    CoordinatorState,
+    GroupsContent,
+    GroupState,
+    PartState,
+    Quota,
+    ReadOutcome,
+    Snapshot,
+    TopicState,
 )
 
 IDENTITY = Identity(
@@ -284,6 +299,94 @@ def example_claim() -> WriterClaim:
         writer_epoch=7,
         claimed_ms=NOW_MS,
         software="kbackupd/0.1.0",
+    )
+
+
+GROUPS_KEY = "groups/main/0000000007/0000000000000002-1774300002000.kbn"
+CLUSTER_KEY = "cluster/main/0000000007/0000000000000000-1774300002000.kbn"
+ANSWERED = PartState(outcome=ReadOutcome.OK, answered_ms=NOW_MS + 1_900)
+
+
+def example_groups() -> Snapshot[GroupsContent]:
+    """One broker answered, one did not: its group stands as it was a minute before."""
+    silent = PartState(outcome=ReadOutcome.FAILED, cause="no answer in time", answered_ms=NOW_MS - 60_000)
+    hidden = PartState(outcome=ReadOutcome.DENIED, cause="GROUP_AUTHORIZATION_FAILED (30)")
+    group = GroupState(
+        group_id="billing",
+        type="classic",
+        protocol_type="consumer",
+        state="Stable",
+        coordinator=1,
+        members=3,
+        part=ANSWERED,
+        sent_ms=NOW_MS + 1_890,
+        positions=(
+            CommittedOffset(ORDERS, "orders", 0, 43, 3, ""),
+            CommittedOffset(ORDERS, "orders", 1, 12, -1, "host-1"),
+            CommittedOffset(None, "gone", 0, 3_000_000_000, 0, ""),
+        ),
+    )
+    return Snapshot(
+        identity=IDENTITY,
+        key=GROUPS_KEY,
+        writer="main",
+        writer_epoch=7,
+        number=2,
+        asked_ms=NOW_MS + 1_500,
+        taken_ms=NOW_MS + 2_000,
+        previous=ObjectRef("groups/main/0000000007/0000000000000001-1774300000000.kbn", EARLIER.digest),
+        content=GroupsContent(
+            lists_all=False,
+            coordinators=(CoordinatorState(node_id=1, part=ANSWERED), CoordinatorState(node_id=2, part=silent)),
+            groups=(
+                group,
+                replace(
+                    group,
+                    group_id="fraud",
+                    type="",
+                    coordinator=2,
+                    members=-1,
+                    part=silent,
+                    sent_ms=NOW_MS - 60_010,
+                    positions=group.positions[:1],
+                ),
+                replace(group, group_id="secret", part=hidden, sent_ms=-1, positions=()),
+            ),
+        ),
+    )
+
+
+def example_cluster() -> Snapshot[ClusterContent]:
+    hidden = PartState(outcome=ReadOutcome.DENIED, cause="TOPIC_AUTHORIZATION_FAILED (29)")
+    return Snapshot(
+        identity=IDENTITY,
+        key=CLUSTER_KEY,
+        writer="main",
+        writer_epoch=7,
+        number=0,
+        asked_ms=NOW_MS + 1_500,
+        taken_ms=NOW_MS + 2_000,
+        previous=None,
+        content=ClusterContent(
+            brokers_part=ANSWERED,
+            brokers=(BrokerState(node_id=1, host="kafka-1", port=9092, rack="eu-1"),),
+            topics_part=ANSWERED,
+            topics=(
+                TopicState(
+                    topic_id=ORDERS,
+                    name="orders",
+                    partitions=3,
+                    internal=False,
+                    part=ANSWERED,
+                    configs={"cleanup.policy": "compact"},
+                ),
+                TopicState(topic_id=OFFSETS, name="secrets", partitions=1, internal=False, part=hidden, configs={}),
+            ),
+            acls_part=ANSWERED,
+            acls=(Acl("TOPIC", "orders", "LITERAL", "User:billing", "*", "READ", "ALLOW"),),
+            quotas_part=PartState(outcome=ReadOutcome.DENIED, cause="CLUSTER_AUTHORIZATION_FAILED (31)"),
+            quotas=(Quota(entity={"user": "billing", "client-id": None}, values={"producer_byte_rate": 1048576.5}),),
+        ),
     )
 
 

@@ -1,10 +1,10 @@
-"""Footers and checkpoints of any content that the specification allows."""
+"""Footers, checkpoints and snapshots of any content that the specification allows."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from kbackupd.format.keys import checkpoint_key, segment_key
+from kbackupd.format.keys import checkpoint_key, segment_key, snapshot_key
 from kbackupd.model.events import (
     Gap,
     GapCause,
@@ -29,6 +29,20 @@ from kbackupd.model.segment import (
     Sample,
     TopicCheckpoint,
     TransactionOutcome,
+)
+from kbackupd.model.snapshots import (
+    Acl,
+    BrokerState,
+    ClusterContent,
+    CommittedOffset,
+    CoordinatorState,
+    GroupsContent,
+    GroupState,
+    PartState,
+    Quota,
+    ReadOutcome,
+    Snapshot,
+    TopicState,
 )
 from tests.unit.format.samples import IDENTITY
 
@@ -241,4 +255,103 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
         ),
         partitions=tuple(draw(st.lists(partitions, max_size=3))) if topics else (),
         pauses=tuple(draw(st.lists(TEXT, max_size=2))),
+    )
+
+
+PARTS = st.builds(PartState, outcome=st.sampled_from(ReadOutcome), cause=TEXT, answered_ms=TIMES)
+GROUPS_CONTENTS = st.builds(
+    GroupsContent,
+    lists_all=st.booleans(),
+    coordinators=st.lists(st.builds(CoordinatorState, node_id=EPOCHS, part=PARTS), max_size=3).map(tuple),
+    groups=st.lists(
+        st.builds(
+            GroupState,
+            group_id=TEXT,
+            type=TEXT,
+            protocol_type=TEXT,
+            state=TEXT,
+            coordinator=EPOCHS,
+            members=EPOCHS,
+            part=PARTS,
+            sent_ms=TIMES,
+            positions=st.lists(
+                st.builds(
+                    CommittedOffset,
+                    topic_id=st.none() | st.uuids().map(topic_id_from_uuid),
+                    topic=TEXT,
+                    partition=SMALL,
+                    offset=OFFSETS,
+                    leader_epoch=EPOCHS,
+                    metadata=TEXT,
+                ),
+                max_size=3,
+            ).map(tuple),
+        ),
+        max_size=3,
+        unique_by=lambda group: group.group_id,
+    ).map(tuple),
+)
+CLUSTER_CONTENTS = st.builds(
+    ClusterContent,
+    brokers_part=PARTS,
+    brokers=st.lists(
+        st.builds(BrokerState, node_id=EPOCHS, host=TEXT, port=st.integers(0, 65535), rack=TEXT), max_size=2
+    ).map(tuple),
+    topics_part=PARTS,
+    topics=st.lists(
+        st.builds(
+            TopicState,
+            topic_id=st.uuids().map(topic_id_from_uuid),
+            name=TEXT,
+            partitions=SMALL,
+            internal=st.booleans(),
+            part=PARTS,
+            configs=CONFIGS,
+        ),
+        max_size=3,
+        unique_by=lambda topic: topic.topic_id,
+    ).map(tuple),
+    acls_part=PARTS,
+    acls=st.lists(st.builds(Acl, *[TEXT] * 7), max_size=3).map(tuple),
+    quotas_part=PARTS,
+    quotas=st.lists(
+        st.builds(
+            Quota,
+            entity=st.dictionaries(TEXT, st.none() | TEXT, max_size=2),
+            values=st.dictionaries(TEXT, st.floats(allow_nan=False, allow_infinity=False), max_size=2),
+        ),
+        max_size=2,
+    ).map(tuple),
+)
+
+
+@st.composite
+def groups_snapshots(draw: st.DrawFn) -> Snapshot[GroupsContent]:
+    epoch, number, taken_ms = (draw(st.integers(0, 10**digits - 1)) for digits in (10, 16, 13))
+    return Snapshot(
+        identity=IDENTITY,
+        key=snapshot_key("groups", "main", epoch, number, taken_ms),
+        writer="main",
+        writer_epoch=epoch,
+        number=number,
+        asked_ms=draw(st.integers(0, 2**62)),
+        taken_ms=taken_ms,
+        previous=draw(st.none() | REFS),
+        content=draw(GROUPS_CONTENTS),
+    )
+
+
+@st.composite
+def cluster_snapshots(draw: st.DrawFn) -> Snapshot[ClusterContent]:
+    epoch, number, taken_ms = (draw(st.integers(0, 10**digits - 1)) for digits in (10, 16, 13))
+    return Snapshot(
+        identity=IDENTITY,
+        key=snapshot_key("cluster", "main", epoch, number, taken_ms),
+        writer="main",
+        writer_epoch=epoch,
+        number=number,
+        asked_ms=draw(st.integers(0, 2**62)),
+        taken_ms=taken_ms,
+        previous=draw(st.none() | REFS),
+        content=draw(CLUSTER_CONTENTS),
     )

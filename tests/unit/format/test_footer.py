@@ -1,4 +1,4 @@
-"""Footers and checkpoints: every value comes back, and a wrong one is refused by name, never by another error."""
+"""Footers, checkpoints, snapshots: every value comes back, a wrong one is refused by name, never by another error."""
 
 from __future__ import annotations
 
@@ -16,17 +16,28 @@ from kbackupd.format.checkpoint import decode_checkpoint, encode_checkpoint
 from kbackupd.format.container import Tail
 from kbackupd.format.footer import decode_footer, encode_footer
 from kbackupd.format.segment import open_footer, seal
+from kbackupd.format.snapshots import decode_cluster, decode_groups, encode_cluster, encode_groups
 from kbackupd.model.errors import CorruptObjectError
 from kbackupd.model.positions import TopicId
 from kbackupd.model.segment import Checkpoint, Footer
-from tests.unit.format.samples import IDENTITY, example_checkpoint, example_draft
-from tests.unit.format.strategies import checkpoints, footers
+from kbackupd.model.snapshots import ClusterContent, GroupsContent, Snapshot
+from tests.unit.format.samples import (
+    CLUSTER_KEY,
+    GROUPS_KEY,
+    IDENTITY,
+    example_checkpoint,
+    example_cluster,
+    example_draft,
+    example_groups,
+)
+from tests.unit.format.strategies import checkpoints, cluster_snapshots, footers, groups_snapshots
 from tests.unit.format.surgery import put_together, resealed, take_apart
 
 SEGMENT = seal(example_draft(), codec="none")
 SEGMENT_BYTES = b"".join(SEGMENT.parts)
 CHECKPOINT = example_checkpoint()
 CHECKPOINT_BYTES = encode_checkpoint(CHECKPOINT)
+GROUPS_BYTES, CLUSTER_BYTES = encode_groups(example_groups())[0], encode_cluster(example_cluster())[0]
 
 
 def tail(footer_json: bytes, body_bytes: int) -> Tail:
@@ -41,6 +52,18 @@ def test_any_footer_comes_back_as_it_was(footer: Footer) -> None:
 @given(checkpoints())
 def test_any_checkpoint_comes_back_as_it_was(checkpoint: Checkpoint) -> None:
     assert decode_checkpoint(checkpoint.key, encode_checkpoint(checkpoint), IDENTITY) == checkpoint
+
+
+@given(groups_snapshots())
+def test_any_snapshot_of_groups_comes_back_as_it_was(snapshot: Snapshot[GroupsContent]) -> None:
+    data, digest = encode_groups(snapshot)
+    assert decode_groups(snapshot.key, data, IDENTITY) == (snapshot, digest)
+
+
+@given(cluster_snapshots())
+def test_any_snapshot_of_the_cluster_comes_back_as_it_was(snapshot: Snapshot[ClusterContent]) -> None:
+    data, digest = encode_cluster(snapshot)
+    assert decode_cluster(snapshot.key, data, IDENTITY) == (snapshot, digest)
 
 
 JSON = st.recursive(
@@ -86,6 +109,15 @@ def test_a_checkpoint_of_any_other_content_is_refused_by_name_or_holds_together(
     with contextlib.suppress(CorruptObjectError):
         read = decode_checkpoint(CHECKPOINT.key, mutated)
         assert decode_checkpoint(CHECKPOINT.key, encode_checkpoint(read)) == read
+
+
+@given(st.data())
+def test_a_snapshot_of_any_other_content_is_refused_by_name_or_holds_together(data: st.DataObject) -> None:
+    for whole, key, decode in ((GROUPS_BYTES, GROUPS_KEY, decode_groups), (CLUSTER_BYTES, CLUSTER_KEY, decode_cluster)):
+        body, footer, envelope = take_apart(whole)
+        mutated = put_together(body, json.dumps(mutate(footer, data)).encode(), json.dumps(envelope).encode())
+        with contextlib.suppress(CorruptObjectError):
+            decode(key, mutated)
 
 
 @pytest.mark.parametrize(

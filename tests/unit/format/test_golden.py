@@ -11,6 +11,7 @@ import pytest
 from kbackupd.format.checkpoint import decode_checkpoint, encode_checkpoint
 from kbackupd.format.documents import decode_backup, decode_claim, encode_backup, encode_claim
 from kbackupd.format.segment import run_bytes, seal, verify_whole
+from kbackupd.format.snapshots import decode_cluster, decode_groups, encode_cluster, encode_groups
 from kbackupd.model.errors import CorruptObjectError, UnsupportedFormatError
 from kbackupd.model.segment import Footer
 from tests import independent_reader
@@ -19,7 +20,9 @@ from tests.unit.format.samples import (
     example_backup,
     example_checkpoint,
     example_claim,
+    example_cluster,
     example_draft,
+    example_groups,
     example_runs,
     footer_only_draft,
 )
@@ -41,6 +44,9 @@ def read(name: str, key: str, data: bytes) -> object:
         return verify_whole(key, data, IDENTITY)
     if name.endswith(".kbc"):
         return decode_checkpoint(key, data, IDENTITY)
+    if name.endswith(".kbn"):
+        decode = decode_groups if name.startswith("groups") else decode_cluster
+        return decode(key, data, IDENTITY)[0]
     if name.startswith("backup"):
         return decode_backup(data)
     return decode_claim(key, data, IDENTITY)
@@ -68,6 +74,8 @@ def test_golden_object_reads_as_the_values_it_was_made_from(name: str) -> None:
         "checkpoint.kbc": example_checkpoint(),
         "backup.json": example_backup(),
         "claim.json": example_claim(),
+        "groups.kbn": example_groups(),
+        "cluster.kbn": example_cluster(),
     }
     assert comparable(found) == comparable(made_from[name])
 
@@ -97,19 +105,28 @@ def test_independent_reader_decodes_a_segment(name: str) -> None:
     assert [run["next_offset"] for run in found["runs"]] == [run.next_offset for run in ours.runs]
 
 
-def test_independent_reader_decodes_checkpoint_and_documents() -> None:
+def test_independent_reader_decodes_checkpoint_snapshots_and_documents() -> None:
     checkpoint = independent_reader.container(golden("checkpoint.kbc"), KEYS["checkpoint.kbc"])
     assert checkpoint["footer"]["partitions"]["next_offset"] == [44, 12]
+    groups = independent_reader.container(golden("groups.kbn"), KEYS["groups.kbn"])["footer"]
+    assert groups["groups"]["group_id"] == ["billing", "fraud", "secret"]
+    assert groups["positions"]["offset"] == [43, 12, 3_000_000_000, 43]
+    cluster = independent_reader.container(golden("cluster.kbn"), KEYS["cluster.kbn"])["footer"]
+    assert cluster["topics"]["configs"] == [{"cleanup.policy": "compact"}, {}]
     assert independent_reader.document(golden("backup.json"))["archive_id"] == IDENTITY.archive_id
     assert independent_reader.document(golden("claim.json"))["writer_epoch"] == 7
 
 
-@pytest.mark.parametrize("name", ["segment.kbs", "segment-footer-only.kbs", "checkpoint.kbc"])
+@pytest.mark.parametrize(
+    "name", ["segment.kbs", "segment-footer-only.kbs", "checkpoint.kbc", "groups.kbn", "cluster.kbn"]
+)
 def test_writer_still_writes_the_golden_container(name: str) -> None:
     written = {
         "segment.kbs": lambda: b"".join(seal(example_draft(), codec="none").parts),
         "segment-footer-only.kbs": lambda: b"".join(seal(footer_only_draft(), codec="none").parts),
         "checkpoint.kbc": lambda: encode_checkpoint(example_checkpoint()),
+        "groups.kbn": lambda: encode_groups(example_groups())[0],
+        "cluster.kbn": lambda: encode_cluster(example_cluster())[0],
     }[name]()
     # Another version of libzstd may pack the footer into other bytes; what it unpacks to may not change.
     assert take_apart(written) == take_apart(golden(name))

@@ -10,6 +10,8 @@ from kbackupd.format.keys import (
     CheckpointKey,
     ClaimKey,
     SegmentKey,
+    SnapshotKey,
+    SnapshotKind,
     checkpoint_key,
     checkpoints_prefix,
     claim_key,
@@ -17,9 +19,13 @@ from kbackupd.format.keys import (
     parse_checkpoint_key,
     parse_claim_key,
     parse_segment_key,
+    parse_snapshot_key,
     segment_key,
     segment_seq_prefix,
     segments_prefix,
+    snapshot_key,
+    snapshot_number_prefix,
+    snapshots_prefix,
     writer_checkpoints_prefix,
     writer_segments_prefix,
 )
@@ -34,6 +40,9 @@ def test_keys_are_spelled_as_the_specification_says() -> None:
     assert claim_key("main", 7) == "writers/main/0000000007.json"
     assert segment_key("main", 7, 3, 1_774_300_000_000) == (
         "segments/main/0000000007/0000000000000003-1774300000000.kbs"
+    )
+    assert snapshot_key("groups", "main", 7, 2, 1_774_300_000_000) == (
+        "groups/main/0000000007/0000000000000002-1774300000000.kbn"
     )
     assert checkpoint_key("main", 7, 2) == "checkpoints/main/0000000007/0000000000000002.kbc"
 
@@ -57,6 +66,16 @@ def test_claim_and_checkpoint_keys_come_back(writer: str, epoch: int, number: in
     assert claim.startswith(claims_prefix(writer))
     assert checkpoint.startswith(checkpoints_prefix(writer, epoch))
     assert checkpoint.startswith(writer_checkpoints_prefix(writer))
+
+
+@given(st.sampled_from(("groups", "cluster")), SEGMENT_KEYS)
+def test_snapshot_keys_come_back(kind: SnapshotKind, key: SegmentKey) -> None:
+    text = snapshot_key(kind, *key)
+    assert parse_snapshot_key(text) == SnapshotKey(kind, *key)
+    assert text.startswith(snapshot_number_prefix(kind, key.writer, key.writer_epoch, key.seq))
+    assert text.startswith(snapshots_prefix(kind, key.writer, key.writer_epoch))
+    assert parse_segment_key(text) is None
+    assert parse_checkpoint_key(text) is None
 
 
 @given(SEGMENT_KEYS, SEGMENT_KEYS)
@@ -85,6 +104,8 @@ def test_a_listing_after_a_sequences_prefix_shows_it_and_all_later_ones(key: Seg
         "segments/main/000000000７/0000000000000003-1774300000000.kbs",
         "prefix/segments/main/0000000007/0000000000000003-1774300000000.kbs",
         "checkpoints/main/0000000007/2.kbc",
+        "groups/main/0000000007/0000000000000003-1774300000000.kbs",
+        "group/main/0000000007/0000000000000003-1774300000000.kbn",
         "writers/main/7.json",
         "writers/ma/in/0000000007.json",
         "backup.json",
@@ -94,6 +115,7 @@ def test_other_keys_are_no_keys_of_ours(key: str) -> None:
     assert parse_segment_key(key) is None
     assert parse_checkpoint_key(key) is None
     assert parse_claim_key(key) is None
+    assert parse_snapshot_key(key) is None
 
 
 @pytest.mark.parametrize("writer", ["", ".hidden", "a/b", "a b", "ä", "x" * 64, "main\n"])

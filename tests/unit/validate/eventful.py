@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kbackupd.model.events import GapCause
 from kbackupd.model.positions import TopicId
+from kbackupd.model.snapshots import ClusterContent, CommittedOffset, GroupsContent
 from tests.archive_builder import ArchiveBuilder, Life
+from tests.unit.format.samples import example_cluster, example_groups
 
 
 async def eventful_archive() -> ArchiveBuilder:
-    """Ends with a checkpoint that covers all of it, so that no object can disappear unnoticed."""
+    """Ends with a checkpoint that covers all of it, so that no object can disappear unnoticed.
+
+    But for the last snapshot of each kind: no later object speaks of it.
+    """
     built = await ArchiveBuilder.create()
     orders = built.topic("orders", partitions=2, configs={"retention.ms": "604800000"})
     table = built.topic("table", configs={"cleanup.policy": "compact"})
@@ -29,6 +36,19 @@ def _capture_all(life: Life, *topics: tuple[TopicId, int]) -> None:
         life.capture(topic, partition)
 
 
+def groups(orders: TopicId, offset: int) -> GroupsContent:
+    """A group that got to `offset` in orders/0, and one whose coordinator did not answer for a minute."""
+    content = example_groups().content
+    position = CommittedOffset(orders, "orders", 0, offset, 0, "")
+    return replace(content, groups=tuple(replace(one, positions=(position,)) for one in content.groups[:2]))
+
+
+def cluster(orders: TopicId, retention_ms: int) -> ClusterContent:
+    content = example_cluster().content
+    topic = replace(content.topics[0], topic_id=orders, configs={"retention.ms": str(retention_ms)})
+    return replace(content, topics=(topic,))
+
+
 async def _first_life(built: ArchiveBuilder, orders: TopicId, table: TopicId) -> None:
     life = await built.start()
     for topic in built.topics:
@@ -41,6 +61,7 @@ async def _first_life(built: ArchiveBuilder, orders: TopicId, table: TopicId) ->
     _fill(built, table, 0, 4)
     _capture_all(life, (orders, 0), (orders, 1))
     await life.flush()
+    await life.snapshot(groups(orders, 0), cluster(orders, 604_800_000))
     built.log(table, 0).compact([0, 6])
     _capture_all(life, (table, 0))
     await life.flush(codec="none")
@@ -55,6 +76,8 @@ async def _first_life(built: ArchiveBuilder, orders: TopicId, table: TopicId) ->
 async def _killed_life(built: ArchiveBuilder, orders: TopicId, table: TopicId) -> None:
     """The second of three uploads never ends; the third does, and then the process is gone."""
     life = await built.start()
+    await life.snapshot(groups(orders, 4), cluster(orders, 604_800_000))
+    await life.snapshot(groups(orders, 6), cluster(orders, 60_000))
     _fill(built, orders, 0, 2)
     built.log(orders, 1).append([b"hanging"], transactional=True, producer_id=8)
     _capture_all(life, (orders, 0), (orders, 1))
@@ -70,6 +93,7 @@ async def _killed_life(built: ArchiveBuilder, orders: TopicId, table: TopicId) -
 
 async def _last_life(built: ArchiveBuilder, orders: TopicId, table: TopicId) -> None:
     life = await built.start()
+    await life.snapshot(groups(orders, 8), cluster(orders, 120_000))
     _capture_all(life, (orders, 0), (orders, 1), (table, 0))
     await life.flush()
     log = built.log(orders, 0)

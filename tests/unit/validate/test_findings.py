@@ -12,6 +12,7 @@ import pytest
 from kbackupd.format import keys
 from kbackupd.format.checkpoint import decode_checkpoint, encode_checkpoint
 from kbackupd.format.segment import SegmentDraft, seal
+from kbackupd.format.snapshots import decode_cluster, encode_cluster
 from kbackupd.model.errors import ObjectMissingError, StoreUnavailableError
 from kbackupd.model.events import GapCause, TopicSeen
 from kbackupd.model.positions import TopicId
@@ -21,6 +22,7 @@ from kbackupd.validate.coverage import Expected
 from kbackupd.validate.report import Code, Finding, Severity, ValidationReport
 from kbackupd.validate.validate import validate
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder, Life
+from tests.unit.format.samples import example_cluster, example_groups
 from tests.unit.validate.eventful import eventful_archive
 
 
@@ -104,7 +106,9 @@ async def test_without_deep_no_segment_body_is_read() -> None:
     assert (await check(built)).checked.body_bytes == 0
 
 
-@pytest.mark.parametrize("kind", ["backup.json", "RESTORE.md", "writers/", "segments/", "checkpoints/"])
+@pytest.mark.parametrize(
+    "kind", ["backup.json", "RESTORE.md", "writers/", "segments/", "checkpoints/", "groups/", "cluster/"]
+)
 async def test_what_cannot_be_read_is_neither_valid_nor_damaged(kind: str) -> None:
     class Down(MemoryStore):
         down = False
@@ -124,9 +128,27 @@ async def test_what_cannot_be_read_is_neither_valid_nor_damaged(kind: str) -> No
     life = await built.start()
     await life.flush()
     await life.checkpoint()
+    await life.snapshot(example_groups().content, example_cluster().content)
     store.down = True
     with pytest.raises(StoreUnavailableError):
         await check(built)
+
+
+class TestSnapshots:
+    async def test_a_deleted_snapshot_is_told_by_the_one_after_it(self) -> None:
+        built = await eventful_archive()
+        first, *_ = [key for key in built.keys if key.startswith("groups/")]
+        built.tamper(first, None)
+        (found,) = errors(await check(built))
+        assert (found.code, found.object) == (Code.OBJECT_MISSING, first)
+
+    async def test_a_snapshot_replaced_by_a_sound_one_of_other_content_breaks_the_chain(self) -> None:
+        built = await eventful_archive()
+        first, *_ = [key for key in built.keys if key.startswith("cluster/")]
+        snapshot, _ = decode_cluster(first, built.data(first))
+        built.tamper(first, encode_cluster(replace(snapshot, asked_ms=0))[0])
+        (found,) = errors(await check(built))
+        assert (found.code, found.object) == (Code.CHAIN_BROKEN, first)
 
 
 class TestSequences:
