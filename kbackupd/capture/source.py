@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from kbackupd.kafka.answers import (
+    ClusterAccess,
+    Coordinator,
+    DescribedAcls,
+    DescribedGroup,
+    DescribedQuotas,
+    FetchedOffsets,
+    ListedGroups,
+)
 from kbackupd.kafka.types import (
     ClusterMetadata,
     EpochEnd,
@@ -49,3 +58,28 @@ class Source(Protocol):
 
     def session(self, node_id: int) -> Session:
         """A new fetch session with its own connection to the broker."""
+
+
+class ClusterQuestions(Protocol):
+    """What snapshots ask of a cluster, on connections of their own: `kafka.groups.GroupQuestions` documents most of it.
+
+    Every method has a deadline of its own and raises KafkaUnavailableError or KafkaDeniedError.
+    """
+
+    async def metadata(self, topics: Sequence[str] | None = None) -> ClusterMetadata: ...
+
+    async def topic_configs(self, topics: Sequence[str]) -> Mapping[str, TopicConfigs]: ...
+
+    async def access(self) -> ClusterAccess: ...
+
+    async def list_groups(self, node_id: int) -> ListedGroups: ...
+
+    async def find_coordinators(self, group_ids: Sequence[str]) -> Mapping[str, Coordinator]: ...
+
+    async def describe_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, DescribedGroup]: ...
+
+    async def fetch_offsets(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, FetchedOffsets]: ...
+
+    async def acls(self) -> DescribedAcls: ...
+
+    async def quotas(self) -> DescribedQuotas: ...

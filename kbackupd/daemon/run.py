@@ -11,11 +11,12 @@ import structlog
 
 from kbackupd import __version__
 from kbackupd.capture.pipeline import Pipeline
-from kbackupd.capture.source import Source
+from kbackupd.capture.snapshots import Snapshots
+from kbackupd.capture.source import ClusterQuestions, Source
 from kbackupd.capture.steering import Steering
 from kbackupd.daemon.memory import budget_bytes, keep_freed_memory, left_for_data
 from kbackupd.daemon.service import Service
-from kbackupd.daemon.source import KafkaSource
+from kbackupd.daemon.source import KafkaQuestions, KafkaSource
 from kbackupd.daemon.systemd import Heartbeat, ServiceManager, beating
 from kbackupd.daemon.take_over import take_over
 from kbackupd.flow.budget import MemoryBudget
@@ -87,6 +88,7 @@ async def run_daemon(
         life = _Life(
             settings=settings,
             source=KafkaSource(connection, clock=clock),
+            questions=KafkaQuestions(connection),
             store=store,
             service=service,
             heart=heart,
@@ -111,6 +113,7 @@ class _Life:
         *,
         settings: DaemonSettings,
         source: Source,
+        questions: ClusterQuestions,
         store: ObjectStore,
         service: Service,
         heart: Heartbeat,
@@ -122,6 +125,7 @@ class _Life:
         self._heart = heart
         self._settings = settings
         self._source = source
+        self._questions = questions
         self._store = store
         self._clock = clock
         self._metrics = metrics
@@ -137,7 +141,7 @@ class _Life:
             await asyncio.wait({taking, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not taking.done():
                 return
-            pipeline = taking.result()
+            pipeline, snapshots = taking.result()
         finally:
             for future in (taking, stopped):
                 future.cancel()
@@ -147,7 +151,13 @@ class _Life:
             pipeline.stop()
         else:
             self._heart.began()
-        await pipeline.run()
+        # Beside the pipeline, not among its tasks: nothing that happens to a snapshot is the records' concern.
+        beside = asyncio.create_task(snapshots.run(), name="snapshots")
+        try:
+            await pipeline.run()
+        finally:
+            beside.cancel()
+            await asyncio.gather(beside, return_exceptions=True)
 
     def stop(self) -> None:
         """Ask `run` to return; idempotent."""
@@ -156,7 +166,7 @@ class _Life:
         if self._pipeline is not None:
             self._pipeline.stop()
 
-    async def _take_over(self) -> Pipeline:
+    async def _take_over(self) -> tuple[Pipeline, Snapshots]:
         # Too little to begin with is told before the claim of an epoch fences a daemon that has enough.
         left_for_data(self._settings.backup.memory_limit_bytes)
         document, resume = await take_over(self._settings, store=self._store, source=self._source, clock=self._clock)
@@ -179,7 +189,18 @@ class _Life:
         )
         steering = Steering(pipeline, clock=self._clock)
         self.service.began(document, writer_epoch=resume.writer_epoch, pipeline=pipeline, steering=steering)
-        return pipeline
+        snapshots = Snapshots(
+            source=self._questions,
+            store=self._store,
+            identity=resume.identity,
+            writer=self._settings.writer,
+            writer_epoch=resume.writer_epoch,
+            interval_seconds=self._settings.backup.snapshot_interval_seconds,
+            clock=self._clock,
+            metrics=self._metrics,
+            problems=self.problems,
+        )
+        return pipeline, snapshots
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""The real cluster behind capture's `Source`: one connection for questions, a lane of it for every fetch session."""
+"""The real cluster behind capture's seams: one connection for questions, a lane of it for every fetch session."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from kbackupd.capture.source import Session
 from kbackupd.kafka.admin import describe_topic_configs
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.fetch import FetchSession
+from kbackupd.kafka.groups import GroupQuestions
 from kbackupd.kafka.metadata import cluster_metadata
 from kbackupd.kafka.offsets import epoch_end_offsets, list_offsets
 from kbackupd.kafka.types import ClusterMetadata, EpochEnd, OffsetAnswer, TopicConfigs, TopicPartition
@@ -39,3 +40,17 @@ class KafkaSource:
 
     def session(self, node_id: int) -> Session:
         return FetchSession(self._connection, node_id, clock=self._clock)
+
+
+class KafkaQuestions(GroupQuestions):
+    """The real cluster behind snapshots, on a lane of its own: however long an answer is, nothing else waits for it."""
+
+    def __init__(self, connection: KafkaConnection) -> None:
+        super().__init__(connection, timeout_seconds=QUESTION_SECONDS)
+        self._cluster = connection
+
+    async def metadata(self, topics: Sequence[str] | None = None) -> ClusterMetadata:
+        return await cluster_metadata(self._cluster, topics, timeout_seconds=QUESTION_SECONDS, lane=self.lane)
+
+    async def topic_configs(self, topics: Sequence[str]) -> Mapping[str, TopicConfigs]:
+        return await describe_topic_configs(self._cluster, topics, timeout_seconds=QUESTION_SECONDS, lane=self.lane)

@@ -40,7 +40,7 @@ _TIMEOUT_SECONDS = 60.0
 
 
 async def describe_topic_configs(
-    connection: KafkaConnection, names: Sequence[str], *, timeout_seconds: float | None = None
+    connection: KafkaConnection, names: Sequence[str], *, timeout_seconds: float | None = None, lane: int = 0
 ) -> dict[str, TopicConfigs]:
     """What was configured on each topic itself, without broker defaults and without sensitive values.
 
@@ -53,7 +53,7 @@ async def describe_topic_configs(
     def own(entry: ConfigEntry) -> bool:
         return entry.source == ConfigSource.DYNAMIC_TOPIC_CONFIG
 
-    return await _describe(connection, names, None, own, timeout_seconds)
+    return await _describe(connection, names, None, own, timeout_seconds, lane)
 
 
 async def effective_topic_configs(
@@ -73,11 +73,12 @@ async def _describe(
     keys: Sequence[str] | None,
     selects: Callable[[ConfigEntry], bool],
     timeout_seconds: float | None,
+    lane: int = 0,
 ) -> dict[str, TopicConfigs]:
     configs: dict[str, TopicConfigs] = {}
     for start in range(0, len(names), _TOPICS_PER_REQUEST):
         request = DescribeTopicConfigsRequest(topics=names[start : start + _TOPICS_PER_REQUEST], keys=keys)
-        described = await connection.send_any(request, timeout_seconds=timeout_seconds)
+        described = await connection.send_any(request, timeout_seconds=timeout_seconds, lane=lane)
         for name, topic in described.items():
             values = {
                 entry.name: entry.value

@@ -24,6 +24,7 @@ _INT8 = struct.Struct(">b")
 _INT16 = struct.Struct(">h")
 _INT32 = struct.Struct(">i")
 _INT64 = struct.Struct(">q")
+_FLOAT64 = struct.Struct(">d")
 EMPTY_TAGS = b"\x00"
 
 
@@ -128,6 +129,11 @@ class Reader:
 
     def int64(self) -> int:
         return self._number(_INT64)
+
+    def float64(self) -> float:
+        value: float = _FLOAT64.unpack_from(self._buffer, self._position)[0]
+        self._position += _FLOAT64.size
+        return value
 
     def boolean(self) -> bool:
         return self._number(_INT8) != 0

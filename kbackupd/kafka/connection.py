@@ -184,7 +184,7 @@ class KafkaConnection:
                 self.drop(node_id, lane=lane)
             raise
 
-    async def send_any(self, request: WireRequest[T], *, timeout_seconds: float | None = None) -> T:
+    async def send_any(self, request: WireRequest[T], *, timeout_seconds: float | None = None, lane: int = 0) -> T:
         """Send `request` to any broker that answers: each known one once, then the bootstrap servers are asked anew.
 
         `timeout_seconds` bounds the whole. Raises like `send`, the last broker's error.
@@ -193,20 +193,22 @@ class KafkaConnection:
         what = f"{request!r} to any broker"
         async with self._deadline(seconds, what):
             try:
-                return await self._send_around(request, seconds)
+                return await self._send_around(request, seconds, lane)
             except KafkaUnavailableError:
                 # All brokers may have moved at once (a cluster rebuilt behind the same bootstrap name).
                 await self.start()
-                return await self._send_around(request, seconds)
+                return await self._send_around(request, seconds, lane)
 
-    async def _send_around(self, request: WireRequest[T], seconds: float) -> T:
+    async def _send_around(self, request: WireRequest[T], seconds: float, lane: int) -> T:
         nodes = sorted(self._brokers)
         failure = KafkaUnavailableError(f"{request!r}: no broker is known", hint="was the connection started?")
         first = next(self._turns)
         for turn in range(len(nodes)):
             node_id = nodes[(first + turn) % len(nodes)]
             try:
-                return await self.send(node_id, request, timeout_seconds=max(seconds / (len(nodes) + 1), 1.0))
+                return await self.send(
+                    node_id, request, timeout_seconds=max(seconds / (len(nodes) + 1), 1.0), lane=lane
+                )
             except KafkaUnavailableError as error:
                 failure = error
         raise failure

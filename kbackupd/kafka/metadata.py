@@ -15,6 +15,7 @@ async def cluster_metadata(
     *,
     operations: bool = False,
     timeout_seconds: float | None = None,
+    lane: int = 0,
 ) -> ClusterMetadata:
     """The cluster as one of its brokers sees it now, with `topics` (None: all this principal may describe).
 
@@ -25,6 +26,6 @@ async def cluster_metadata(
     Raises: KafkaUnavailableError, KafkaDeniedError.
     """
     request = MetadataRequest(topics=topics, operations=operations)
-    metadata = await connection.send_any(request, timeout_seconds=timeout_seconds)
+    metadata = await connection.send_any(request, timeout_seconds=timeout_seconds, lane=lane)
     connection.learn(metadata.brokers)
     return metadata

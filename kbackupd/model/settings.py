@@ -184,6 +184,7 @@ class BackupSettings:
     memory_limit_bytes: int = 384 * MIB
     start: StartPolicy = StartPolicy.EARLIEST
     discovery_interval_seconds: float = 15.0
+    snapshot_interval_seconds: float = 60.0
     shutdown_timeout_seconds: float = 30.0
 
 

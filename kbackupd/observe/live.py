@@ -31,6 +31,21 @@ class CheckpointAge(Collector):
         )
 
 
+class SnapshotAges(Collector):
+    def __init__(self, ages_seconds: Callable[[], Mapping[str, float]]) -> None:
+        self._ages_seconds = ages_seconds
+
+    def collect(self) -> Iterable[Metric]:
+        ages = GaugeMetricFamily(
+            "kbackupd_snapshot_age_seconds",
+            "Since all that permissions show of the part was last read and is durable; absent before the first time.",
+            labels=["part"],
+        )
+        for part, seconds in self._ages_seconds().items():
+            ages.add_metric([part], seconds)
+        yield ages
+
+
 class MemoryGauges(Collector):
     def __init__(self, memory: Callable[[], MemoryStatus]) -> None:
         self._memory = memory

@@ -25,13 +25,24 @@ from kbackupd.model.errors import (
 )
 from kbackupd.model.events import GapCause
 from kbackupd.model.status import MemoryStatus, PartitionSample
-from kbackupd.observe.live import CheckpointAge, DroppedLines, MemoryGauges, PartitionGauges, UploadsInFlight
+from kbackupd.observe.live import (
+    CheckpointAge,
+    DroppedLines,
+    MemoryGauges,
+    PartitionGauges,
+    SnapshotAges,
+    UploadsInFlight,
+)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Of what `Metrics.render` returns: the version every Prometheus reads; our names need nothing of a later one."""
 
 Stream = Literal["user", "system"]
 Session = Literal["following", "catching-up"]
+SnapshotPart = Literal["groups", "topics", "acls", "quotas"]
+SnapshotCause = Literal["denied", "failed", "store", "unexpected"]
+SNAPSHOT_PARTS: tuple[SnapshotPart, ...] = ("groups", "topics", "acls", "quotas")
+SNAPSHOT_CAUSES: tuple[SnapshotCause, ...] = ("denied", "failed", "store", "unexpected")
 
 OTHER = "other"
 STORE_OPERATIONS = frozenset({"put", "get", "get_range", "get_suffix", "head", "list", "delete"})
@@ -142,6 +153,14 @@ class Metrics:
             "store_failures", "Store operations given up: retries spent, or the store said no.", "operation", "cause"
         )
         self._checkpoints = counter("checkpoints", "Checkpoints stored.")
+        self._snapshots = counter("snapshots", "Snapshots of groups and of the cluster stored: what changed.", "kind")
+        self._snapshot_failures = counter(
+            "snapshot_failures",
+            "Rounds in which a part of a snapshot could not be read whole (denied, failed) or not be stored.",
+            "part",
+            "cause",
+        )
+        self._snapshot_read_at: dict[str, float] = {}
         self._gaps = counter("gaps", "Gaps recorded: offsets the archive does not have, by cause.", "cause")
         self._gap_offsets = counter("gap_offsets", "Offsets inside recorded gaps, by cause.", "cause")
         self._corrupt_batches = counter("corrupt_batches", "Batches whose CRC-32C failed at the source; kept, flagged.")
@@ -177,6 +196,7 @@ class Metrics:
         }
         self._preset()
         registry.register(CheckpointAge(self.checkpoint_age_seconds))
+        registry.register(SnapshotAges(self.snapshot_ages_seconds))
 
     def _preset(self) -> None:
         """Give every label value a zero: `rate()` and alerts miss the first increase of a series that was not there."""
@@ -189,6 +209,11 @@ class Metrics:
             self._errors.labels(kind)
         for name in (*PARTITION_CAUSES, OTHER):
             self._partition_failures.labels(name)
+        for kind in ("groups", "cluster"):
+            self._snapshots.labels(kind)
+        for part in SNAPSHOT_PARTS:
+            for why in SNAPSHOT_CAUSES:
+                self._snapshot_failures.labels(part, why)
 
     def captured(self, stream: Stream, *, size_bytes: int, batches: int, records: int) -> None:
         """A partition's answer was taken into the buffer."""
@@ -236,6 +261,21 @@ class Metrics:
 
     def checkpoint_age_seconds(self) -> float:
         return self._clock.monotonic() - self._checkpoint_at
+
+    def snapshot_stored(self, kind: Literal["groups", "cluster"]) -> None:
+        self._snapshots.labels(kind).inc()
+
+    def snapshot_read(self, part: SnapshotPart) -> None:
+        """All of the part that permissions show was answered, and what was news is durable."""
+        self._snapshot_read_at[part] = self._clock.monotonic()
+
+    def snapshot_failed(self, part: SnapshotPart, cause: SnapshotCause) -> None:
+        self._snapshot_failures.labels(part, cause).inc()
+
+    def snapshot_ages_seconds(self) -> Mapping[str, float]:
+        """By part, for those that were whole at least once."""
+        now = self._clock.monotonic()
+        return {part: now - at for part, at in self._snapshot_read_at.items()}
 
     def gap_recorded(self, cause: GapCause, *, offsets: int) -> None:
         self._gaps.labels(cause.value).inc()

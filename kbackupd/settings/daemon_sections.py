@@ -100,6 +100,8 @@ class BackupSection(Section):
     """Where partitions begin that exist when the archive is created; later ones begin at their beginning."""
     discovery_interval: Annotated[Duration, at_least_seconds("100ms")] = written("15s")
     """How often the cluster is asked for new topics and partitions."""
+    snapshot_interval: Annotated[Duration, at_least_seconds("1s")] = written("60s")
+    """How often group positions, configurations, ACLs and quotas are asked for; they are stored when they changed."""
     shutdown_timeout: Annotated[Duration, at_least_seconds("1s")] = written("30s")
     """How long SIGTERM may take to seal, upload and checkpoint. Give the service manager a little more."""
 

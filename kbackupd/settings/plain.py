@@ -57,6 +57,7 @@ def daemon_settings(file: DaemonFile) -> DaemonSettings:
             memory_limit_bytes=backup.memory_limit,
             start=backup.start,
             discovery_interval_seconds=backup.discovery_interval,
+            snapshot_interval_seconds=backup.snapshot_interval,
             shutdown_timeout_seconds=backup.shutdown_timeout,
         ),
         tiers=tuple(

@@ -15,6 +15,7 @@ from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
 from kbackupd.store.scoped import ScopedStore
 from tests.fake_broker import CLUSTER_ID
+from tests.fake_groups import FakeCoordinators
 from tests.unit.capture.site import BACKUP_ID, Life, Site
 from tests.virtual_time import run
 
@@ -153,6 +154,7 @@ def test_a_damaged_object_met_at_the_start_is_a_note_and_counted() -> None:
     life = _Life(
         settings=site.settings,
         source=site.cluster,
+        questions=FakeCoordinators(site.clock),
         store=ScopedStore(site.memory, BACKUP_ID),
         service=service,
         heart=Heartbeat(ServiceManager(), health=service.health, clock=site.clock),

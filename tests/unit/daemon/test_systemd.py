@@ -280,9 +280,13 @@ async def test_a_life_is_ready_when_it_has_taken_over_and_leaves_when_it_is_told
         def stop(self) -> None:
             stopped.set()
 
-    async def take_over(_: object) -> Pipeline:
+    class Snapshots:
+        async def run(self) -> None:
+            await asyncio.Event().wait()
+
+    async def take_over(_: object) -> tuple[Pipeline, Snapshots]:
         assert not any("READY=1" in message for message in systemd.heard())
-        return Pipeline()
+        return Pipeline(), Snapshots()
 
     class Backup:
         shutdown_timeout_seconds = 30.0

@@ -16,6 +16,7 @@ from kbackupd.model.errors import ConfigurationError
 from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
 from kbackupd.store.scoped import ScopedStore
+from tests.fake_groups import FakeCoordinators
 from tests.unit.capture.site import BACKUP_ID, Life, Site
 from tests.virtual_time import run
 
@@ -26,6 +27,7 @@ def life_at(site: Site) -> tuple[daemon._Life, Service]:
     life = daemon._Life(
         settings=site.settings,
         source=site.cluster,
+        questions=FakeCoordinators(site.clock),
         store=ScopedStore(site.memory, BACKUP_ID),
         service=service,
         heart=Heartbeat(ServiceManager(), health=service.health, clock=site.clock),

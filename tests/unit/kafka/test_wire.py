@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from dataclasses import replace
 from io import BytesIO
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbackupd.kafka.codec import Reader, WireError, int32, read_uvarint, string, uvarint
+from kbackupd.kafka.answers import (
+    ClusterAccess,
+    Coordinator,
+    DescribedAcls,
+    DescribedGroup,
+    DescribedQuotas,
+    FetchedOffset,
+    FetchedOffsets,
+    ListedGroup,
+    ListedGroups,
+)
+from kbackupd.kafka.codec import Reader, WireError, WireRequest, int32, read_uvarint, string, uvarint
 from kbackupd.kafka.types import (
     DivergingEpoch,
     EpochEnd,
@@ -28,9 +41,18 @@ from kbackupd.kafka.wire import (
     ProduceRequest,
 )
 from kbackupd.kafka.wire_admin import AlterTopicConfigsRequest, CreateTopicRequest, DeleteTopicRequest
+from kbackupd.kafka.wire_cluster import DescribeAclsRequest, DescribeClusterRequest, DescribeQuotasRequest
 from kbackupd.kafka.wire_fetch import FetchRequest
+from kbackupd.kafka.wire_groups import (
+    DescribeGroupsRequest,
+    FetchOffsetsRequest,
+    FindCoordinatorsRequest,
+    ListGroupsRequest,
+    ListTypedGroupsRequest,
+)
 from kbackupd.model.errors import KafkaDeniedError
 from kbackupd.model.positions import PartitionId, TopicId
+from kbackupd.model.snapshots import Acl, Quota
 
 _TOPIC = TopicId("AAECAwQFBgcICQoLDA0ODw")
 _TOPIC_BYTES = "000102030405060708090a0b0c0d0e0f"
@@ -311,3 +333,153 @@ def test_null_and_empty_strings_stay_apart(value: str | None) -> None:
 def test_an_endless_varint_is_refused() -> None:
     with pytest.raises(WireError):
         read_uvarint(b"\xff" * 12, 0)
+
+
+_THROTTLE = "00000000"
+
+
+def test_groups_are_listed_with_their_types_where_the_broker_tells_them() -> None:
+    assert ListGroupsRequest().encode() == _hex("01 00")
+    assert ListTypedGroupsRequest().encode() == _hex("01 01 00")
+    rows = "0000 02 03 6731 09 636f6e73756d6572 06 456d707479"
+    assert ListGroupsRequest().decode(_hex(_THROTTLE, rows, "00 00"), 0) == ListedGroups(
+        error_code=0, groups=(ListedGroup(group_id="g1", protocol_type="consumer", state="Empty", type=""),)
+    )
+    assert ListTypedGroupsRequest().decode(_hex(_THROTTLE, rows, "08 436c6173736963 00 00"), 0) == ListedGroups(
+        error_code=0, groups=(ListedGroup(group_id="g1", protocol_type="consumer", state="Empty", type="Classic"),)
+    )
+    assert ListGroupsRequest().decode(_hex(_THROTTLE, "000e 01 00"), 0) == ListedGroups(error_code=14, groups=())
+
+
+def test_coordinators_of_many_groups_are_found_at_once() -> None:
+    request = FindCoordinatorsRequest(group_ids=["g1", "g2"])
+    assert request.encode() == _hex("00 03 03 6731 03 6732 00")
+    answer = _hex(
+        _THROTTLE,
+        "03",
+        "03 6731 00000002 03 6232 00002384 0000 00 00",
+        "03 6732 ffffffff 01 ffffffff 000f 03 6e6f 00",
+        "00",
+    )
+    assert request.decode(answer, 0) == {
+        "g1": Coordinator(error_code=0, node_id=2),
+        "g2": Coordinator(error_code=15, node_id=-1),
+    }
+
+
+def test_a_described_group_counts_its_members_and_skips_what_they_say() -> None:
+    request = DescribeGroupsRequest(group_ids=["g1"])
+    assert request.encode() == _hex("02 03 6731 00 00")
+    member = "03 6d31 00 02 63 02 68 04 aabbcc 03 ddee 00"
+    answer = _hex(
+        _THROTTLE,
+        "02 0000 03 6731 07 537461626c65 09 636f6e73756d6572 06 72616e6765",
+        "03",
+        member,
+        member,
+        "80000000 00 00",
+    )
+    assert request.decode(answer, 0) == {"g1": DescribedGroup(error_code=0, state="Stable", members=2)}
+
+
+def test_all_a_group_has_committed_is_asked_for_with_a_null_list_of_topics() -> None:
+    request = FetchOffsetsRequest(group_ids=["g1", "g2"])
+    assert request.encode() == _hex("03", "03 6731 00 00", "03 6732 00 00", "00 00")
+    answer = _hex(
+        _THROTTLE,
+        "03",
+        "03 6731 02 02 74 03",
+        "00000000 000000000000002b 00000003 00 0000 00",
+        "00000001 ffffffffffffffff ffffffff 02 6d 0058 00",
+        "00 0000 00",
+        "03 6732 01 001e 00",
+        "00",
+    )
+    assert request.decode(answer, 0) == {
+        "g1": FetchedOffsets(
+            error_code=0,
+            offsets=(
+                FetchedOffset(topic="t", partition=0, offset=43, leader_epoch=3, metadata="", error_code=0),
+                FetchedOffset(topic="t", partition=1, offset=-1, leader_epoch=-1, metadata="m", error_code=88),
+            ),
+        ),
+        "g2": FetchedOffsets(error_code=30, offsets=()),
+    }
+
+
+def test_what_the_principal_may_do_with_the_cluster_is_one_bit() -> None:
+    request = DescribeClusterRequest()
+    assert request.encode() == _hex("01 00")
+    broker = "02 00000001 02 62 00002384 00 00"
+    for operations, may in (("00000100", True), ("00000080", False), ("00000000", False), ("80000000", False)):
+        answer = _hex(_THROTTLE, "0000 00 02 63 00000001", broker, operations, "00")
+        assert request.decode(answer, 0) == ClusterAccess(error_code=0, may_describe=may)
+
+
+def test_acls_come_in_kafkas_words_and_unknown_ones_as_numbers() -> None:
+    request = DescribeAclsRequest()
+    assert request.encode() == _hex("01 00 01 00 00 01 01 00")
+    answer = _hex(
+        _THROTTLE,
+        "0000 00 02",
+        "02 07 6f7264657273 03 03",
+        "07 557365723a61 02 2a 03 03 00",
+        "07 557365723a62 02 2a 63 02 00",
+        "00 00",
+    )
+    assert request.decode(answer, 0) == DescribedAcls(
+        error_code=0,
+        detail="",
+        acls=(
+            Acl("TOPIC", "orders", "LITERAL", "User:a", "*", "READ", "ALLOW"),
+            Acl("TOPIC", "orders", "LITERAL", "User:b", "*", "99", "DENY"),
+        ),
+    )
+    assert request.decode(_hex(_THROTTLE, "0036 03 6e6f 01 00"), 0).error_code == 54
+
+
+def test_quotas_of_the_default_entity_have_no_name() -> None:
+    request = DescribeQuotasRequest()
+    assert request.encode() == _hex("01 00 00")
+    answer = _hex(
+        _THROTTLE,
+        "0000 00 02",
+        "03 05 75736572 02 61 00 0a 636c69656e742d6964 00 00",
+        "02 04 6b6579 3ff8000000000000 00",
+        "00 00",
+    )
+    assert request.decode(answer, 0) == DescribedQuotas(
+        error_code=0, detail="", quotas=(Quota(entity={"user": "a", "client-id": None}, values={"key": 1.5}),)
+    )
+
+
+ANSWERS: list[tuple[WireRequest[Any], bytes]] = [
+    (ListTypedGroupsRequest(), _hex(_THROTTLE, "0000 02 03 6731 02 63 02 45 02 43 00 00")),
+    (FindCoordinatorsRequest(group_ids=["g1"]), _hex(_THROTTLE, "02 03 6731 00000002 03 6232 00002384 0000 00 00 00")),
+    (FetchOffsetsRequest(group_ids=["g2"]), _hex(_THROTTLE, "02 03 6732 01 001e 00 00")),
+]
+
+
+@pytest.mark.parametrize(("request_", "answer"), ANSWERS, ids=[repr(request) for request, _ in ANSWERS])
+def test_an_answer_about_groups_cut_anywhere_is_refused_instead_of_read_short(
+    request_: WireRequest[Any], answer: bytes
+) -> None:
+    request_.decode(answer, 0)
+    for length in range(len(answer) - 1):  # the last byte ends the tags, which nobody needs
+        with pytest.raises((struct.error, IndexError, WireError)):
+            request_.decode(answer[:length], 0)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_an_answer_or_refused_as_one(data: bytes) -> None:
+    for request in (
+        ListTypedGroupsRequest(),
+        FindCoordinatorsRequest(group_ids=[]),
+        DescribeGroupsRequest(group_ids=[]),
+        FetchOffsetsRequest(group_ids=[]),
+        DescribeClusterRequest(),
+        DescribeAclsRequest(),
+        DescribeQuotasRequest(),
+    ):
+        with contextlib.suppress(struct.error, IndexError, WireError, UnicodeDecodeError):
+            request.decode(data, 0)

@@ -80,6 +80,13 @@ MOVES: list[tuple[Callable[[Metrics], None], str, dict[str, str], float]] = [
         1,
     ),
     (lambda m: m.checkpoint_stored(), "checkpoints_total", {}, 1),
+    (lambda m: m.snapshot_stored("cluster"), "snapshots_total", {"kind": "cluster"}, 1),
+    (
+        lambda m: m.snapshot_failed("acls", "denied"),
+        "snapshot_failures_total",
+        {"part": "acls", "cause": "denied"},
+        1,
+    ),
     (lambda m: m.gap_recorded(GapCause.TRUNCATED, offsets=12), "gaps_total", {"cause": "truncated"}, 1),
     (lambda m: m.gap_recorded(GapCause.TRUNCATED, offsets=12), "gap_offsets_total", {"cause": "truncated"}, 12),
     (lambda m: m.corrupt_batch_found(2), "corrupt_batches_total", {}, 2),
@@ -143,6 +150,14 @@ def test_checkpoint_age_grows_from_the_start_and_falls_when_one_is_stored_or_sti
     metrics.checkpoint_current()
     assert value(metrics, "checkpoint_age_seconds") == 0
     assert value(metrics, "checkpoints_total") == 1
+
+
+def test_the_age_of_a_snapshots_part_is_not_there_before_it_was_read_once(metrics: Metrics, clock: ManualClock) -> None:
+    assert value(metrics, "snapshot_age_seconds", part="groups") is None
+    metrics.snapshot_read("groups")
+    clock.advance(9)
+    assert value(metrics, "snapshot_age_seconds", part="groups") == 9
+    assert value(metrics, "snapshot_age_seconds", part="acls") is None
 
 
 def test_memory_is_read_when_scraped(metrics: Metrics) -> None:

@@ -72,7 +72,7 @@ class ForgedTarget(KafkaConnection):
         self._refuses: Mapping[type[object], int] = refuses or {}
         self.learn([BrokerInfo(node_id=1, host="127.0.0.1", port=1)])
 
-    async def send_any(self, request: WireRequest[T], *, timeout_seconds: float | None = None) -> T:
+    async def send_any(self, request: WireRequest[T], *, timeout_seconds: float | None = None, lane: int = 0) -> T:
         return await self.send(1, request, timeout_seconds=timeout_seconds)
 
     async def send(

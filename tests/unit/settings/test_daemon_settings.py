@@ -46,6 +46,7 @@ def test_the_example_says_what_the_documentation_promises() -> None:
             memory_limit_bytes=384 * MIB,
             start=StartPolicy.EARLIEST,
             discovery_interval_seconds=15.0,
+            snapshot_interval_seconds=60.0,
             shutdown_timeout_seconds=30.0,
         ),
         tiers=(
@@ -110,6 +111,7 @@ backup:
   memory_limit: 1GiB
   start: latest
   discovery_interval: 1.5s
+  snapshot_interval: 90s
   shutdown_timeout: 2m
 tiers: []
 observability: {listen: "[::]:0", per_partition_metrics: true, log_format: console, log_level: debug}
@@ -145,6 +147,7 @@ control: {socket: /tmp/control.sock}
             memory_limit_bytes=1024 * MIB,
             start=StartPolicy.LATEST,
             discovery_interval_seconds=1.5,
+            snapshot_interval_seconds=90.0,
             shutdown_timeout_seconds=120.0,
         ),
         tiers=(),

@@ -1,0 +1,92 @@
+"""Asking about consumer groups, ACLs and quotas: in parts, each with a deadline; error codes inside are the caller's.
+
+Who asks takes a lane: a group's answer may be megabytes, and on one connection everything else would wait behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from kbackupd.kafka.answers import (
+    ClusterAccess,
+    Coordinator,
+    DescribedAcls,
+    DescribedGroup,
+    DescribedQuotas,
+    FetchedOffsets,
+    ListedGroups,
+)
+from kbackupd.kafka.connection import KafkaConnection
+from kbackupd.kafka.types import KafkaErrorCode
+from kbackupd.kafka.wire_cluster import DescribeAclsRequest, DescribeClusterRequest, DescribeQuotasRequest
+from kbackupd.kafka.wire_groups import (
+    DescribeGroupsRequest,
+    FetchOffsetsRequest,
+    FindCoordinatorsRequest,
+    ListGroupsRequest,
+    ListTypedGroupsRequest,
+)
+from kbackupd.model.errors import KafkaDeniedError
+
+_GROUPS_PER_REQUEST = 500
+
+
+class GroupQuestions:
+    """One cluster, asked over connections of its own. All methods raise KafkaUnavailableError and KafkaDeniedError."""
+
+    def __init__(self, connection: KafkaConnection, *, timeout_seconds: float) -> None:
+        self._connection = connection
+        self._timeout_seconds = timeout_seconds
+        self.lane = connection.new_lane()
+
+    async def list_groups(self, node_id: int) -> ListedGroups:
+        """The groups that broker coordinates, with their types where it knows types (Kafka 3.8)."""
+        try:
+            return await self._connection.send(
+                node_id, ListTypedGroupsRequest(), timeout_seconds=self._timeout_seconds, lane=self.lane
+            )
+        except KafkaDeniedError as error:
+            if error.code != KafkaErrorCode.UNSUPPORTED_VERSION:
+                raise
+        return await self._connection.send(
+            node_id, ListGroupsRequest(), timeout_seconds=self._timeout_seconds, lane=self.lane
+        )
+
+    async def find_coordinators(self, group_ids: Sequence[str]) -> Mapping[str, Coordinator]:
+        found: dict[str, Coordinator] = {}
+        for part in _parts(group_ids):
+            request = FindCoordinatorsRequest(group_ids=part)
+            part_found = await self._connection.send_any(request, timeout_seconds=self._timeout_seconds, lane=self.lane)
+            found.update(part_found)
+        return found
+
+    async def describe_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, DescribedGroup]:
+        """Classic groups that `node_id` coordinates."""
+        request = DescribeGroupsRequest(group_ids=group_ids)
+        return await self._connection.send(node_id, request, timeout_seconds=self._timeout_seconds, lane=self.lane)
+
+    async def fetch_offsets(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, FetchedOffsets]:
+        """All that groups have committed which `node_id` coordinates; topics that are hidden are left out silently."""
+        request = FetchOffsetsRequest(group_ids=group_ids)
+        return await self._connection.send(node_id, request, timeout_seconds=self._timeout_seconds, lane=self.lane)
+
+    async def access(self) -> ClusterAccess:
+        """Whether lists are whole."""
+        return await self._connection.send_any(
+            DescribeClusterRequest(), timeout_seconds=self._timeout_seconds, lane=self.lane
+        )
+
+    async def acls(self) -> DescribedAcls:
+        return await self._connection.send_any(
+            DescribeAclsRequest(), timeout_seconds=self._timeout_seconds, lane=self.lane
+        )
+
+    async def quotas(self) -> DescribedQuotas:
+        return await self._connection.send_any(
+            DescribeQuotasRequest(), timeout_seconds=self._timeout_seconds, lane=self.lane
+        )
+
+
+def _parts(group_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(group_ids), _GROUPS_PER_REQUEST):
+        yield group_ids[start : start + _GROUPS_PER_REQUEST]

@@ -1,0 +1,166 @@
+"""The requests about consumer groups: who coordinates them, which there are, what they have committed.
+
+Sources: the message definitions (`*.json`) of Apache Kafka; flexible versions that Kafka 3.1 and later understand, but
+for the types of groups, which only later brokers tell (`ListGroupsRequest`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from kbackupd.kafka.answers import (
+    Coordinator,
+    DescribedGroup,
+    FetchedOffset,
+    FetchedOffsets,
+    ListedGroup,
+    ListedGroups,
+)
+from kbackupd.kafka.codec import EMPTY_TAGS, Reader, WireRequest, array, boolean, int8, string
+
+_GROUP = 0
+"""Kafka's number for the coordinator type "group"."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ListGroupsRequest(WireRequest[ListedGroups]):
+    """The groups one broker coordinates, as far as they may be described; without types, as Kafka before 3.8 has it."""
+
+    API_KEY = 16
+    API_VERSION = 4
+
+    def encode(self) -> bytes:
+        return array([], string) + EMPTY_TAGS
+
+    def decode(self, buffer: bytes, position: int) -> ListedGroups:
+        reader = Reader(buffer, position)
+        reader.int32()  # throttle time
+        return ListedGroups(error_code=reader.int16(), groups=reader.array(lambda: self._group(reader)))
+
+    def _group(self, reader: Reader) -> ListedGroup:
+        group_id, protocol_type, state = reader.string(), reader.string(), reader.string()
+        type_ = self._type(reader)
+        reader.skip_tags()
+        return ListedGroup(group_id=group_id, protocol_type=protocol_type, state=state, type=type_)
+
+    def _type(self, reader: Reader) -> str:
+        return ""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ListTypedGroupsRequest(ListGroupsRequest):
+    """The same with the groups' types, `Classic`, `Consumer` and so on."""
+
+    API_VERSION = 5
+
+    def encode(self) -> bytes:
+        return array([], string) + array([], string) + EMPTY_TAGS
+
+    def _type(self, reader: Reader) -> str:
+        return reader.string()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class FindCoordinatorsRequest(WireRequest[dict[str, Coordinator]]):
+    API_KEY = 10
+    API_VERSION = 4
+
+    group_ids: Sequence[str]
+
+    def encode(self) -> bytes:
+        return int8(_GROUP) + array(self.group_ids, string) + EMPTY_TAGS
+
+    def decode(self, buffer: bytes, position: int) -> dict[str, Coordinator]:
+        reader = Reader(buffer, position)
+        reader.int32()  # throttle time
+        found: dict[str, Coordinator] = {}
+        for _ in range(reader.uvarint() - 1):
+            group_id, node_id = reader.string(), reader.int32()
+            reader.string()  # host
+            reader.int32()  # port
+            found[group_id] = Coordinator(error_code=reader.int16(), node_id=node_id)
+            reader.nullable_string()  # what it has to say about the error
+            reader.skip_tags()
+        return found
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class DescribeGroupsRequest(WireRequest[dict[str, DescribedGroup]]):
+    """Classic groups only: others are answered for as if they did not exist."""
+
+    API_KEY = 15
+    API_VERSION = 5
+
+    group_ids: Sequence[str]
+
+    def encode(self) -> bytes:
+        return array(self.group_ids, string) + boolean(False) + EMPTY_TAGS
+
+    def decode(self, buffer: bytes, position: int) -> dict[str, DescribedGroup]:
+        reader = Reader(buffer, position)
+        reader.int32()  # throttle time
+        found: dict[str, DescribedGroup] = {}
+        for _ in range(reader.uvarint() - 1):
+            error_code, group_id, state = reader.int16(), reader.string(), reader.string()
+            reader.string()  # protocol type
+            reader.string()  # assignor
+            members = reader.array(lambda: self._member(reader))
+            reader.int32()  # authorized operations, not asked for
+            reader.skip_tags()
+            found[group_id] = DescribedGroup(error_code=error_code, state=state, members=len(members))
+        return found
+
+    @staticmethod
+    def _member(reader: Reader) -> None:
+        reader.string()  # member id
+        reader.nullable_string()  # group instance id
+        reader.string()  # client id
+        reader.string()  # client host
+        reader.take(max(0, reader.uvarint() - 1))  # subscription
+        reader.take(max(0, reader.uvarint() - 1))  # assignment
+        reader.skip_tags()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class FetchOffsetsRequest(WireRequest[dict[str, FetchedOffsets]]):
+    """Everything these groups have committed, as far as their topics may be described; asked of their coordinator."""
+
+    API_KEY = 9
+    API_VERSION = 8
+
+    group_ids: Sequence[str]
+
+    def encode(self) -> bytes:
+        groups = array(self.group_ids, lambda group_id: string(group_id) + array(None, string) + EMPTY_TAGS)
+        return groups + boolean(False) + EMPTY_TAGS
+
+    def decode(self, buffer: bytes, position: int) -> dict[str, FetchedOffsets]:
+        reader = Reader(buffer, position)
+        reader.int32()  # throttle time
+        found: dict[str, FetchedOffsets] = {}
+        for _ in range(reader.uvarint() - 1):
+            group_id = reader.string()
+            offsets: list[FetchedOffset] = []
+            for _ in range(reader.uvarint() - 1):
+                topic = reader.string()
+                offsets.extend(reader.array(partial(self._offset, reader, topic)))
+                reader.skip_tags()
+            found[group_id] = FetchedOffsets(error_code=reader.int16(), offsets=tuple(offsets))
+            reader.skip_tags()
+        return found
+
+    @staticmethod
+    def _offset(reader: Reader, topic: str) -> FetchedOffset:
+        partition, offset, leader_epoch = reader.int32(), reader.int64(), reader.int32()
+        metadata, error_code = reader.nullable_string(), reader.int16()
+        reader.skip_tags()
+        return FetchedOffset(
+            topic=topic,
+            partition=partition,
+            offset=offset,
+            leader_epoch=leader_epoch,
+            metadata="" if metadata is None else metadata,
+            error_code=error_code,
+        )
