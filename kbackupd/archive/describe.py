@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from kbackupd.archive.archive import Archive, ArchivedTopic
 from kbackupd.archive.history import GapSpan, PartitionHistory
+from kbackupd.archive.state import StateDescription
 from kbackupd.format import documents, keys
 from kbackupd.model.errors import CorruptObjectError, ObjectMissingError, UnsupportedFormatError
 from kbackupd.model.positions import OffsetRange, PartitionId, TopicId
@@ -89,6 +90,8 @@ class ArchiveDescription:
     writers: tuple[WriterDescription, ...]
     topics: tuple[TopicDescription, ...]
     damaged: tuple[DamagedDescription, ...]
+    state: StateDescription | None = None
+    """Configuration and groups, newest or at an instant; None where nobody asked the snapshots."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

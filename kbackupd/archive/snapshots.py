@@ -11,13 +11,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic
 
+from kbackupd.archive.archive import no_archive
 from kbackupd.archive.catalog import DamagedObject
-from kbackupd.format import keys
+from kbackupd.format import documents, keys
 from kbackupd.format.snapshots import SnapshotFormat
-from kbackupd.model.errors import CorruptObjectError, ObjectMissingError, UnsupportedFormatError
+from kbackupd.model.errors import CorruptObjectError, ForeignArchiveError, ObjectMissingError, UnsupportedFormatError
 from kbackupd.model.segment import Identity, ObjectRef
 from kbackupd.model.snapshots import Content, Snapshot
 from kbackupd.store.protocol import ObjectStore
+from kbackupd.store.scoped import ScopedStore
 
 REPEATED_AFTER_MS = 6 * 3600 * 1000
 """An unchanged state is stored again after this: one object a quarter of a day is the price of a sign of life."""
@@ -170,6 +172,30 @@ async def _newest_number(store: ObjectStore, kind: keys.SnapshotKind, writer: st
         beyond = await any_from(middle)
         low, high = (low, middle) if beyond is None else (beyond, high)
     return low
+
+
+async def archive_snapshot_at(
+    store: ObjectStore, backup_id: str, format: SnapshotFormat[Content], at_ms: int | None
+) -> FoundSnapshot[Content]:
+    """As `snapshot_at`, in the archive `backup_id` under `store` (the `--path`).
+
+    Raises:
+        ObjectMissingError: there is no such archive.
+        CorruptObjectError: `backup.json` is damaged.
+        ForeignArchiveError: it is another archive than its place says.
+        KbackupError: the store could not say for certain what is there.
+    """
+    scoped = ScopedStore(store, backup_id)
+    try:
+        document = documents.decode_backup(await scoped.get(keys.BACKUP_KEY))
+    except ObjectMissingError as error:
+        raise no_archive(scoped.location) from error
+    if document.backup_id != backup_id:
+        raise ForeignArchiveError(
+            f"{scoped.location} holds the archive {document.backup_id!r}, not {backup_id!r}",
+            hint="an archive must be copied under its own backup id",
+        )
+    return await snapshot_at(scoped, format, at_ms, document.identity)
 
 
 async def snapshot_at(

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from kbackupd.archive.describe import ArchiveDescription, ArchiveSummary, PartitionDescription, TopicDescription
 from kbackupd.archive.dump import DumpReport
+from kbackupd.archive.state import StateDescription
 from kbackupd.cli.output import plain_table, print_sections
 from kbackupd.model.clock import iso
 from kbackupd.model.units import format_bytes
@@ -62,13 +63,62 @@ def print_description(console: Console, found: ArchiveDescription) -> None:
             f"{writer.writer}: started {_count(writer.epochs, 'time')}, {_count(writer.segments, 'segment')}, "
             f"{_count(writer.checkpoints, 'checkpoint')}, last segment {_second(writer.last_sealed_ms)}",
         )
+    if found.state is not None:
+        for label, text in _state_facts(found.state):
+            facts.add_row(label, text)
     sections: list[RenderableType] = [facts, _topics(console, found.topics)]
+    if found.state is not None and found.state.at_ms is not None:
+        sections.append(_configurations(console, found.state))
     notes = list(_notes(found))
     if notes:
         shown = notes if not console.is_terminal else notes[:ROWS_ON_TERMINAL]
         left = [Text(f"… and {len(notes) - len(shown)} more: --format json has all", "dim")] if notes != shown else []
         sections.append(Group(*shown, *left))
     print_sections(console, sections)
+
+
+def _state_facts(state: StateDescription) -> Iterator[tuple[str, Text]]:
+    """What the snapshots say, in a line each, and what they do not."""
+    until = "" if state.at_ms is None else f" by {iso(state.at_ms)}"
+    groups = state.groups
+    if groups is None:
+        yield "groups", Text(f"none captured{until}")
+    else:
+        text = f"{_count(groups.groups, 'group')}, {_count(groups.positions, 'position')}, taken {iso(groups.taken_ms)}"
+        if groups.not_read:
+            text += f"; {groups.not_read:,} hidden or not answered then: as they were before"
+        if not groups.lists_all:
+            text += "; groups that the backup may not describe are left out"
+        yield "groups", Text(text)
+    for part in state.parts:
+        text = f"{part.count:,}, as of {iso(part.answered_ms)}" if part.answered_ms >= 0 else "not known"
+        if part.outcome != "ok":
+            text += f"; {part.outcome}: {part.cause}"
+        yield part.name, Text(text)
+    for damaged in state.damaged:
+        yield "damaged", Text(f"{damaged.key}: {damaged.reason}; an older snapshot stands in", "red")
+
+
+def _configurations(console: Console, state: StateDescription) -> RenderableType:
+    at = iso(state.at_ms) if state.at_ms is not None else "the end"
+    title = Text(f"CONFIGURATION AS OF {at}", "bold")
+    if not state.topics:
+        return Group(title, Text("no topic was known"))
+    table = plain_table(console)
+    table.add_column("TOPIC", overflow="fold")
+    table.add_column("PARTITIONS", justify="right")
+    table.add_column("SET ON THE TOPIC", overflow="fold")
+    table.add_column("AS OF", no_wrap=True)
+    shown = state.topics[:ROWS_ON_TERMINAL] if console.is_terminal else state.topics
+    for topic in shown:
+        configs = ", ".join(f"{key}={value}" for key, value in sorted(topic.configs.items())) or NONE
+        if topic.outcome != "ok":
+            configs = f"{configs} ({topic.outcome}: {topic.cause})"
+        name = topic.name if topic.backed_up else f"{topic.name} (not backed up)"
+        table.add_row(name, str(topic.partitions), configs, _second(topic.as_of_ms))
+    left = len(state.topics) - len(shown)
+    more = [Text(f"… and {left:,} topics more: --format json has all", "dim")] if left else []
+    return Group(title, table, *more)
 
 
 def _topics(console: Console, topics: Sequence[TopicDescription]) -> RenderableType:

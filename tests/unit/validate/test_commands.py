@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from kbackupd.cli.main import main
+from kbackupd.format import keys
+from kbackupd.model.clock import iso
 from tests.archive_builder import ArchiveBuilder
 from tests.unit.cli.conftest import restored_logging
 from tests.unit.validate.eventful import eventful_archive
@@ -58,6 +60,44 @@ def test_describe_names_topics_offsets_gaps_and_writers(where: Path, capsys: pyt
     assert call("describe", *at(where), "--format", "json") == 0
     described = json.loads(capsys.readouterr().out)
     assert {topic["name"] for topic in described["topics"]} == {"orders", "table", "empty"}
+
+
+def test_describe_at_an_instant_shows_the_configuration_of_then(
+    where: Path, built: ArchiveBuilder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = sorted(
+        one.taken_ms for key in built.keys if (one := keys.parse_snapshot_key(key)) and one.kind == "cluster"
+    )
+    assert call("describe", *at(where), "--at", str(taken[0])) == 0
+    assert "retention.ms=604800000" in capsys.readouterr().out
+    assert call("describe", *at(where), "--at", iso(taken[-1])) == 0
+    text = capsys.readouterr().out
+    assert "retention.ms=120000" in text
+    assert "not known; denied: CLUSTER_AUTHORIZATION_FAILED (31)" in text
+
+
+def test_groups_shows_positions_and_what_was_not_answered(where: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("groups", *at(where)) == 0
+    text = capsys.readouterr().out
+    for part in ("billing", "orders", "group fraud: failed: no answer in time", "grant it Describe on the Cluster"):
+        assert part in text
+    assert call("groups", *at(where), "--group", "b*", "--format", "json") == 0
+    report = json.loads(capsys.readouterr().out)
+    (billing,) = report["groups"]
+    (position,) = billing["positions"]
+    assert (billing["group_id"], position["topic"], position["offset"]) == ("billing", "orders", 8)
+    assert report["complete"] is False
+
+
+def test_groups_before_the_first_snapshot_ends_with_6_and_seconds_are_refused_with_2(
+    where: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("groups", *at(where), "--at", "2026-01-01T00:00:00Z") == 6
+    assert "the first snapshot is of 2026-01-01T00:00:0" in capsys.readouterr().err
+    assert call("groups", *at(where), "--at", "1774310400") == 2
+    said = capsys.readouterr().err
+    assert "1970-01-21" in said
+    assert "1774310400000 would be 2026-03-24T00:00:00.000Z" in said
 
 
 def test_a_valid_archive_ends_with_0_and_its_json_counts_what_was_read(
