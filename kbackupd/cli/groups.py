@@ -21,9 +21,7 @@ def command(
     config: ConfigOption = None,
     at: Annotated[
         str | None,
-        typer.Option(
-            "--at", metavar="TIME", help="As of this instant (ISO 8601 or epoch ms); default: the last known."
-        ),
+        typer.Option("--at", metavar="TIME", help="As of this instant (ISO 8601 or epoch ms)."),
     ] = None,
     group: Annotated[str, typer.Option("--group", metavar="GLOB", help="Which groups.")] = "*",
     output: Annotated[OutputFormat, typer.Option("--format", help="text or json")] = OutputFormat.TEXT,
