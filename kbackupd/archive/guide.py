@@ -25,6 +25,9 @@ Get the data back
          target: {bootstrap_servers: [new-cluster:9092]}
   5. kbackupd restore --config restore.yaml --dry-run
      kbackupd restore --config restore.yaml
+  6. Where consumer groups stood, and how topics were configured, at an instant (ISO 8601):
+       kbackupd groups --path PATH --backup-id ID --at TIME
+       kbackupd describe --path PATH --backup-id ID --at TIME
 
 Without kbackupd
   Every segments/**/*.kbs is: 8 bytes of magic, runs of Kafka record batches, a footer, an envelope, a trailer of

@@ -36,8 +36,8 @@ TRIES = 3
 FIRST_PAUSE_SECONDS = 0.5
 BELIEVED_AFTER = 2
 """Rounds in a row in which a group had lost all it had, before that is believed."""
-POSITIONS_MAX = 200_000
-"""Bounds the memory of a round, some 60 MB. `__consumer_offsets` itself is captured whatever this says."""
+POSITIONS_MAX = 100_000
+"""Bounds the memory of a round, some 40 MB. `__consumer_offsets` itself is captured whatever this says."""
 
 _NOT_NOW = frozenset(
     {
@@ -141,6 +141,8 @@ class GroupSurvey:
                     answer = await self._source.list_groups(node_id)
                 except (KafkaUnavailableError, KafkaDeniedError) as error:
                     part = failed_by(error, answered_before_ms)
+                    if attempt:  # once more, for a connection that broke while idle; a silent broker costs its deadline
+                        break
                     continue
                 rows = answer.groups
                 if answer.error_code == KafkaErrorCode.NONE:

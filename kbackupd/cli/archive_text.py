@@ -114,7 +114,7 @@ def _configurations(console: Console, state: StateDescription) -> RenderableType
         configs = ", ".join(f"{key}={value}" for key, value in sorted(topic.configs.items())) or NONE
         if topic.outcome != "ok":
             configs = f"{configs} ({topic.outcome}: {topic.cause})"
-        name = topic.name if topic.backed_up else f"{topic.name} (not backed up)"
+        name = topic.name if topic.backed_up else f"{topic.name} (not captured by then)"
         table.add_row(name, str(topic.partitions), configs, _second(topic.as_of_ms))
     left = len(state.topics) - len(shown)
     more = [Text(f"… and {left:,} topics more: --format json has all", "dim")] if left else []

@@ -23,8 +23,6 @@ from kbackupd.format.columns import (
     decode_json,
 )
 from kbackupd.format.container import (
-    CLUSTER,
-    GROUPS,
     MAGIC,
     MAGIC_BYTES,
     NeedMore,
@@ -168,13 +166,10 @@ def encode_groups(snapshot: Snapshot[GroupsContent]) -> tuple[bytes, str]:
     topics = {(position.topic_id, position.topic): 0 for group in content.groups for position in group.positions}
     for row, topic in enumerate(topics):
         topics[topic] = row
-    positions = [
-        (row, topics[one.topic_id, one.topic], one.partition, one.offset, one.leader_epoch, one.metadata)
-        for row, group in enumerate(content.groups)
-        for one in group.positions
-    ]
+    # Column by column: there may be a hundred thousand positions, and rows of them would be held beside the columns.
+    rows = [(row, one) for row, group in enumerate(content.groups) for one in group.positions]
     footer = _GroupsFooter(
-        *_head(snapshot, GROUPS),
+        *_head(snapshot, "groups"),
         lists_all=content.lists_all,
         coordinators=_Coordinators(
             [one.node_id for one in content.coordinators], *_part_columns(one.part for one in content.coordinators)
@@ -192,16 +187,24 @@ def encode_groups(snapshot: Snapshot[GroupsContent]) -> tuple[bytes, str]:
             [one.sent_ms for one in content.groups],
             [one.part.answered_ms for one in content.groups],
         ),
-        positions=_Positions(*_columns(positions, 6)),
+        positions=_Positions(
+            [row for row, _ in rows],
+            [topics[one.topic_id, one.topic] for _, one in rows],
+            [one.partition for _, one in rows],
+            [one.offset for _, one in rows],
+            [one.leader_epoch for _, one in rows],
+            [one.metadata for _, one in rows],
+        ),
     )
-    return _sealed(snapshot, GROUPS, footer, decode_groups)
+    del rows
+    return _sealed(snapshot, "groups", footer)
 
 
 def encode_cluster(snapshot: Snapshot[ClusterContent]) -> tuple[bytes, str]:
     """As `encode_groups`."""
     content = snapshot.content
     footer = _ClusterFooter(
-        *_head(snapshot, CLUSTER),
+        *_head(snapshot, "cluster"),
         parts=_Parts(
             _part(content.brokers_part),
             _part(content.topics_part),
@@ -220,7 +223,7 @@ def encode_cluster(snapshot: Snapshot[ClusterContent]) -> tuple[bytes, str]:
         acls=_Acls(*_columns(content.acls, 7)),
         quotas=[_Quota(dict(one.entity), dict(one.values)) for one in content.quotas],
     )
-    return _sealed(snapshot, CLUSTER, footer, decode_cluster)
+    return _sealed(snapshot, "cluster", footer)
 
 
 def _head(snapshot: Snapshot[Content], kind: str) -> tuple[str, int, int, int, int, Ref | None, str]:
@@ -252,9 +255,7 @@ def _columns(rows: Sequence[tuple[object, ...]], width: int) -> list[list]:  # t
     return [[row[column] for row in rows] for column in range(width)]
 
 
-def _sealed(
-    snapshot: Snapshot[Content], kind: str, footer: Struct, decode: Callable[[str, bytes, Identity], object]
-) -> tuple[bytes, str]:
+def _sealed(snapshot: Snapshot[Content], kind: SnapshotKind, footer: Footer) -> tuple[bytes, str]:
     tail, digest = encode_tail(
         kind=kind,
         key=snapshot.key,
@@ -264,7 +265,7 @@ def _sealed(
     )
     data = MAGIC[kind] + tail
     try:
-        decode(snapshot.key, data, snapshot.identity)
+        _opened(snapshot.key, data, snapshot.identity, kind, type(footer))
     except CorruptObjectError as problem:
         raise ValueError(f"a snapshot that no reader would take: {problem}") from problem
     return data, digest
@@ -279,43 +280,60 @@ def decode_groups(
         CorruptObjectError: anything is not as written, or of another archive than `identity`.
         UnsupportedFormatError: sound, but of a newer format.
     """
-    tail, footer = _opened(key, data, identity, GROUPS, _GroupsFooter)
-    try:
-        return _snapshot(key, tail, footer, "groups", _groups_content(footer)), tail.digest
-    except Violation as problem:
-        raise CorruptObjectError(key, f"footer: {problem}") from problem
+    tail, footer = _opened(key, data, identity, "groups", _GroupsFooter)
+    return _snapshot(key, tail, footer, _groups_content(footer)), tail.digest
 
 
 def decode_cluster(
     key: str, data: bytes | memoryview, identity: Identity | None = None
 ) -> tuple[Snapshot[ClusterContent], str]:
     """As `decode_groups`."""
-    tail, footer = _opened(key, data, identity, CLUSTER, _ClusterFooter)
-    try:
-        return _snapshot(key, tail, footer, "cluster", _cluster_content(footer)), tail.digest
-    except Violation as problem:
-        raise CorruptObjectError(key, f"footer: {problem}") from problem
+    tail, footer = _opened(key, data, identity, "cluster", _ClusterFooter)
+    return _snapshot(key, tail, footer, _cluster_content(footer)), tail.digest
 
 
 def _opened(
-    key: str, data: bytes | memoryview, identity: Identity | None, kind: str, shape: type[Footer]
+    key: str, data: bytes | memoryview, identity: Identity | None, kind: SnapshotKind, shape: type[Footer]
 ) -> tuple[Tail, Footer]:
+    """Everything checked, nothing built yet."""
     tail = parse_tail(key, data, len(data), kind=kind, expect=identity)
     if isinstance(tail, NeedMore):
         raise CorruptObjectError(key, "object: its end is not all there")
     check_magic(key, data, kind)
     footer = decode_json(key, "footer", tail.footer_json, shape)
-    if tail.body_bytes != MAGIC_BYTES or footer.body_sha256 != _body_sha256(kind):
-        raise CorruptObjectError(key, "footer: body: a snapshot has none but its magic")
+    try:
+        if tail.body_bytes != MAGIC_BYTES or footer.body_sha256 != _body_sha256(kind):
+            raise Violation("body: a snapshot has none but its magic")
+        at = SnapshotKey(kind, footer.writer, footer.writer_epoch, footer.number, footer.taken_ms)
+        if parse_snapshot_key(key) != at:
+            raise Violation("writer, writer_epoch, number or taken_ms contradict the key")
+        if isinstance(footer, _GroupsFooter):
+            _check_groups(footer)
+        else:
+            _check_cluster(footer)
+    except Violation as problem:
+        raise CorruptObjectError(key, f"footer: {problem}") from problem
     return tail, footer
 
 
-def _snapshot(
-    key: str, tail: Tail, footer: _GroupsFooter | _ClusterFooter, kind: SnapshotKind, content: Content
-) -> Snapshot[Content]:
-    at = SnapshotKey(kind, footer.writer, footer.writer_epoch, footer.number, footer.taken_ms)
-    if parse_snapshot_key(key) != at:
-        raise Violation("writer, writer_epoch, number or taken_ms contradict the key")
+def _check_groups(footer: _GroupsFooter) -> None:
+    count = check_columns("groups", footer.groups)
+    if len(set(footer.groups.group_id)) != count:
+        raise Violation("groups: a group id stands twice")
+    check_columns("coordinators", footer.coordinators)
+    check_columns("positions", footer.positions)
+    check_indices("positions: group", footer.positions.group, count)
+    check_indices("positions: topic", footer.positions.topic, len(footer.topics))
+
+
+def _check_cluster(footer: _ClusterFooter) -> None:
+    for name, table in (("brokers", footer.brokers), ("topics", footer.topics), ("acls", footer.acls)):
+        check_columns(name, table)
+    if len(set(footer.topics.topic_id)) != len(footer.topics.topic_id):
+        raise Violation("topics: a topic id stands twice")
+
+
+def _snapshot(key: str, tail: Tail, footer: _Head, content: Content) -> Snapshot[Content]:
     return Snapshot(
         identity=tail.identity,
         key=key,
@@ -330,21 +348,15 @@ def _snapshot(
 
 
 def _groups_content(footer: _GroupsFooter) -> GroupsContent:
-    table, asked, held = footer.groups, footer.coordinators, footer.positions
-    count = check_columns("groups", table)
-    if len(set(table.group_id)) != count:
-        raise Violation("groups: a group id stands twice")
-    check_columns("coordinators", asked)
-    check_columns("positions", held)
-    check_indices("positions: group", held.group, count)
-    check_indices("positions: topic", held.topic, len(footer.topics))
     topics = [(None if id is None else TopicId(id), name) for id, name in footer.topics]
-    positions: list[list[CommittedOffset]] = [[] for _ in range(count)]
-    for group, topic, *rest in _rows(held):
+    positions: list[list[CommittedOffset]] = [[] for _ in footer.groups.group_id]
+    for group, topic, *rest in _rows(footer.positions):
         positions[group].append(CommittedOffset(*topics[topic], *rest))
     return GroupsContent(
         lists_all=footer.lists_all,
-        coordinators=tuple(CoordinatorState(node_id=node_id, part=_part_of(*part)) for node_id, *part in _rows(asked)),
+        coordinators=tuple(
+            CoordinatorState(node_id=node_id, part=_part_of(*part)) for node_id, *part in _rows(footer.coordinators)
+        ),
         groups=tuple(
             GroupState(
                 group_id=group_id,
@@ -368,16 +380,12 @@ def _groups_content(footer: _GroupsFooter) -> GroupsContent:
                 cause,
                 sent_ms,
                 answered_ms,
-            ) in enumerate(_rows(table))
+            ) in enumerate(_rows(footer.groups))
         ),
     )
 
 
 def _cluster_content(footer: _ClusterFooter) -> ClusterContent:
-    for name, table in (("brokers", footer.brokers), ("topics", footer.topics), ("acls", footer.acls)):
-        check_columns(name, table)
-    if len(set(footer.topics.topic_id)) != len(footer.topics.topic_id):
-        raise Violation("topics: a topic id stands twice")
     return ClusterContent(
         brokers_part=_part_value(footer.parts.brokers),
         brokers=tuple(

@@ -235,6 +235,20 @@ def test_a_share_group_has_no_positions_and_is_not_a_failure(stand: Stand) -> No
     assert stand.group("share").type == "share"
 
 
+def test_positions_beyond_the_bound_are_not_asked_for_and_said_to_be_missing(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand.round()
+    monkeypatch.setattr("kbackupd.capture.group_survey.POSITIONS_MAX", 2)
+    monkeypatch.setattr("kbackupd.capture.group_survey.GROUPS_PER_REQUEST", 1)
+    stand.cluster.commit("other", "orders", 0, 1, coordinator=1)
+    stand.round()
+    outcomes = {one.group_id: one.part for one in stand.groups().groups}
+    assert "more than 2 positions" in outcomes["other"].cause
+    assert outcomes["other"].answered_ms == -1
+    assert stand.offsets("billing") == {("orders", 0): 10, ("orders", 1): 11}
+
+
 def test_without_describe_on_the_cluster_the_list_is_not_called_whole(stand: Stand) -> None:
     stand.cluster.may_describe = False
     stand.round()
