@@ -110,8 +110,8 @@ class SessionLoop:
         self._request_bytes = context.request_bytes
         self._busy_loops = busy_loops
         self._largest_batch_bytes = 0
-        """Of late: the first batch comes whole, asked for or not. When every answer that held none as large halved it, as
-        an idle loop's do twice a second, bursts came to many loops that had reserved for the little before.
+        """Of late: the first batch comes whole, asked for or not. When every answer that held none as large halved it,
+        as an idle loop's do twice a second, bursts came to many loops that had reserved for the little before.
         """
         self._largest_at = float("-inf")
         self._nonempty = asyncio.Event()

@@ -57,7 +57,7 @@ def status(context: typer.Context, topic: TopicOption = "*", format: FormatOptio
 def flush(context: typer.Context, topic: TopicOption = "*", format: FormatOption = OutputFormat.TEXT) -> None:
     """Make what was captured so far durable. Returns when it is, and says up to which offsets.
 
-    Exit code 6: some partitions were left out (paused, failing, gone, or still far behind); they are listed with the reason.
+    Exit code 6: some partitions were left out (paused, failing, gone, or still far behind); each is listed with why.
     """
     report = _ask(context, lambda client: client.flush(topic))
     if format is OutputFormat.JSON:

@@ -213,7 +213,9 @@ async def _open_archive_store(
         metrics.store_retried(operation, error)
         if attempt >= PROBLEM_AFTER_TRIES:
             problems.report(f"store {operation}", error.message, hint=error.hint)
-        log.debug(events.STORE_RETRIED, operation=operation, error=error.message, attempt=attempt)
+        # Said once per operation, when it is no hiccup any more: a start waits for the store up to a minute.
+        say = log.warning if attempt == PROBLEM_AFTER_TRIES else log.debug
+        say(events.STORE_RETRIED, operation=operation, error=error.message, attempt=attempt)
 
     def ended(operation: Operation, seconds: float, size_bytes: int, outcome: Outcome) -> None:
         metrics.store_operation_ended(operation, seconds, size_bytes, outcome)

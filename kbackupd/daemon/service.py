@@ -75,8 +75,7 @@ class Service:
     def _running(self) -> Running:
         if self._running_now is None:
             raise UnreachableError(
-                "the daemon is still starting: it is taking over the archive",
-                hint="ask again in a moment; its log says how far it is",
+                f"the daemon is still starting: {'; '.join(self._start_reasons())}", hint="ask again in a moment"
             )
         return self._running_now
 
@@ -119,8 +118,13 @@ class Service:
 
     def health(self) -> HealthReport:
         if self._running_now is None:
-            return HealthReport(ready=False, healthy=False, reasons=("taking over the archive",))
+            return HealthReport(ready=False, healthy=False, reasons=self._start_reasons())
         return self._health(aggregate(partition_samples(self._running.pipeline, self._clock)))
+
+    def _start_reasons(self) -> tuple[str, ...]:
+        """What a start is doing, and what it waits for."""
+        waits = [f"{problem.subject}: {problem.message}" for problem in self._problems.current()]
+        return ("taking over the archive", *waits)
 
     def _health(self, exposure: Exposure) -> HealthReport:
         reasons = []

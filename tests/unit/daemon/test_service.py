@@ -50,6 +50,16 @@ async def test_while_it_takes_over_the_archive_it_lives_is_not_ready_and_says_wh
             await verb("*")
 
 
+async def test_a_start_that_waits_for_the_store_says_so_to_whoever_asks() -> None:
+    site = Site.new()
+    problems = Problems(site.clock)
+    service = serving(site, problems)
+    problems.report("store get", "s3://bucket: connection refused")
+    assert service.health().reasons == ("taking over the archive", "store get: s3://bucket: connection refused")
+    with pytest.raises(UnreachableError, match="connection refused"):
+        await service.flush("*")
+
+
 def test_it_is_ready_and_healthy_once_all_partitions_are_followed() -> None:
     site = Site.new()
     site.cluster.create("orders", 2)
