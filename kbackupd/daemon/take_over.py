@@ -10,6 +10,7 @@ from __future__ import annotations
 import structlog
 
 from kbackupd.archive.identity import claim_epoch, identity_of, open_or_create
+from kbackupd.archive.other_writers import refuse_hidden_start
 from kbackupd.archive.recovery import recover
 from kbackupd.capture.log_ends import log_ends
 from kbackupd.capture.pipeline import Resume
@@ -34,6 +35,7 @@ async def take_over(
     Raises:
         KafkaUnavailableError, KafkaDeniedError: the cluster could not be asked who it is.
         ForeignArchiveError: the archive is another cluster's.
+        RefusedError: another writer's branches would hide what this one stores.
         KbackupError: the store could not say for certain what is there.
     """
     cluster_id = (await source.metadata([])).cluster_id
@@ -51,6 +53,7 @@ async def take_over(
     log.info(events.WRITER_CLAIMED, writer=settings.writer, epoch=epoch)
     started = clock.monotonic()
     recovery = await recover(store, writer=settings.writer, writer_epoch=epoch, identity=identity)
+    await refuse_hidden_start(store, recovery.state, identity=identity)
     for key in recovery.damaged:
         log.error(
             events.OBJECT_DAMAGED, key=key, consequence="its offsets are captured again where the source has them"

@@ -145,7 +145,8 @@ class DaemonFile(Root):
     backup_id: Name
     """Name of the archive: the directory below the storage prefix."""
     writer: Name = "main"
-    """Name of this daemon within the archive. A second daemon with the same name fences the first."""
+    """Name of this daemon within the archive. A second daemon with the same name fences the first. Leave it as it is:
+    under another name everything is captured again, and a start is refused where a log was ever cut."""
     source: SourceSection
     """The cluster that is backed up."""
     storage: StorageSection

@@ -11,7 +11,7 @@ from kbackupd.archive.archive import Archive
 from kbackupd.capture.roll import RollReason
 from kbackupd.capture.sampling import partition_samples
 from kbackupd.kafka.types import NO_TOPIC_ID
-from kbackupd.model.errors import FencedError, StoreUnavailableError, UsageError
+from kbackupd.model.errors import FencedError, RefusedError, StoreUnavailableError, UsageError
 from kbackupd.model.events import GapCause, PartitionSeen, TopicDeleted, TopicExcluded, TopicSeen
 from kbackupd.model.segment import RunFlag
 from kbackupd.model.settings import StartPolicy, TopicSelection
@@ -995,6 +995,36 @@ def test_a_second_daemon_fences_the_first_and_nothing_is_lost() -> None:
         await taken_over
 
     run(both(), clock=site.clock)
+    site.check()
+
+
+def test_a_writer_that_was_renamed_after_a_log_was_cut_is_refused_and_the_old_name_goes_on() -> None:
+    """Readers follow the old name's branch: what the new one stored below it would never be read."""
+    site = Site.new(writer="first")
+    log = site.cluster.create("orders").logs[0]
+    log.append(9)
+    site.run_life(Life.durable)
+    log.truncate(6)
+    log.append(3)
+    site.run_life(Life.durable)
+    site.settings = replace(site.settings, writer="second")
+    with pytest.raises(RefusedError, match="'first' has seen logs cut") as refused:
+        site.run_life(Life.durable)
+    assert "set writer: first again" in refused.value.hint
+    site.settings = replace(site.settings, writer="first")
+    log.append(4)
+    site.run_life(Life.durable)
+    site.check()
+
+
+def test_a_renamed_writer_goes_on_where_no_log_was_ever_cut() -> None:
+    site = Site.new(writer="first")
+    log = site.cluster.create("orders").logs[0]
+    log.append(9)
+    site.run_life(Life.durable)
+    site.settings = replace(site.settings, writer="second")
+    log.append(3)
+    site.run_life(Life.durable)
     site.check()
 
 
