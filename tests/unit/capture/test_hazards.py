@@ -823,25 +823,28 @@ def test_a_truncation_told_only_behind_a_lost_segment_does_not_hide_what_is_capt
     assert history.branch == 2
 
 
+async def _losing_a_first_event(life: Life) -> None:
+    """The segment that tells of `orders` stalls, a later one with its partition's records may land; then a kill."""
+    site = life.site
+    await life.durable()
+    site.faults.stall("put", key_part="segments/")
+    log = site.cluster.create("orders").logs[0]
+    log.leader_id = 9
+    life.pipeline.roster.metadata_wanted.set()
+    await life.until(lambda: any(t.name == "orders" for t in life.pipeline.roster.topics.values()), "sight")
+    await asyncio.sleep(2)
+    log.elect(1)
+    log.append(3)
+    await life.follows("orders")
+    await asyncio.sleep(3)
+
+
 def test_the_first_event_of_a_topic_lost_while_its_partition_s_landed_is_told_again() -> None:
     """Found by killing at random: the next life's first checkpoint could not be written, for ever."""
     site = Site.new(flush_interval_seconds=0.5)
     site.cluster.create("other")
 
-    async def script(life: Life) -> None:
-        await life.durable()
-        site.faults.stall("put", key_part="segments/")
-        log = site.cluster.create("orders").logs[0]
-        log.leader_id = 9
-        life.pipeline.roster.metadata_wanted.set()
-        await life.until(lambda: any(t.name == "orders" for t in life.pipeline.roster.topics.values()), "sight")
-        await asyncio.sleep(2)
-        log.elect(1)
-        log.append(3)
-        await life.follows("orders")
-        await asyncio.sleep(3)
-
-    site.run_life(script, stop=False)
+    site.run_life(_losing_a_first_event, stop=False)
     site.faults.heal()
     site.run_life(Life.durable)
     archive = site.check()
@@ -854,20 +857,7 @@ def test_a_topic_whose_first_event_was_lost_and_that_is_gone_by_now_is_closed_wi
     site = Site.new(flush_interval_seconds=0.5)
     site.cluster.create("other")
 
-    async def script(life: Life) -> None:
-        await life.durable()
-        site.faults.stall("put", key_part="segments/")
-        log = site.cluster.create("orders").logs[0]
-        log.leader_id = 9
-        life.pipeline.roster.metadata_wanted.set()
-        await life.until(lambda: any(t.name == "orders" for t in life.pipeline.roster.topics.values()), "sight")
-        await asyncio.sleep(2)
-        log.elect(1)
-        log.append(3)
-        await life.follows("orders")
-        await asyncio.sleep(3)
-
-    site.run_life(script, stop=False)
+    site.run_life(_losing_a_first_event, stop=False)
     site.faults.heal()
     gone = site.cluster.delete("orders").logs[0]
 
