@@ -27,8 +27,8 @@ def keep_freed_memory() -> bool:
     """Have the C library keep the blocks we free for the next answer instead of giving them back and asking again.
 
     Every page that comes anew from the kernel is cleared and mapped first. By default glibc returns blocks of this
-    size as they are freed, so each fetched byte paid for that; it was a fifth of a backup's processor time
-    (docs/performance.md). How much is in use at most does not change, nor does the budget.
+    size as they are freed, so each fetched byte paid for that (figures: docs/performance.md). The budget does not
+    change by it.
 
     Returns:
         False where the C library has no such switch: nothing changes there.
