@@ -17,6 +17,8 @@ from kbackupd.model.units import format_bytes
 
 ROWS_ON_TERMINAL = 60
 """Of a table; the rest is summed up in a line. Piped output is complete."""
+ROOM_FOR_BOTH_IDS = 150
+"""Columns of a terminal on which `list` shows the archive's id beside the cluster's."""
 NONE = "–"
 
 
@@ -32,8 +34,11 @@ def print_archives(console: Console, path: str, archives: Sequence[ArchiveSummar
         table.add_column(heading, no_wrap=True)
     for heading in ("OBJECTS", "BYTES"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("WRITERS", "CLUSTER", "ARCHIVE"):
-        table.add_column(heading, overflow="fold")
+    # Ids that are folded cannot be copied: where there is no room, `describe` and JSON have the archive's.
+    ids = ("CLUSTER", "ARCHIVE") if console.width >= ROOM_FOR_BOTH_IDS else ("CLUSTER",)
+    table.add_column("WRITERS", overflow="fold")
+    for heading in ids:
+        table.add_column(heading, no_wrap=True)
     for one in archives:
         table.add_row(
             one.backup_id,
@@ -42,8 +47,7 @@ def print_archives(console: Console, path: str, archives: Sequence[ArchiveSummar
             f"{one.objects:,}",
             format_bytes(one.stored_bytes),
             ", ".join(one.writers) or NONE,
-            one.cluster_id or Text("damaged", "bold red"),
-            one.archive_id or NONE,
+            *(one.cluster_id or Text("damaged", "bold red"), one.archive_id or NONE)[: len(ids)],
         )
     problems = [Text(f"{one.backup_id}: {one.problem}", "red") for one in archives if one.problem]
     print_sections(console, [table, Group(*problems)] if problems else [table])

@@ -20,7 +20,7 @@ from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.model.clock import Clock, SystemClock
 from kbackupd.model.settings import RestoreSettings
 from kbackupd.restore.plan import RestorePlan, make_plan
-from kbackupd.restore.progress import RestoreProgress
+from kbackupd.restore.progress import Phase, RestoreProgress
 from kbackupd.restore.report import RestoreReport
 from kbackupd.restore.restore import execute
 from kbackupd.settings.load import load_restore_settings
@@ -81,6 +81,7 @@ async def _restore(settings: RestoreSettings, clock: Clock, progress: RestorePro
         async with showing(progress, clock):
             archive = await Archive.open(store, settings.source.backup_id)
             plan = make_plan(archive, settings)
+            progress.enter(Phase.CONNECTING, clock.monotonic())
             async with connection:
                 return await execute(plan, settings=settings, archive=archive, connection=connection, progress=progress)
     finally:

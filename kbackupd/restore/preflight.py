@@ -77,11 +77,15 @@ class TargetDeniedError(DeniedError):
 
 
 def _message(problems: Sequence[Problem]) -> str:
-    return "the restore was refused before any write: " + "; ".join(problem.what for problem in problems)
+    """One problem a line: of forty topics that exist, the fourteenth must be found with the eye."""
+    said = "the restore was refused before any write:"
+    if len(problems) == 1:
+        return f"{said} {problems[0].what}"
+    return "\n  ".join((said, *dict.fromkeys(problem.what for problem in problems)))
 
 
 def _remedies(problems: Sequence[Problem]) -> str:
-    return "; ".join(dict.fromkeys(problem.remedy for problem in problems))
+    return "\n      ".join(dict.fromkeys(problem.remedy for problem in problems))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 class Phase(StrEnum):
     OPENING = "reading the archive's index"
+    CONNECTING = "connecting to the target"
     PREFLIGHT = "looking at the target"
     PREPARING = "preparing topics"
     RESTORING = "restoring"

@@ -193,6 +193,18 @@ class TestPermissions:
         assert refused.value.exit_code == 5
         assert len(refused.value.problems) == 2
 
+    async def test_each_problem_and_each_remedy_is_told_on_a_line_of_its_own_and_once(self) -> None:
+        names = [f"orders-{number}" for number in range(3)]
+        target = ForgedTarget(topics={name: ForgedTopic(records=3) for name in names})
+
+        with pytest.raises(PreflightError) as refused:
+            await examine_target(target, await plan_for(*names))
+
+        head, *lines = refused.value.message.splitlines()
+        assert head == "the restore was refused before any write:"
+        assert [line.split()[1] for line in lines] == [f"{name}" for name in names], refused.value.message
+        assert len(refused.value.hint.splitlines()) == len({one.remedy for one in refused.value.problems})
+
     async def test_a_cluster_policy_that_will_not_have_the_topic_is_found_before_any_is_created(self) -> None:
         target = ForgedTarget(refuses={CreateTopicRequest: CODE.POLICY_VIOLATION})
 
