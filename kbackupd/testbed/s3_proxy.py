@@ -8,20 +8,16 @@ Runs in a thread, so that tests may block; rules may be added and lifted from an
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import struct
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from socket import SO_LINGER, SOL_SOCKET
-from types import TracebackType
-from typing import Self, TypeAlias, assert_never
+from typing import TypeAlias, assert_never
 from urllib.parse import unquote
 
-_START_DEADLINE_SECONDS = 10.0
+from kbackupd.testbed.proxy import HOST, FaultRule, LocalProxy, reset
+
 _HEAD_BYTES_MAX = 64 << 10
 _PIECE_BYTES = 64 << 10
-_HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +61,8 @@ class CutUpload:
 Fault: TypeAlias = Stall | Answer | Reset | LoseAnswer | CutAnswer | CutUpload
 
 
-class Rule:
-    """A fault and the requests it strikes; made by `S3Proxy.strike`.
+class Rule(FaultRule[str]):
+    """A fault and the requests it strikes, of which `struck` lists the targets; made by `S3Proxy.strike`.
 
     Args:
         method: of the request; empty: any.
@@ -75,82 +71,27 @@ class Rule:
     """
 
     def __init__(self, fault: Fault, *, method: str, key_part: str, times: int | None) -> None:
+        super().__init__(times=times)
         self.fault = fault
         self._method = method
         self._key_part = key_part
-        self._left = times
-        self._lock = threading.Lock()
-        self._struck: list[str] = []
-        self._lifted = False
-        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-
-    @property
-    def struck(self) -> list[str]:
-        """Targets of the requests it met so far, in order."""
-        with self._lock:
-            return list(self._struck)
-
-    def lift(self) -> None:
-        """Strike no more, and let go what is stalled; idempotent."""
-        with self._lock:
-            self._lifted = True
-            waiting, self._waiting = self._waiting, []
-        for loop, event in waiting:
-            loop.call_soon_threadsafe(event.set)
 
     def meets(self, method: str, target: str) -> bool:
         """Whether this request is struck; counts it if so."""
-        with self._lock:
-            if self._lifted or self._left == 0 or self._method not in ("", method) or self._key_part not in target:
-                return False
-            if self._left is not None:
-                self._left -= 1
-            self._struck.append(target)
-            return True
-
-    async def lifted(self) -> None:
-        """Return once `lift` was called."""
-        event = asyncio.Event()
-        with self._lock:
-            if self._lifted:
-                return
-            self._waiting.append((asyncio.get_running_loop(), event))
-        await event.wait()
+        return self._method in ("", method) and self._key_part in target and self._strikes(target)
 
 
-class S3Proxy:
-    """Listens on a port of its own before one server; as a context manager it is closed at the end.
-
-    Args:
-        port: of the S3 server on 127.0.0.1. While that does not run, clients' connections are reset.
-    """
+class S3Proxy(LocalProxy):
+    """Before one S3 server; see `LocalProxy`."""
 
     def __init__(self, port: int) -> None:
-        self._server_port = port
+        super().__init__(port)
         self._rules: list[Rule] = []
         self._rules_lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._serving: set[asyncio.Task[None]] = set()
-        self._listening = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="s3-proxy", daemon=True)
-        self.port = 0
 
     @property
     def endpoint(self) -> str:
-        return f"http://{_HOST}:{self.port}"
-
-    def start(self) -> None:
-        """Return when it listens."""
-        self._thread.start()
-        if not self._listening.wait(_START_DEADLINE_SECONDS):
-            raise TimeoutError(f"the proxy does not listen after {_START_DEADLINE_SECONDS:g} s")
-
-    def close(self) -> None:
-        """Break every connection and end the thread."""
-        if self._loop is not None and self._stop is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        return f"http://{HOST}:{self.port}"
 
     def strike(self, fault: Fault, *, method: str = "", key_part: str = "", times: int | None = None) -> Rule:
         """Do this to the requests a rule meets, see `Rule`; of several rules the one made first counts."""
@@ -166,44 +107,15 @@ class S3Proxy:
         for rule in rules:
             rule.lift()
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _run(self) -> None:
-        asyncio.run(self._serve())
-
-    async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._accepted, _HOST, 0, limit=_HEAD_BYTES_MAX)
-        self.port = server.sockets[0].getsockname()[1]
-        self._listening.set()
-        await self._stop.wait()
-        server.close()
-        for task in tuple(self._serving):
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
-
     def _rule_for(self, head: _Head) -> Rule | None:
         with self._rules_lock:
             return next((rule for rule in self._rules if rule.meets(head.method, head.target)), None)
-
-    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Tasks of our own: those that asyncio makes for connections complain in the log when they are cancelled.
-        task = asyncio.get_running_loop().create_task(self._serve_client(reader, writer))
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
 
     async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         client = _Side(reader, writer)
         server: _Side | None = None
         try:
-            server = _Side(*await asyncio.open_connection(_HOST, self._server_port, limit=_HEAD_BYTES_MAX))
+            server = _Side(*await asyncio.open_connection(HOST, self.server_port, limit=_HEAD_BYTES_MAX))
             while (head := await client.head()) is not None:
                 rule = self._rule_for(head)
                 if head.expects_continue:
@@ -307,11 +219,7 @@ class _Side:
 
     def reset(self) -> None:
         """End the connection with RST: the other side gets an error, not an orderly end."""
-        with contextlib.suppress(OSError):
-            sock = self.writer.get_extra_info("socket")
-            if sock is not None:
-                sock.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.transport.abort()
+        reset(self.writer)
 
 
 async def _exchange(head: _Head, client: _Side, server: _Side, rule: Rule | None) -> None:
