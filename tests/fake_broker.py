@@ -460,7 +460,7 @@ class FakeSession:
         """High watermark and log start as last told; (-1, -1) makes the next answer mention the partition."""
         self._full = True
         self._unheard: set[PartitionId] = set()
-        """What was told when nobody wanted it any more."""
+        """What was told when nobody wanted it any more, or wanted it under another leader epoch."""
 
     def want(self, id: PartitionId, target: FetchTarget) -> None:
         self._wanted.pop(id, None)
@@ -497,17 +497,22 @@ class FakeSession:
         await asyncio.sleep(LATENCY_SECONDS)
         self._check_up()
         self._full = False
-        self._unheard = {answer.id for answer in answers if answer.id not in self._wanted}
+        heard = tuple(answer for answer in answers if self._meant(answer.id))
+        self._unheard = {answer.id for answer in answers} - {answer.id for answer in heard}
         return FetchAnswer(
             throttle_ms=throttled,
             full=full and not throttled,
-            partitions=tuple(answer for answer in answers if answer.id in self._wanted),
+            partitions=heard,
             size_bytes=sum(len(answer.records) for answer in answers),
             sent_monotonic=sent_monotonic,
             answered_monotonic=clock.monotonic(),
             sent_ms=sent_ms,
             answered_ms=clock.now_ms(),
         )
+
+    def _meant(self, id: PartitionId) -> bool:
+        wanted = self._wanted.get(id)
+        return wanted is not None and wanted.current_leader_epoch == self._told[id].current_leader_epoch
 
     async def close(self, *, timeout_seconds: float = 2.0) -> None:
         self._full = True

@@ -34,7 +34,8 @@ _SESSION_ERRORS = frozenset(
 class FetchSession:
     """What is wanted of broker `node_id`, and the fetches that get it. One fetch at a time.
 
-    `want` and `forget` may be called at any moment; called while a fetch is under way they take effect with the next.
+    `want` and `forget` may be called at any moment; called while a fetch is under way they take effect with the next,
+    and an answer that was asked for under another leader epoch than the one wanted by then is not handed on.
     A topic deleted under a session is answered with UNKNOWN_TOPIC_OR_PARTITION (3) and one re-created under its name
     with INCONSISTENT_TOPIC_ID (103), because the broker looks the id up once per session; in a fresh session both are
     UNKNOWN_TOPIC_ID (100). All three are retriable (a broker may be behind the controller): metadata decides.
@@ -59,7 +60,7 @@ class FetchSession:
         self._session_epoch = _NEW_SESSION_EPOCH
         self._fetching = False
         self._unheard: set[PartitionId] = set()
-        """What the last answer told of partitions that nobody wanted by then, which the broker will not tell again."""
+        """Whose part of the last answer was handed to nobody, and will not be told again by the broker."""
 
     @property
     def wanted(self) -> Mapping[PartitionId, FetchTarget]:
@@ -228,5 +229,15 @@ class FetchSession:
 
     def _still_wanted(self, answers: list[PartitionAnswer]) -> tuple[PartitionAnswer, ...]:
         told = [answer for answer in answers if answer.asked_offset >= 0]
-        self._unheard = {answer.id for answer in told if answer.id not in self._wanted}
-        return tuple([answer for answer in told if answer.id in self._wanted])
+        heard = tuple([answer for answer in told if self._meant(answer.id)])
+        self._unheard = {answer.id for answer in told} - {answer.id for answer in heard}
+        return heard
+
+    def _meant(self, id_: PartitionId) -> bool:
+        """Whether what was asked of it is still what is wanted, but for where to go on.
+
+        Not so after an election. While one answer was on its way its leader may have been deposed, cut back and elected
+        again: at the same offset there is another log then, and the next batch would have passed for a part of it.
+        """
+        wanted = self._wanted.get(id_)
+        return wanted is not None and wanted.current_leader_epoch == self._told[id_].current_leader_epoch

@@ -342,3 +342,26 @@ async def test_closing_gives_the_slot_back_and_an_unreachable_broker_does_not_mi
 
     assert broker.told[1].session == (77, -1)
     assert (broker.told[1].targets, len(broker.dropped), len(gone.dropped)) == ({}, 1, 1)
+
+
+async def test_an_answer_asked_for_under_an_earlier_leader_epoch_is_not_handed_on_and_all_is_asked_anew() -> None:
+    """Hazard 21: a leader that was deposed, cut back and elected again; what it said before is of another log."""
+    broker = ScriptedBroker(everything(), answered(A, B), everything())
+    session = _session(broker)
+    session.want(A, at(10, epoch=1))
+    session.want(B, at(10, epoch=1))
+    await _fetch(session)
+    broker.gate.clear()
+    broker.arrived.clear()
+    under_way = asyncio.create_task(_fetch(session))
+    await broker.arrived.wait()
+    session.forget(A)
+    session.want(A, at(10, epoch=3))
+    broker.gate.set()
+    late = await under_way
+    after = await _fetch(session)
+
+    assert [answer.id for answer in late.partitions] == [B]
+    assert broker.told[2].session == (77, 0), "what was not handed on would not be told again"
+    assert broker.told[2].targets == {A: at(10, epoch=3), B: at(10, epoch=1)}
+    assert [answer.id for answer in after.partitions] == [B, A]
