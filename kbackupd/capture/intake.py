@@ -121,7 +121,6 @@ class Intake:
             scan: of `answer.records`; None where there are none.
             asked_bytes: bound of the whole answer.
         """
-        partition.answered_sent = fetch.sent_monotonic
         partition.log_start_offset = answer.log_start_offset
         partition.log_start_pace.told(fetch.sent_monotonic, answer.log_start_offset)
         partition.last_stable_offset = answer.last_stable_offset
@@ -133,6 +132,15 @@ class Intake:
             partition.begins_at = answer.log_start_offset
         if answer.diverging is not None:
             self.record(partition.diverged(answer.diverging, at_ms=self._clock.now_ms()))
+        if answer.high_watermark < partition.position:
+            # Elected a moment ago, it knows only the high watermark its predecessor had told it, and with too few
+            # replicas in sync it learns no better (KIP-966): records that were acknowledged may lie above it. No word
+            # of a leader, then, on where the log ends.
+            partition.proof.unsure(partition.position)
+            self._roster.recovered(partition)
+            self._choose_session(partition, answer, asked_bytes)
+            return True
+        partition.answered_sent = fetch.sent_monotonic
         # After the cut: what is durable of the old log proves nothing about this one.
         partition.proof.answered(fetch.sent_monotonic, answer.high_watermark, self._watermark.durable(partition.id))
         self.open.sample(

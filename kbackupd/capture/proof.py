@@ -32,6 +32,14 @@ class Proof:
             self._pending.pop()
         self._pending.append((sent, high_watermark))
 
+    def unsure(self, position: int) -> None:
+        """A leader's answer that shows less than was captured up to `position`: it proves nothing.
+
+        The high watermark is not below what was once fetched under it, whatever an elected leader knows of that yet.
+        """
+        if self.high_watermark < 0:
+            self.high_watermark = position
+
     def left_out(self, sent: float, durable: int) -> None:
         """An incremental answer that left the partition out: its high watermark has not moved."""
         if self.high_watermark >= 0:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from kbackupd.capture.sampling import partition_samples
+from kbackupd.model.status import PartitionState
 from tests.unit.capture.site import Life, Site
 
 
@@ -79,3 +80,59 @@ def test_looking_at_partitions_changes_nothing() -> None:
         assert [p.proof.proven for p in life.pipeline.roster.partitions.values()] == before
 
     site.run_life(script)
+
+
+def test_an_elected_leader_that_does_not_know_how_much_was_committed_proves_nothing_until_it_does() -> None:
+    """Hazard 43: it shows nothing above the high watermark its predecessor told it of, records acknowledged included.
+
+    For as long as too few replicas are in sync, that is (KIP-966).
+    """
+    site = Site.new(flush_interval_seconds=1)
+    site.cluster.create("orders").logs[0].append(3)
+
+    async def script(life: Life) -> None:
+        log = site.cluster.log("orders")
+        log.append(3)
+        await life.durable()
+        log.elect(2)
+        log.append(5)
+        log.hidden = 2
+        await life.until(lambda: life.partition("orders").leader_id == 2, "found")
+        await asyncio.sleep(30)
+        sample = life.sample("orders")
+        assert sample.state == PartitionState.FOLLOWING
+        assert sample.exposure_seconds is not None
+        assert sample.exposure_seconds > 25
+        flushed = asyncio.create_task(life.steering.flush("orders"))
+        await asyncio.sleep(2)
+        assert not flushed.done(), "nobody has said that all is captured"
+        log.hidden = 0
+        site.cluster.changed()
+        assert (await flushed).left_out == ()
+        assert life.sample("orders").durable_offset == 11
+        assert (life.sample("orders").exposure_seconds or 99) < 5
+
+    site.run_life(script)
+    site.check()
+
+
+def test_a_start_under_such_a_leader_knows_no_exposure_and_follows_all_the_same() -> None:
+    site = Site.new(flush_interval_seconds=1)
+    log = site.cluster.create("orders").logs[0]
+    log.append(3)
+    log.append(3)
+    site.run_life(lambda life: life.durable())
+    log.elect(2)
+    log.hidden = 1
+
+    async def script(life: Life) -> None:
+        await life.until(lambda: life.state("orders") == PartitionState.FOLLOWING, "followed")
+        await asyncio.sleep(30)
+        assert life.sample("orders").exposure_seconds is None
+        assert life.sample("orders").lag_records == 0
+        log.hidden = 0
+        site.cluster.changed()
+        await life.until(lambda: life.sample("orders").exposure_seconds is not None, "proven")
+
+    site.run_life(script)
+    site.check()
