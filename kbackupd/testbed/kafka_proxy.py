@@ -102,6 +102,7 @@ class KafkaProxy(LocalProxy):
         """Set and replaced whenever the weather changes."""
         self._requests: Counter[int] = Counter()
         self._blocked = False
+        self._exchanges: dict[asyncio.Task[None], _Exchange] = {}
 
     @property
     def bootstrap(self) -> str:
@@ -133,6 +134,13 @@ class KafkaProxy(LocalProxy):
     def trickle(self, bytes_per_second: float) -> None:
         """Each connection's answers come no faster than that."""
         self._on_loop(self._set(replace(self._weather, answer_bytes_per_second=bytes_per_second)))
+
+    def forget(self) -> None:
+        """The connections that are there carry nothing any more and say nothing of it; new ones are fine.
+
+        As where a NAT or a load balancer has dropped an idle connection. Until it heals: then they are reset.
+        """
+        self._on_loop(self._forget())
 
     def reset_all(self) -> None:
         """Reset every connection that is there, once; new ones are welcome."""
@@ -166,8 +174,15 @@ class KafkaProxy(LocalProxy):
         await self._listen_no_more()
         await self._break_all()
 
+    async def _forget(self) -> None:
+        for exchange in self._exchanges.values():
+            exchange.forgotten = True
+
     async def _heal(self) -> None:
         self._blocked = False
+        for task, exchange in tuple(self._exchanges.items()):
+            if exchange.forgotten:
+                task.cancel()
         await self._set(Weather())
         await self._listen()
 
@@ -188,6 +203,7 @@ class KafkaProxy(LocalProxy):
 
     async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server: asyncio.StreamWriter | None = None
+        task: asyncio.Task[None] = asyncio.current_task()  # type: ignore[assignment]  # it runs in one of its own
         try:
             if self._blocked:
                 raise _Broken  # it was in the queue of the port when that was closed
@@ -195,10 +211,12 @@ class KafkaProxy(LocalProxy):
             await self._until_heard()
             from_server, server = await asyncio.open_connection(HOST, self.server_port)
             exchange = _Exchange(self, (reader, writer), (from_server, server))
+            self._exchanges[task] = exchange
             await exchange.run()
         except (OSError, _Broken, asyncio.CancelledError):
             reset(writer)
         finally:
+            self._exchanges.pop(task, None)
             writer.close()
             if server is not None:
                 server.close()
@@ -219,13 +237,14 @@ class _Exchange:
     """One client's connection and its own to the broker, while both last."""
 
     def __init__(self, proxy: KafkaProxy, client: _Side, server: _Side) -> None:
-        self._proxy = proxy
+        self.proxy = proxy
         self._from_client, to_client = client
         self._from_server, to_server = server
         self._struck: dict[int, Rule] = {}
         """Rules that wait for an answer, by its correlation id."""
-        self._up = _Way(proxy, to_server)
-        self._down = _Way(proxy, to_client, answers=True)
+        self.forgotten = False
+        self._up = _Way(self, to_server)
+        self._down = _Way(self, to_client, answers=True)
 
     async def run(self) -> None:
         """Return when the client left or the broker closed; raises _Broken or OSError where it was not in order."""
@@ -252,7 +271,7 @@ class _Exchange:
                 await self._up.end(_Ended())
                 return
             length, api_key, _, correlation_id = _REQUEST_START.unpack(start)
-            rule = self._proxy._rule_for(api_key)
+            rule = self.proxy._rule_for(api_key)
             if rule is not None:
                 if isinstance(rule.fault, Reset):
                     raise _Broken
@@ -297,8 +316,9 @@ class _Exchange:
 class _Way:
     """One direction of one connection: bytes leave in order, each when the weather lets it."""
 
-    def __init__(self, proxy: KafkaProxy, writer: asyncio.StreamWriter, *, answers: bool = False) -> None:
-        self._proxy = proxy
+    def __init__(self, exchange: _Exchange, writer: asyncio.StreamWriter, *, answers: bool = False) -> None:
+        self._exchange = exchange
+        self._proxy = exchange.proxy
         self._writer = writer
         self._answers = answers
         self._queue: asyncio.Queue[tuple[float, bytes | Exception]] = asyncio.Queue(_QUEUED_PIECES)
@@ -318,6 +338,8 @@ class _Way:
             if due > clock():
                 await asyncio.sleep(due - clock())
             await self._proxy._until_heard()
+            if self._exchange.forgotten:
+                await asyncio.Event().wait()  # until it is cancelled
             if isinstance(data, Exception):
                 raise data
             await self._write(data)

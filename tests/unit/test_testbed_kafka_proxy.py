@@ -147,6 +147,24 @@ async def test_silence_keeps_connections_open_takes_new_ones_and_delivers_late(
     await new.answer(3)
 
 
+async def test_a_forgotten_connection_carries_nothing_while_new_ones_do_and_is_reset_when_it_heals(
+    broker: Broker, proxy: KafkaProxy
+) -> None:
+    old = await connected(proxy)
+    old.ask(FETCH, 1)
+    await old.answer(1)
+    proxy.forget()
+    old.ask(FETCH, 2)
+    new = await connected(proxy)
+    new.ask(FETCH, 3)
+    await new.answer(3)
+    assert broker.heard == [(FETCH, 1), (FETCH, 3)]
+    proxy.heal()
+    await old.is_reset()
+    new.ask(FETCH, 4)
+    await new.answer(4)
+
+
 async def test_a_request_of_a_client_that_left_in_silence_arrives_all_the_same(
     broker: Broker, proxy: KafkaProxy
 ) -> None:

@@ -1,0 +1,203 @@
+"""One campaign: topics on three brokers, load that is known record by record, a real daemon behind the proxies.
+
+A scenario makes topics, starts the daemon, does harm, heals, and ends with `exact`: every record that was acknowledged
+is in the archive once, byte for byte as the brokers have it, with no hole and no gap that the scenario does not name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from kbackupd.archive.archive import Archive
+from kbackupd.model.positions import PartitionId
+from kbackupd.model.settings import StorageSettings
+from kbackupd.store.open import open_store
+from kbackupd.testbed.daemon import Daemon, Json, Section
+from kbackupd.testbed.proxied_cluster import ProxiedCluster
+from kbackupd.testbed.s3 import S3Server
+from kbackupd.testbed.truth import Truth, compare_records, read_topic
+from kbackupd.testbed.workload import LiveLoad, PlainStream, RecordMaker, TransactionalStream, produce
+from kbackupd.validate.validate import validate
+from tests.integration.capture.backup import Batches, flush, states, topic_rows
+from tests.integration.conditions import reaches
+from tests.integration.verbatim import archived_batches, broker_batches, overrides, plain_storage
+
+
+class Campaign:
+    """
+    Args:
+        seed: of every record and of what happens at random.
+    """
+
+    def __init__(
+        self, cluster: ProxiedCluster, s3: S3Server, bucket: str, prefix: str, directory: Path, *, seed: str
+    ) -> None:
+        self.cluster = cluster
+        self.seed = seed
+        self.truth = Truth()
+        self.topics: dict[str, int] = {}
+        self._s3 = s3
+        self._bucket = bucket
+        self._prefix = prefix
+        self._directory = directory
+        self._daemon: Daemon | None = None
+        self._produced = 0
+
+    # What is there ----------------------------------------------------------------------------------------------------
+
+    async def topic(
+        self, name: str, replicas: Sequence[Sequence[int]], *, config: Mapping[str, str] | None = None
+    ) -> str:
+        """Make a topic with one partition per entry of `replicas`, whose first node leads; returns its name."""
+        await self.cluster.create_topic(name, replicas, config=config)
+        self.topics[name] = len(replicas)
+        self.truth.know_topic(name, len(replicas))
+        return name
+
+    async def fill(self, topic: str, *partitions: int, records: int = 200) -> None:
+        """So many records to each of the partitions (none named: all), every one acknowledged."""
+        self._produced += 1
+        maker = RecordMaker(f"{self.seed}-{self._produced}")
+        drafts = [
+            maker.draft(partition) for partition in partitions or range(self.topics[topic]) for _ in range(records)
+        ]
+        await asyncio.to_thread(produce, self.cluster.inside, self.truth, topic, drafts)
+
+    @asynccontextmanager
+    async def load(self, *streams: PlainStream | TransactionalStream) -> AsyncIterator[None]:
+        """Live load during the block; at its end all of it is acknowledged and every transaction decided."""
+        load = LiveLoad(self.cluster.inside, self.truth, streams, seed=sum(self.seed.encode()))
+        load.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(load.stop)
+
+    def plain(self, rate: float = 150.0, *topics: str) -> list[PlainStream]:
+        """Streams of so many records a second, to each of these topics (none named: all)."""
+        return [PlainStream(topic=topic, records_per_second=rate) for topic in topics or self.topics]
+
+    @property
+    def daemon(self) -> Daemon:
+        """The campaign's daemon; made at first use, for the topics there are by then."""
+        if self._daemon is None:
+            self.configure()
+        assert self._daemon is not None
+        return self._daemon
+
+    def configure(self, *, include: Collection[str] = (), tiers: list[Json] | None = None, **backup: Json) -> Daemon:
+        """The daemon, not started: `include` (none: the campaign's topics), and keys of its `backup` section."""
+        sections: dict[str, Section] = overrides(include or self.topics, **backup)
+        self._daemon = Daemon(
+            self._directory,
+            bootstrap=self.cluster.outside,
+            s3=self._s3,
+            bucket=self._bucket,
+            prefix=self._prefix,
+            overrides=sections,
+            tiers=tiers,
+        )
+        return self._daemon
+
+    def close(self) -> None:
+        if self._daemon is not None:
+            self._daemon.kill()
+
+    # What the daemon says ---------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self.daemon.start)
+
+    async def followed(self, *topics: str) -> None:
+        """Return when every partition of these topics (none named: all) is followed."""
+        for topic in topics or self.topics:
+            await reaches(
+                lambda topic=topic: states(self.daemon, topic) == {"following": self.topics[topic]},  # type: ignore[misc]
+                f"{topic} followed",
+            )
+
+    async def state(self, topic: str, state: str, *, at_least: int = 1) -> None:
+        """Return when so many partitions of `topic` are in `state`."""
+
+        def there() -> bool:
+            count = states(self.daemon, topic).get(state, 0)
+            return isinstance(count, int) and count >= at_least
+
+        await reaches(there, f"{at_least} of {topic} {state}")
+
+    def exposure(self, topic: str) -> float:
+        """Seconds, of the worst partition; infinite while it is not known."""
+        told = [row["exposure_seconds"] for row in topic_rows(self.daemon, topic)]
+        return max((float(one) if isinstance(one, int | float) else math.inf for one in told), default=math.inf)
+
+    async def exposed(self, topic: str, *, seconds: float = 0.0, below: float = math.inf) -> None:
+        """Return when the exposure of `topic` is at least `seconds`, and less than `below`."""
+        await reaches(lambda: seconds <= self.exposure(topic) < below, f"exposure of {topic}")
+
+    # The end ----------------------------------------------------------------------------------------------------------
+
+    async def finish(self) -> None:
+        """Heal the cluster, let the daemon store all of it, and stop it in good order."""
+        await self.cluster.heal()
+        await self.followed()
+        report = await flush(self.daemon)
+        assert report.left_out == (), report.left_out
+        assert await asyncio.to_thread(self.daemon.stop) == 0
+
+    async def exact(self, *, except_for: Collection[str] = ()) -> None:
+        """`finish`, and the archive is what was produced; topics named in `except_for` are the scenario's to judge."""
+        await self.finish()
+        async with self.archive() as archive:
+            assert list(archive.damaged) == []
+            newest = archive.newest()
+            for topic, partitions in self.topics.items():
+                assert newest[topic].partitions == partitions
+                if topic in except_for:
+                    continue
+                read = await asyncio.to_thread(read_topic, self.cluster.inside, topic)
+                for number in range(partitions):
+                    where = f"{topic}/{number}"
+                    history = archive.history(PartitionId(newest[topic].topic_id, number))
+                    assert not history.holes, f"{where}: holes {history.holes}"
+                    assert not history.gaps, f"{where}: gaps {history.gaps}"
+                    assert history.branches == (0,), f"{where}: branches {history.branches}"
+                    held = await archived_batches(archive, PartitionId(newest[topic].topic_id, number))
+                    wanted = await self.log(topic, number)
+                    assert [offset for offset, _ in held] == [offset for offset, _ in wanted], where
+                    assert held == wanted, f"{where}: bytes differ"
+                    # A producer whose retry the broker took for the duplicate it was is told the batch's newest
+                    # timestamp for each of its records. Timestamps are the brokers', and were compared above.
+                    wanted_records = self.truth.records(topic, number)
+                    differences = compare_records(wanted_records, read[number], timestamps=False)
+                    assert not differences, f"{where}: {differences}"
+        await self.valid()
+
+    async def log(self, topic: str, partition: int = 0) -> Batches:
+        """What its leader has on disk."""
+        leader = await self.cluster.leader(topic, partition)
+        return broker_batches(self.cluster.node(leader), topic, partition)
+
+    @property
+    def storage(self) -> StorageSettings:
+        return plain_storage(self._s3, self._bucket, self._prefix)
+
+    @asynccontextmanager
+    async def archive(self) -> AsyncIterator[Archive]:
+        store = await open_store(self.storage)
+        try:
+            yield await Archive.open(store, "main")
+        finally:
+            await store.close()
+
+    async def valid(self) -> None:
+        """A deep validation finds nothing wrong."""
+        store = await open_store(self.storage)
+        try:
+            report = await validate(store, "main", deep=True)
+        finally:
+            await store.close()
+        assert report.valid, report.findings
