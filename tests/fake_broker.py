@@ -8,6 +8,7 @@ batches, last stable offsets. A test does to it what time and operators do to a 
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -220,6 +221,8 @@ class FakeCluster:
         self.down: set[int] = set()
         self.silent: set[int] = set()
         """Nodes that accept questions and answer no more (only those off a fetch session)."""
+        self.bytes_per_second = math.inf
+        """Of records, over every session's connection."""
         self.throttle_ms = 0
         self.metadata_fails = 0
         """So many metadata requests in a row fail."""
@@ -494,7 +497,11 @@ class FakeSession:
             self._shown[answer.id] = (-1, -1) if error else (answer.high_watermark, answer.log_start_offset)
             if answer.records:  # served last, so that those that came short come first
                 self._told[answer.id] = self._told.pop(answer.id)
-        await asyncio.sleep(LATENCY_SECONDS)
+        seconds = LATENCY_SECONDS + sum(len(answer.records) for answer in answers) / self._cluster.bytes_per_second
+        if clock.monotonic() + seconds > sent_monotonic + timeout_seconds:
+            await asyncio.sleep(sent_monotonic + timeout_seconds - clock.monotonic())
+            raise KafkaUnavailableError("no answer in time", code=KafkaErrorCode.REQUEST_TIMED_OUT)
+        await asyncio.sleep(seconds)
         self._check_up()
         self._full = False
         heard = tuple(answer for answer in answers if self._meant(answer.id))

@@ -18,7 +18,7 @@ from kbackupd.capture.holding import HOLDING_FACTOR
 from kbackupd.capture.intake import Intake, scan_answers
 from kbackupd.capture.partition import PartitionCapture, SessionKind
 from kbackupd.capture.rate import RateLimit
-from kbackupd.capture.request_size import RECEIVING_COPIES, request_bytes
+from kbackupd.capture.request_size import RECEIVING_COPIES, SMALLEST_REQUEST_BYTES, request_bytes
 from kbackupd.capture.roster import Roster
 from kbackupd.capture.source import Session
 from kbackupd.flow.budget import MemoryBudget
@@ -38,6 +38,7 @@ INLINE_SCAN_BYTES = 64 << 10
 SKIM_BATCHES = 512
 """Where an answer holds more batches of a partition than this, the check finds their end, in its thread."""
 BACKOFF_MAX_SECONDS = 10.0
+HALVINGS_MAX = 7
 LARGE_BATCH_SECONDS = 600.0
 """For so long a loop expects another batch as large as the largest it was sent."""
 
@@ -114,6 +115,9 @@ class SessionLoop:
         as an idle loop's do twice a second, bursts came to many loops that had reserved for the little before.
         """
         self._largest_at = float("-inf")
+        self._halvings = 0
+        """Of what is asked for, as long as answers of the usual size do not come in time: on a line that carries less
+        than one within the time-out, every answer would be given up half-way and asked for again, for ever."""
         self._nonempty = asyncio.Event()
 
     def put(self, partition: PartitionCapture) -> None:
@@ -182,6 +186,8 @@ class SessionLoop:
 
     async def _failed(self, error: KafkaUnavailableError | KafkaDeniedError, failures: int) -> None:
         self.failing, self.failure = True, error.message
+        if error.code == KafkaErrorCode.REQUEST_TIMED_OUT:
+            self._halvings = min(self._halvings + 1, HALVINGS_MAX)
         if self._heard_high_watermarks:
             for id in self.partitions:
                 self._keep_proof(id)
@@ -243,7 +249,8 @@ class SessionLoop:
             loops=self._busy_loops(self.kind),
             largest_batch_bytes=self._largest_batch_bytes,
         )
-        ask_bytes = max((min(usual, self._request_bytes), *self._oversized.values()))
+        patient = max(min(usual, self._request_bytes) >> self._halvings, SMALLEST_REQUEST_BYTES)
+        ask_bytes = max((patient, *self._oversized.values()))
         await self._rate.admit()
         taken = await self._budget.reserve(ask_bytes * RECEIVING_COPIES)
         try:
@@ -263,6 +270,9 @@ class SessionLoop:
         if received > ask_bytes:
             # Nothing but a first batch comes unasked.
             self._largest_batch_bytes, self._largest_at = received, self._clock.monotonic()
+        seconds = answer.answered_monotonic - answer.sent_monotonic
+        if self._halvings and received >= ask_bytes // 2 and seconds < TIMEOUT_SECONDS / 4:
+            self._halvings -= 1  # twice as much would have come in time as well
         charged = self._budget.adjust(taken, received * HOLDING_FACTOR)
         return _Received(answer, asked_bytes=ask_bytes, charged_bytes=charged, full=received >= ask_bytes // 4)
 

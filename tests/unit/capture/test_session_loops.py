@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
@@ -86,3 +87,26 @@ def test_what_was_told_of_a_partition_while_it_was_away_is_not_taken_for_unchang
         await asyncio.gather(filling, pausing, resuming)
 
     site.run_life(script)
+
+
+def test_over_a_line_too_slow_for_what_is_asked_by_default_less_is_asked_and_everything_comes() -> None:
+    """Hazard 40: each answer was given up half-way, and asked for again in the same size, for ever."""
+    site = Site.new(segment_max_bytes=32 << 20)
+    site.cluster.nodes = 1
+    log = site.cluster.create("orders").logs[0]
+    for _ in range(30):
+        log.append(1, value=b"z" * 300_000)
+    site.cluster.bytes_per_second = 60_000
+
+    async def script(life: Life) -> None:
+        captured = life.pipeline.roster.partitions
+        await life.until(lambda: any(p.position == 30 for p in captured.values()), "all of it", seconds=600)
+        site.cluster.bytes_per_second = math.inf
+        for _ in range(30):
+            log.append(1, value=b"z" * 300_000)
+        asked_before = site.cluster.fetches
+        await life.follows("orders")
+        assert site.cluster.fetches - asked_before < 20, "once the line is fast again, it asks for as much as ever"
+
+    site.run_life(script)
+    site.check()
