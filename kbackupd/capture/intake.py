@@ -83,6 +83,19 @@ class Intake:
             case _:
                 pass
 
+    def cut_back(self, event: Truncated) -> None:
+        """The source's log is not what it was: record it, and have somebody told. (A branch that only a lost segment of
+        ours made necessary is recorded alone.)
+        """
+        self.record(event)
+        self._metrics.log_truncated()
+        self._problems.note(
+            self._name(event.id),
+            f"its log was cut back to offset {event.offset} and goes on as branch {event.branch}; what was captured "
+            f"beyond stays on branch {event.parent}",
+            hint="an unclean election, or a broker that lost its disk? the cluster lost these records itself",
+        )
+
     def sampled(self, samples: Iterable[Sample]) -> None:
         """Take a round of samples in."""
         self.open.sampled(samples, now=self._clock.monotonic())
@@ -128,10 +141,10 @@ class Intake:
         # before where it began is the only sign.
         regrown = answer.diverging is None and 0 <= answer.log_start_offset < partition.begins_at
         if regrown:
-            self.record(partition.cut_to(answer.log_start_offset, at_ms=self._clock.now_ms()))
+            self.cut_back(partition.cut_to(answer.log_start_offset, at_ms=self._clock.now_ms()))
             partition.begins_at = answer.log_start_offset
         if answer.diverging is not None:
-            self.record(partition.diverged(answer.diverging, at_ms=self._clock.now_ms()))
+            self.cut_back(partition.diverged(answer.diverging, at_ms=self._clock.now_ms()))
         if answer.high_watermark < partition.position:
             # Elected a moment ago, it knows only the high watermark its predecessor had told it, and with too few
             # replicas in sync it learns no better (KIP-966): records that were acknowledged may lie above it. No word

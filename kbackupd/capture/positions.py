@@ -216,7 +216,10 @@ class Positioner:
                 code=KafkaErrorCode.OFFSET_OUT_OF_RANGE,
             )
             return
-        self._intake.record(event)
+        if isinstance(event, Truncated):
+            self._intake.cut_back(event)
+        else:
+            self._intake.record(event)
         self._roster.recovered(partition)
         self._roster.place(partition)
 

@@ -163,6 +163,9 @@ class Metrics:
         self._snapshot_read_at: dict[str, float] = {}
         self._gaps = counter("gaps", "Gaps recorded: offsets the archive does not have, by cause.", "cause")
         self._gap_offsets = counter("gap_offsets", "Offsets inside recorded gaps, by cause.", "cause")
+        self._log_truncations = counter(
+            "log_truncations", "Logs that were cut back or replaced at the source; what was captured of them is kept."
+        )
         self._corrupt_batches = counter("corrupt_batches", "Batches whose CRC-32C failed at the source; kept, flagged.")
         self._damaged_objects = counter(
             "damaged_objects", "Objects of this writer that were found damaged when the daemon started."
@@ -280,6 +283,10 @@ class Metrics:
     def gap_recorded(self, cause: GapCause, *, offsets: int) -> None:
         self._gaps.labels(cause.value).inc()
         self._gap_offsets.labels(cause.value).inc(offsets)
+
+    def log_truncated(self) -> None:
+        """A partition's log was cut back: capture goes on on a new branch."""
+        self._log_truncations.inc()
 
     def corrupt_batch_found(self, count: int = 1) -> None:
         self._corrupt_batches.inc(count)

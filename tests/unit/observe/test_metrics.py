@@ -89,6 +89,7 @@ MOVES: list[tuple[Callable[[Metrics], None], str, dict[str, str], float]] = [
     ),
     (lambda m: m.gap_recorded(GapCause.TRUNCATED, offsets=12), "gaps_total", {"cause": "truncated"}, 1),
     (lambda m: m.gap_recorded(GapCause.TRUNCATED, offsets=12), "gap_offsets_total", {"cause": "truncated"}, 12),
+    (lambda m: m.log_truncated(), "log_truncations_total", {}, 1),
     (lambda m: m.corrupt_batch_found(2), "corrupt_batches_total", {}, 2),
     (lambda m: m.error_met(StoreDeniedError("no")), "errors_total", {"kind": "store_denied"}, 1),
     (lambda m: m.damaged_object_found(), "damaged_objects_total", {}, 1),
