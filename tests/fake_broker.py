@@ -221,6 +221,8 @@ class FakeCluster:
         self.down: set[int] = set()
         self.silent: set[int] = set()
         """Nodes that accept questions and answer no more (only those off a fetch session)."""
+        self.cut_off: set[int] = set()
+        """Nodes that cannot be reached from here, though they lead as ever."""
         self.bytes_per_second = math.inf
         """Of records, over every session's connection."""
         self.throttle_ms = 0
@@ -375,7 +377,7 @@ class FakeCluster:
         await asyncio.sleep(LATENCY_SECONDS)
         if node_id in self.silent:
             await asyncio.sleep(15)
-        if node_id in self.down or node_id in self.silent:
+        if node_id in self.down | self.silent | self.cut_off:
             raise KafkaUnavailableError(f"broker {node_id} does not answer")
 
     def _by_name(self, tp: TopicPartition) -> FakeLog | None:
@@ -525,7 +527,7 @@ class FakeSession:
         self._full = True
 
     def _check_up(self) -> None:
-        if self._node_id in self._cluster.down:
+        if self._node_id in self._cluster.down | self._cluster.cut_off:
             raise KafkaUnavailableError(f"the connection to broker {self._node_id} broke")
 
     def _tell(self, full: bool) -> None:

@@ -9,6 +9,8 @@ from kbackupd.capture.pipeline import Pipeline
 from kbackupd.model.clock import Clock
 from kbackupd.model.status import PartitionSample, PartitionState
 
+_BEING_ASKED = frozenset({PartitionState.STARTING, PartitionState.FOLLOWING, PartitionState.CATCHING_UP})
+"""All is well with them but that their broker may not answer."""
 _NOTHING_TO_LOSE = frozenset({PartitionState.FOLLOWING, PartitionState.CLOSED})
 """Where all is durable that is known of. Of a partition that is not being heard, more may be there than is known."""
 
@@ -27,7 +29,7 @@ def partition_samples(pipeline: Pipeline, clock: Clock) -> Iterator[PartitionSam
         loop = pipeline.sessions.loop_of(partition)
         if loop is not None:
             unchanged = loop.unchanged_since(partition.id)
-            if loop.failing and state in (PartitionState.FOLLOWING, PartitionState.CATCHING_UP):
+            if loop.failing and state in _BEING_ASKED:
                 state = PartitionState.RETRYING
         high_watermark = partition.proof.high_watermark
         lag = max(0, high_watermark - durable) if high_watermark >= 0 and durable >= 0 else None

@@ -10,6 +10,7 @@ import pytest
 from kbackupd.capture.partition import SessionKind
 from kbackupd.capture.request_size import REQUEST_BYTES
 from kbackupd.kafka.types import FetchAnswer
+from kbackupd.model.status import PartitionState
 from tests.fake_broker import FakeLog
 from tests.unit.capture.site import Life, Site
 
@@ -144,4 +145,25 @@ def test_bursts_of_large_batches_from_many_brokers_keep_the_limit_once_they_are_
             assert burst == 0 or life.budget.peak_bytes <= limit
 
     assert site.run_life(script)
+    site.check()
+
+
+def test_partitions_of_a_broker_that_cannot_be_reached_at_a_start_are_retried_visibly_and_not_starting_for_ever() -> (
+    None
+):
+    """Hazard 44: a daemon that was started anew while one port was blocked never became ready, and named no error."""
+    site = Site.new(flush_interval_seconds=1)
+    topic = site.cluster.create("orders", 2)
+    for log in topic.logs:
+        log.append(3)
+    site.run_life(lambda life: life.durable())
+    site.cluster.cut_off.add(2)
+
+    async def script(life: Life) -> None:
+        await life.until(lambda: life.state("orders", 0) == PartitionState.FOLLOWING, "the other broker's is followed")
+        await life.until(lambda: life.sample("orders", 1).state == PartitionState.RETRYING, "retrying")
+        site.cluster.cut_off.clear()
+        await life.until(lambda: life.sample("orders", 1).state == PartitionState.FOLLOWING, "followed")
+
+    site.run_life(script)
     site.check()
