@@ -169,9 +169,13 @@ class ProxiedCluster:
         await self.in_sync()
         return topic
 
+    async def partitions(self, topic: str) -> dict[int, PartitionMetadata]:
+        """Leader (-1: none), replicas and in-sync replicas by partition, as a live broker has them now."""
+        return await asyncio.to_thread(self._partitions, topic)
+
     async def partition(self, topic: str, partition: int = 0) -> PartitionMetadata:
-        """Leader (-1: none), replicas and in-sync replicas as a live broker has them now."""
-        return (await asyncio.to_thread(self._partitions, topic))[partition]
+        """As `partitions`, of one."""
+        return (await self.partitions(topic))[partition]
 
     async def leader(self, topic: str, partition: int = 0) -> int:
         return (await self.partition(topic, partition)).leader

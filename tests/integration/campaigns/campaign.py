@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+import yaml
 
 from kbackupd.archive.archive import Archive
 from kbackupd.model.positions import PartitionId
@@ -22,7 +24,7 @@ from kbackupd.testbed.s3 import S3Server
 from kbackupd.testbed.truth import Truth, compare_records, read_topic
 from kbackupd.testbed.workload import LiveLoad, PlainStream, RecordMaker, TransactionalStream, produce
 from kbackupd.validate.validate import validate
-from tests.integration.capture.backup import Batches, flush, states, topic_rows
+from tests.integration.capture.backup import Batches, flush, problems, states, topic_rows
 from tests.integration.conditions import reaches
 from tests.integration.verbatim import archived_batches, broker_batches, overrides, plain_storage
 
@@ -112,13 +114,25 @@ class Campaign:
     async def start(self) -> None:
         await asyncio.to_thread(self.daemon.start)
 
+    async def _told(self, condition: Callable[[], bool], what: str) -> None:
+        """Return when the daemon's status is so; what it says instead is in the error, and that it has died."""
+
+        def holds() -> bool:
+            self.daemon.require_running()
+            return condition()
+
+        try:
+            await reaches(holds)
+        except AssertionError as error:
+            now = {topic: states(self.daemon, topic) for topic in self.topics}
+            raise AssertionError(f"not {what}, but {now}; problems: {problems(self.daemon)}") from error
+
     async def followed(self, *topics: str) -> None:
         """Return when every partition of these topics (none named: all) is followed."""
-        for topic in topics or self.topics:
-            await reaches(
-                lambda topic=topic: states(self.daemon, topic) == {"following": self.topics[topic]},  # type: ignore[misc]
-                f"{topic} followed",
-            )
+        meant = {topic: {"following": self.topics[topic]} for topic in topics or self.topics}
+        await self._told(
+            lambda: all(states(self.daemon, topic) == wanted for topic, wanted in meant.items()), "followed"
+        )
 
     async def state(self, topic: str, state: str, *, at_least: int = 1) -> None:
         """Return when so many partitions of `topic` are in `state`."""
@@ -127,7 +141,7 @@ class Campaign:
             count = states(self.daemon, topic).get(state, 0)
             return isinstance(count, int) and count >= at_least
 
-        await reaches(there, f"{at_least} of {topic} {state}")
+        await self._told(there, f"{at_least} {state}")
 
     def exposure(self, topic: str) -> float:
         """Seconds, of the worst partition; infinite while it is not known."""
@@ -136,7 +150,7 @@ class Campaign:
 
     async def exposed(self, topic: str, *, seconds: float = 0.0, below: float = math.inf) -> None:
         """Return when the exposure of `topic` is at least `seconds`, and less than `below`."""
-        await reaches(lambda: seconds <= self.exposure(topic) < below, f"exposure of {topic}")
+        await self._told(lambda: seconds <= self.exposure(topic) < below, f"exposed for [{seconds}, {below}) s")
 
     # The end ----------------------------------------------------------------------------------------------------------
 
@@ -159,6 +173,7 @@ class Campaign:
                 if topic in except_for:
                     continue
                 read = await asyncio.to_thread(read_topic, self.cluster.inside, topic)
+                logs = await self.logs(topic)
                 for number in range(partitions):
                     where = f"{topic}/{number}"
                     history = archive.history(PartitionId(newest[topic].topic_id, number))
@@ -166,7 +181,7 @@ class Campaign:
                     assert not history.gaps, f"{where}: gaps {history.gaps}"
                     assert history.branches == (0,), f"{where}: branches {history.branches}"
                     held = await archived_batches(archive, PartitionId(newest[topic].topic_id, number))
-                    wanted = await self.log(topic, number)
+                    wanted = logs[number]
                     assert [offset for offset, _ in held] == [offset for offset, _ in wanted], where
                     assert held == wanted, f"{where}: bytes differ"
                     # A producer whose retry the broker took for the duplicate it was is told the batch's newest
@@ -176,10 +191,29 @@ class Campaign:
                     assert not differences, f"{where}: {differences}"
         await self.valid()
 
+    async def restore(self, topic: str, target: str) -> None:
+        """`kbackupd restore` of a topic into the same cluster, under another name; complete."""
+        daemon = self.daemon
+        configuration = self._directory / "restore.yaml"
+        place: Section = {"region": self._s3.region, "endpoint": self._s3.endpoint, "force_path_style": True}
+        section: Section = {
+            "source": {"path": daemon.path, "backup_id": daemon.backup_id, "s3": place},
+            "target": {"bootstrap_servers": list[Json](self.cluster.inside.split(","))},
+            "options": {"topic_mapping": [{"source": topic, "target": target}]},
+        }
+        configuration.write_text(yaml.safe_dump({"restore": section}))
+        finished = await asyncio.to_thread(daemon.cli, "restore", "--config", str(configuration))
+        finished.require(0)
+
     async def log(self, topic: str, partition: int = 0) -> Batches:
         """What its leader has on disk."""
-        leader = await self.cluster.leader(topic, partition)
-        return broker_batches(self.cluster.node(leader), topic, partition)
+        return (await self.logs(topic))[partition]
+
+    async def logs(self, topic: str) -> list[Batches]:
+        """As `log`, of every partition."""
+        leaders = [row.leader for _, row in sorted((await self.cluster.partitions(topic)).items())]
+        nodes = [self.cluster.node(leader) for leader in leaders]
+        return [broker_batches(node, topic, number) for number, node in enumerate(nodes)]
 
     @property
     def storage(self) -> StorageSettings:
