@@ -22,7 +22,7 @@ from aiokafka.errors import KafkaError
 from kbackupd.kafka.codec import WireError, WireRequest
 from kbackupd.kafka.errors import KafkaFailure, translate
 from kbackupd.kafka.security import SecurityArguments, security_arguments
-from kbackupd.kafka.types import BrokerInfo
+from kbackupd.kafka.types import BrokerInfo, KafkaErrorCode
 from kbackupd.kafka.wire import MetadataRequest
 from kbackupd.kafka.wire_fetch import FetchRequest
 from kbackupd.model.clock import Clock
@@ -234,7 +234,7 @@ class KafkaConnection:
             async with link.lock:
                 if self._links.get((node_id, lane)) is not link:
                     continue  # dropped while we waited for our turn
-                if link.connection is not None and link.connection.connected():
+                if link.connection is not None and _usable(link.connection):
                     return link.connection
                 broker = self._brokers.get(node_id)
                 if self._closed or broker is None:
@@ -268,7 +268,8 @@ class KafkaConnection:
         async with self._deadline(self._connect_timeout_seconds, what):
             try:
                 await connection.connect()
-            except (OSError, EOFError, KafkaError) as error:
+            except (OSError, EOFError, KafkaError, RuntimeError) as error:
+                # uvloop's word for a write to a transport that is closed already is RuntimeError.
                 raise translate(error, what, connecting=True) from error
         try:
             FetchRequest.check(connection._versions)
@@ -281,6 +282,8 @@ class KafkaConnection:
     async def _exchange(
         self, connection: AIOKafkaConnection, request: WireRequest[T], what: str, *, connecting: bool = False
     ) -> T:
+        if not _usable(connection):
+            raise KafkaUnavailableError(f"{what}: the connection broke", code=KafkaErrorCode.NETWORK_EXCEPTION)
         try:
             raw = await connection.send(request)
         except (OSError, EOFError, KafkaError) as error:
@@ -297,3 +300,13 @@ class KafkaConnection:
                 yield
         except TimeoutError as error:
             raise translate(error, f"{what} (within {seconds:g} s)") from error
+
+
+def _usable(connection: AIOKafkaConnection) -> bool:
+    """Whether a request may be written to it at this moment.
+
+    aiokafka believes a connection to be there until its reader has run, which is after the event loop has closed it. A
+    write in between is lost without a word, or, on uvloop, a RuntimeError that nobody takes for a lost connection.
+    """
+    writer = connection._writer
+    return connection.connected() and writer is not None and not writer.transport.is_closing()

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 from kbackupd.kafka.codec import array, int16, int32, string
 from kbackupd.testbed.ports import free_ports
+from kbackupd.testbed.proxy import reset
 
 MODERN = {1: (4, 17), 3: (0, 13), 2: (1, 10), 22: (0, 5)}
 _API_VERSIONS = 18
@@ -28,9 +29,16 @@ class FakeBroker:
         self.closed = asyncio.Event()
         self._versions = versions
         self._respond = respond
+        self._writers: list[asyncio.StreamWriter] = []
+
+    def hang_up(self) -> None:
+        """Reset every connection."""
+        for writer in self._writers:
+            reset(writer)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
+        self._writers.append(writer)
         try:
             while True:
                 (size,) = struct.unpack(">i", await reader.readexactly(4))

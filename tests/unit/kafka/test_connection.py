@@ -6,6 +6,7 @@ import asyncio
 import struct
 
 import pytest
+import uvloop
 
 from kbackupd.kafka.codec import int16, int32, int64
 from kbackupd.kafka.connection import KafkaConnection
@@ -233,3 +234,26 @@ async def test_closing_fails_what_is_under_way_and_everything_after() -> None:
             await under_way
         with pytest.raises(KafkaUnavailableError, match="is closed"):
             await connection.send(1, MetadataRequest(topics=()))
+
+
+def test_a_request_sent_in_the_moment_in_which_the_connection_is_reset_goes_to_a_new_one() -> None:
+    """Hazard 41: on uvloop, as the daemon runs, that was a RuntimeError, which nobody took for a lost connection: the
+    whole daemon died of one reset.
+    """
+
+    async def scenario() -> None:
+        async with fake_broker(respond=_answers_producer_ids) as broker:
+            connection = _connection(broker.port)
+            await connection.start()
+            await connection.send(1, InitProducerIdRequest())
+            first = connection._links[1, 0].connection
+            assert first is not None
+            broker.hang_up()
+            # The transport is closed, and aiokafka's reader has not been told yet.
+            await first._closed_fut
+            assert first.connected()
+            assert (await connection.send(1, InitProducerIdRequest())).producer_id == 4711
+            assert connection._links[1, 0].connection is not first
+            await connection.close()
+
+    uvloop.run(scenario())
