@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -78,6 +79,24 @@ async def test_a_silent_broker_keeps_no_others_waiting_and_its_late_answers_do_n
         cluster.proxy(3).heal()
         await campaign.followed()
         await campaign.exposed(silent, below=10.0)
+    await campaign.exact()
+
+
+async def test_a_daemon_that_is_stopped_and_started_while_a_broker_is_silent_drains_and_is_ready_again(
+    campaign: Campaign, unique_topic: Names
+) -> None:
+    silent = await campaign.topic(unique_topic(), [[2, 1]] * 2)
+    spared = await campaign.topic(unique_topic(), [[1, 3], [3, 1]])
+    await campaign.start()
+    async with campaign.load(*campaign.plain(100)):
+        await campaign.followed()
+        campaign.cluster.proxy(2).silence()
+        assert await asyncio.to_thread(campaign.daemon.stop) == 0
+        await campaign.start()
+        await campaign.followed(spared)
+        await campaign.state(silent, "retrying", at_least=2)
+        campaign.cluster.proxy(2).heal()
+        await campaign.followed()
     await campaign.exact()
 
 
