@@ -76,16 +76,15 @@ class Weather:
 
     async def _network(self, node_id: int) -> None:
         proxy = self._cluster.proxy(node_id)
-        self._chance.choice(
-            [
-                proxy.block,
-                proxy.silence,
-                proxy.forget,
-                proxy.reset_all,
-                lambda: proxy.delay(self._chance.uniform(0.0, 0.3)),
-                lambda: proxy.trickle(self._chance.uniform(20_000, 500_000)),
-            ]
-        )()
+        kinds: list[Callable[[], None]] = [
+            proxy.block,
+            proxy.silence,
+            proxy.forget,
+            proxy.reset_all,
+            lambda: proxy.delay(self._chance.uniform(0.0, 0.3)),
+            lambda: proxy.trickle(self._chance.uniform(20_000, 500_000)),
+        ]
+        self._chance.choice(kinds)()
 
     async def _exchanges(self, node_id: int) -> None:
         faults: list[Fault] = [Reset(), LoseAnswer(), HoldAnswer(), CutAnswer(after_bytes=500)]

@@ -18,7 +18,7 @@ Names = Callable[[], str]
 
 pytestmark = pytest.mark.timeout(600)
 
-HANGING_SECONDS = 30
+HANGING_SECONDS = 20
 """Until the broker aborts it: long enough to look at it while it hangs."""
 
 
