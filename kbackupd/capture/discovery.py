@@ -283,8 +283,8 @@ class Discovery:
             self._roster.add(partition)
             self._roster.place(partition)
             return
-        if row.leader_epoch < partition.leader_epoch and row.leader_id >= 0:
-            return  # a broker that has not heard of the newest election yet
+        if 0 <= row.leader_epoch < partition.leader_epoch:
+            return  # a broker that has not heard of the newest election yet, be it that it knows no leader at all
         if row.leader_id != partition.leader_id or row.leader_epoch != partition.leader_epoch:
             partition.leader_id = row.leader_id
             partition.leader_epoch = max(row.leader_epoch, partition.leader_epoch)

@@ -272,3 +272,29 @@ def test_lives_killed_among_topics_that_vanish_and_return_hold_what_the_brokers_
     """Whatever is forgotten, and whenever it comes back: nothing is lost, doubled or made up."""
     with patch.object(writer_state, "REMEMBERED_DELETED", remembered):
         lives(seed, kills, (*kinds, *COMING_AND_GOING)).check(causes=tuple(GapCause))
+
+
+def test_a_broker_that_lags_behind_and_still_knows_no_leader_takes_no_partition_away_from_the_one_elected_since() -> (
+    None
+):
+    """Hazard 41: every third round of metadata it stopped what another leader was giving us, and called it failed."""
+    site = Site.new()
+    log = site.cluster.create("orders").logs[0]
+
+    async def script(life: Life) -> None:
+        log.append(3)
+        await life.durable()
+        site.cluster.down.add(1)
+        leaderless = site.cluster.picture()
+        log.elect(2)
+        await life.until(lambda: life.partition("orders").leader_id == 2, "the new leader is known")
+        await life.follows("orders")
+        site.cluster.lagging.extend([leaderless, leaderless])
+        life.pipeline.roster.metadata_wanted.set()
+        await life.until(lambda: not site.cluster.lagging, "it answered")
+        await asyncio.sleep(0.01)
+        assert life.partition("orders").leader_id == 2
+        assert life.partition("orders").failures == 0
+
+    site.run_life(script)
+    site.check()
