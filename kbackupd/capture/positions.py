@@ -130,8 +130,9 @@ class Positioner:
             if (partition.position, partition.leader_epoch) != asked_at[partition.id]:
                 self._roster.place(partition)
                 continue
-            start, end = starts[tp], ends[tp]
-            code = start.error_code or end.error_code
+            start, end, epoch = starts[tp], ends[tp], epochs.get(tp)
+            # A leader deposed before the last question has not said that none of our log is its own.
+            code = start.error_code or end.error_code or (epoch.error_code if epoch is not None else 0)
             if partition.id not in same:
                 self._roster.fail(
                     partition,
@@ -144,9 +145,7 @@ class Positioner:
             elif code != KafkaErrorCode.NONE:
                 self._intake.refused(partition, code if code != KafkaErrorCode.OFFSET_OUT_OF_RANGE else -1)
             else:
-                epoch = epochs.get(tp)
-                epoch_end = epoch.end_offset if epoch is not None and epoch.error_code == KafkaErrorCode.NONE else -1
-                self._decide(partition, start.offset, end.offset, epoch_end)
+                self._decide(partition, start.offset, end.offset, epoch.end_offset if epoch is not None else -1)
 
     async def _ask(
         self, node_id: int, names: dict[TopicPartition, PartitionCapture], timestamp: int
