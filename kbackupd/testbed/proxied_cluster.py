@@ -80,7 +80,7 @@ class ProxiedCluster:
             on_failure.callback(self.close)
             for proxy in self.proxies:
                 proxy.start()
-            self._cluster.start()
+            self._cluster.start(deadline_seconds=2 * PATIENCE_SECONDS)
             on_failure.pop_all()
 
     def close(self) -> None:

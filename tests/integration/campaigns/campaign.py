@@ -158,7 +158,7 @@ class Campaign:
         await self._told(lambda: seconds <= self.exposure(topic) < below, f"exposed for [{seconds}, {below}) s")
 
     async def blind(self, topic: str, spared: str, *, seconds: float) -> None:
-        """Return when the exposure of `topic` is at least `seconds` and thrice that of `spared`, which is up to date."""
+        """Return when the exposure of `topic` is at least `seconds`, and thrice that of `spared`."""
         await self._told(
             lambda: self.exposure(topic) >= max(seconds, 3 * self.exposure(spared)),
             f"exposed for {seconds} s, and {spared} by far less",
