@@ -8,7 +8,9 @@ Runs in a thread, so that tests may block; rules may be added and lifted from an
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TypeAlias, assert_never
@@ -18,6 +20,7 @@ from kbackupd.testbed.proxy import HOST, FaultRule, LocalProxy, reset
 
 _HEAD_BYTES_MAX = 64 << 10
 _PIECE_BYTES = 64 << 10
+_BITS_PER_SECOND = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,14 @@ class CutUpload:
     after_bytes: int
 
 
-Fault: TypeAlias = Stall | Answer | Reset | LoseAnswer | CutAnswer | CutUpload
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trickle:
+    """Request and answer arrive whole, but no faster than this: a link that is all but dead."""
+
+    bytes_per_second: int
+
+
+Fault: TypeAlias = Stall | Answer | Reset | LoseAnswer | CutAnswer | CutUpload | Trickle
 
 
 class Rule(FaultRule[str]):
@@ -67,18 +77,26 @@ class Rule(FaultRule[str]):
     Args:
         method: of the request; empty: any.
         key_part: what the unquoted target (path and query) must contain; empty: anything.
+        share: of the requests that match, how large a part is struck, by chance.
+        seed: of that chance.
         times: how many requests it strikes; None: all until it is lifted.
     """
 
-    def __init__(self, fault: Fault, *, method: str, key_part: str, times: int | None) -> None:
+    def __init__(
+        self, fault: Fault, *, method: str, key_part: str, times: int | None, share: float = 1.0, seed: int = 0
+    ) -> None:
         super().__init__(times=times)
         self.fault = fault
         self._method = method
         self._key_part = key_part
+        self._share = share
+        self._chance = random.Random(seed)
 
     def meets(self, method: str, target: str) -> bool:
         """Whether this request is struck; counts it if so."""
-        return self._method in ("", method) and self._key_part in target and self._strikes(target)
+        if self._method not in ("", method) or self._key_part not in target:
+            return False
+        return (self._share >= 1.0 or self._chance.random() < self._share) and self._strikes(target)
 
 
 class S3Proxy(LocalProxy):
@@ -88,14 +106,30 @@ class S3Proxy(LocalProxy):
         super().__init__(port)
         self._rules: list[Rule] = []
         self._rules_lock = threading.Lock()
+        self._seen: Counter[str] = Counter()
 
     @property
     def endpoint(self) -> str:
         return f"http://{HOST}:{self.port}"
 
-    def strike(self, fault: Fault, *, method: str = "", key_part: str = "", times: int | None = None) -> Rule:
+    @property
+    def seen(self) -> Counter[str]:
+        """How many requests of each method have arrived so far, struck ones included: what a hot loop would show in."""
+        with self._rules_lock:
+            return Counter(self._seen)
+
+    def strike(
+        self,
+        fault: Fault,
+        *,
+        method: str = "",
+        key_part: str = "",
+        times: int | None = None,
+        share: float = 1.0,
+        seed: int = 0,
+    ) -> Rule:
         """Do this to the requests a rule meets, see `Rule`; of several rules the one made first counts."""
-        rule = Rule(fault, method=method, key_part=key_part, times=times)
+        rule = Rule(fault, method=method, key_part=key_part, times=times, share=share, seed=seed)
         with self._rules_lock:
             self._rules.append(rule)
         return rule
@@ -109,6 +143,7 @@ class S3Proxy(LocalProxy):
 
     def _rule_for(self, head: _Head) -> Rule | None:
         with self._rules_lock:
+            self._seen[head.method] += 1
             return next((rule for rule in self._rules if rule.meets(head.method, head.target)), None)
 
     async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -213,9 +248,16 @@ class _Side:
         except asyncio.IncompleteReadError as error:
             raise _Broken from error
 
-    async def send(self, data: bytes) -> None:
-        self.writer.write(data)
-        await self.writer.drain()
+    async def send(self, data: bytes, *, rate: int | None = None) -> None:
+        """Args:
+        rate: bytes a second, sent in ten bits a second; None: at once.
+        """
+        bit = len(data) if rate is None else max(1, rate // _BITS_PER_SECOND)
+        for first in range(0, len(data), max(1, bit)):
+            self.writer.write(data[first : first + bit])
+            await self.writer.drain()
+            if rate is not None:
+                await asyncio.sleep(1 / _BITS_PER_SECOND)
 
     def reset(self) -> None:
         """End the connection with RST: the other side gets an error, not an orderly end."""
@@ -261,28 +303,34 @@ async def _exchange(head: _Head, client: _Side, server: _Side, rule: Rule | None
                     break
             server.reset()
             raise _Broken
+        case Trickle(bytes_per_second=rate):
+            await _pass_on(head, client, server, rate=rate)
         case _:
             assert_never(fault)
 
 
-async def _pass_on(head: _Head, client: _Side, server: _Side, *, answer_bytes: int | None = None) -> None:
+async def _pass_on(
+    head: _Head, client: _Side, server: _Side, *, answer_bytes: int | None = None, rate: int | None = None
+) -> None:
     """The request to the server while its answer comes back: a server may refuse before it has read everything."""
 
     async def upwards() -> None:
         await server.send(head.raw)
         async for piece in client.body(head):
-            await server.send(piece)
+            await server.send(piece, rate=rate)
 
     sending = asyncio.create_task(upwards())
     try:
-        await _relay_answer(head, server, client, limit=answer_bytes)
+        await _relay_answer(head, server, client, limit=answer_bytes, rate=rate)
         await sending
     finally:
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
 
 
-async def _relay_answer(request: _Head, server: _Side, client: _Side | None, *, limit: int | None = None) -> None:
+async def _relay_answer(
+    request: _Head, server: _Side, client: _Side | None, *, limit: int | None = None, rate: int | None = None
+) -> None:
     """The server's answer to `client` (None: to nobody), at most `limit` bytes of its body."""
     while (answer := await server.head()) is not None and answer.status < 200:
         pass  # "100 Continue", which the client was told already
@@ -295,7 +343,7 @@ async def _relay_answer(request: _Head, server: _Side, client: _Side | None, *, 
     sent = 0
     async for piece in server.body(answer, until_end=True):
         if client is not None:
-            await client.send(piece if limit is None else piece[: limit - sent])
+            await client.send(piece if limit is None else piece[: limit - sent], rate=rate)
         sent += len(piece)
         if limit is not None and sent >= limit:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from kbackupd.model.errors import ObjectMissingError, StoreUnavailableError
 from kbackupd.model.settings import S3Settings
 from kbackupd.store.s3 import S3Limits, S3Store
 from kbackupd.testbed.s3 import S3Server
-from kbackupd.testbed.s3_proxy import Answer, CutAnswer, CutUpload, LoseAnswer, Reset, S3Proxy, Stall
+from kbackupd.testbed.s3_proxy import Answer, CutAnswer, CutUpload, LoseAnswer, Reset, S3Proxy, Stall, Trickle
 from tests.integration.conditions import reaches
 from tests.integration.verbatim import plain_storage
 
@@ -130,3 +131,40 @@ async def test_other_connections_go_on_while_one_request_is_stalled(
     assert held.getresponse().status == 403
     held.close()
     other.close()
+
+
+async def test_a_trickle_brings_everything_in_its_own_time(
+    proxy: S3Proxy, s3_server: S3Server, s3_bucket: str, s3_prefix: str
+) -> None:
+    store = await store_behind(proxy, s3_server, s3_bucket, s3_prefix)
+    try:
+        contents = bytes(range(256)) * 100
+        rule = proxy.strike(Trickle(bytes_per_second=40_000))
+        began = time.monotonic()
+        await store.put_if_absent("object", [contents])
+        assert await store.get("object") == contents
+        assert time.monotonic() - began > 2 * len(contents) / 40_000 / 2  # both ways; half of it for generous rounding
+        assert rule.struck
+    finally:
+        await store.close()
+
+
+async def test_a_share_of_the_requests_is_struck_and_the_same_ones_with_the_same_seed(
+    proxy: S3Proxy, s3_server: S3Server, s3_bucket: str
+) -> None:
+    def answers(seed: int) -> list[int]:
+        rule = proxy.strike(Answer(status=503), share=0.5, seed=seed)
+        found = []
+        for number in range(40):
+            connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=60)
+            connection.request("GET", f"/{s3_bucket}/{number}")
+            found.append(connection.getresponse().status)
+            connection.close()
+        rule.lift()
+        return found
+
+    first = answers(1)
+    assert set(first) == {503, 403}  # unsigned: the server itself says 403
+    assert answers(1) == first
+    assert answers(2) != first
+    assert proxy.seen["GET"] == 120
