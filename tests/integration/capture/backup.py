@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from kbackupd.server.client import ControlClient
 from kbackupd.store.open import open_store
 from kbackupd.testbed.daemon import Daemon, Json, Section
 from kbackupd.testbed.kafka import KafkaServer
+from kbackupd.testbed.odd_daemon import odd_command
 from kbackupd.testbed.s3 import S3Server
 from kbackupd.testbed.workload import RecordMaker
 from kbackupd.validate.report import Code, ValidationReport
@@ -58,7 +58,7 @@ class Backup:
 
         Args:
             endpoint: of a proxy; empty: the server itself.
-            odd: options of `odd_daemon.py`; none: `kbackupd run` as users run it.
+            odd: options of `testbed.odd_daemon`; none: `kbackupd run` as users run it.
             backup: keys of the configuration's section.
         """
         sections: dict[str, Section] = overrides(topics, **backup)
@@ -81,7 +81,7 @@ class Backup:
             prefix=self.prefix,
             overrides=sections,
             tiers=tiers,
-            program=[sys.executable, str(Path(__file__).with_name("odd_daemon.py")), *odd] if odd else None,
+            program=odd_command(*odd) if odd else None,
         )
         self._daemons.append(daemon)
         return daemon
