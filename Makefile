@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test unit check alerts bench lock clean
+.PHONY: demo test unit soak check alerts bench lock clean
 
 $(STAMP): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "kbackupd needs Python 3.11 or newer on PATH (or make PYTHON=/path/to/python)"; exit 2; }
@@ -21,6 +21,10 @@ test: $(STAMP)  ## the whole suite, real Kafka and S3 included
 
 unit: $(STAMP)  ## only what needs no server: seconds
 	$(BIN)/python -m pytest tests/unit -q
+
+HOURS ?= 1
+soak: $(STAMP)  ## load and random faults for HOURS (1), SEED=… to repeat one: not a record may be missing (docs/testing.md)
+	$(BIN)/python -m kbackupd.testbed.soak --hours $(HOURS) $(if $(SEED),--seed $(SEED))
 
 check: $(STAMP)  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

@@ -149,6 +149,7 @@ class Daemon:
         bucket: str,
         prefix: str,
         backup_id: str = "main",
+        writer: str = "main",
         overrides: Mapping[str, Section] | None = None,
         tiers: list[Json] | None = None,
         program: Sequence[str] | None = None,
@@ -182,7 +183,7 @@ class Daemon:
         }
         for name, section in (overrides or {}).items():
             sections[name] = {**sections.get(name, {}), **section}
-        document: Section = {"backup_id": backup_id, **sections}
+        document: Section = {"backup_id": backup_id, "writer": writer, **sections}
         if tiers is not None:
             document["tiers"] = tiers
         self.config.write_text(yaml.safe_dump(document, sort_keys=False))

@@ -16,18 +16,17 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
 import yaml
-from confluent_kafka import Consumer, TopicPartition
 from rich.console import Console
 
 from kbackupd.model.errors import KbackupError
 from kbackupd.model.units import format_bytes
+from kbackupd.testbed.covered import flush_to_the_ends
 from kbackupd.testbed.daemon import Daemon, Section
 from kbackupd.testbed.demo_report import Findings, report
 from kbackupd.testbed.demo_topics import HISTORY_RECORDS, PARTITIONS, PLAIN, TIERS, TRANSACTIONAL, TRANSACTIONS
@@ -149,13 +148,13 @@ class Demo:
     def flush(self, daemon: Daemon) -> None:
         """Flush until the answers cover everything the brokers have."""
         with self.screen.stage("flush: kbackupd ctl flush") as stage:
-            ends = self._log_ends()
-            deadline = Deadline(CATCH_UP_DEADLINE_SECONDS)
-            while missing := _uncovered(ends, daemon.ctl("flush")):
-                if deadline.passed:
-                    raise ServerFailedError(f"a flush does not cover what was produced: {missing}")
-                stage.update(f"{sum(missing.values()):,} offsets to go")
-                time.sleep(0.2)
+            ends = flush_to_the_ends(
+                daemon,
+                self.kafka.bootstrap,
+                PARTITIONS,
+                deadline_seconds=CATCH_UP_DEADLINE_SECONDS,
+                progress=stage.update,
+            )
             stage.update(f"{len(ends)} partitions durable to their ends, {sum(ends.values()):,} offsets")
 
     def validate(self, daemon: Daemon) -> None:
@@ -275,29 +274,6 @@ class Demo:
     def _show_load(self, stage: Stage, watch: ExposureWatch) -> None:
         exposure = "unknown" if watch.now_seconds is None else f"{watch.now_seconds:.1f} s"
         stage.update(f"{self.truth.record_count:,} records produced, exposure {exposure}")
-
-    def _log_ends(self) -> dict[tuple[str, int], int]:
-        """High watermark per user partition, asked of the brokers by the independent client."""
-        consumer = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": "demo-ends", "log_level": 0})
-        try:
-            return {
-                (topic, partition): consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=60.0)[1]
-                for topic, partitions in PARTITIONS.items()
-                for partition in range(partitions)
-            }
-        finally:
-            consumer.close()
-
-
-def _uncovered(ends: Mapping[tuple[str, int], int], flushed: Section) -> dict[tuple[str, int], int]:
-    """How many offsets below `ends` a flush does not call durable, per partition where any."""
-    durable: dict[tuple[object, object], int] = {}
-    listed = flushed.get("partitions")
-    for one in listed if isinstance(listed, list) else []:
-        if isinstance(one, dict) and isinstance(offset := one.get("durable_offset"), int):
-            durable[one.get("topic"), one.get("partition")] = offset
-    missing = {place: end - durable.get(place, 0) for place, end in ends.items()}
-    return {place: count for place, count in missing.items() if count > 0}
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from kbackupd.testbed.process import Deadline, ServerFailedError
 
@@ -33,13 +33,8 @@ def create_topic(
         admin.create_topics([new], operation_timeout=60, request_timeout=90)[topic].result(_DEADLINE_SECONDS)
     except KafkaException as error:
         raise ServerFailedError(f"cannot create topic {topic}: {error}") from error
-    deadline = Deadline(_DEADLINE_SECONDS)
-    while not deadline.passed:
-        found = partition_leaders(bootstrap, topic)
-        if len(found) == partitions and all(leader >= 0 for leader in found.values()):
-            return topic
-        time.sleep(0.05)
-    raise ServerFailedError(f"topic {topic} has no leaders after {_DEADLINE_SECONDS:g} s")
+    _await_leaders(bootstrap, topic, partitions)
+    return topic
 
 
 def delete_topic(bootstrap: str, topic: str) -> None:
@@ -61,6 +56,22 @@ def delete_topic(bootstrap: str, topic: str) -> None:
         time.sleep(0.05)
 
 
+def add_partitions(bootstrap: str, topic: str, *, total: int) -> None:
+    """Grow `topic` to `total` partitions and wait until each has a leader.
+
+    Raises:
+        ServerFailedError: refused, or no leaders in time.
+    """
+    admin = _admin(bootstrap)
+    try:
+        admin.create_partitions([NewPartitions(topic, total)], operation_timeout=60, request_timeout=90)[topic].result(
+            _DEADLINE_SECONDS
+        )
+    except KafkaException as error:
+        raise ServerFailedError(f"cannot grow topic {topic}: {error}") from error
+    _await_leaders(bootstrap, topic, total)
+
+
 def partition_leaders(bootstrap: str, topic: str) -> dict[int, int]:
     """Leader's node id per partition (-1: none at the moment); empty if there is no such topic."""
     metadata = _admin(bootstrap).list_topics(topic, timeout=_DEADLINE_SECONDS).topics[topic]
@@ -70,6 +81,16 @@ def partition_leaders(bootstrap: str, topic: str) -> dict[int, int]:
         # LEADER_NOT_AVAILABLE while the topic is being made.
         return dict.fromkeys(metadata.partitions, -1)
     return {number: partition.leader for number, partition in metadata.partitions.items()}
+
+
+def _await_leaders(bootstrap: str, topic: str, partitions: int) -> None:
+    deadline = Deadline(_DEADLINE_SECONDS)
+    while not deadline.passed:
+        found = partition_leaders(bootstrap, topic)
+        if len(found) == partitions and all(leader >= 0 for leader in found.values()):
+            return
+        time.sleep(0.05)
+    raise ServerFailedError(f"topic {topic} has no leaders after {_DEADLINE_SECONDS:g} s")
 
 
 def _admin(bootstrap: str) -> AdminClient:

@@ -56,9 +56,10 @@ class Draft(NamedTuple):
 class RecordMaker:
     """Endless varied records from a seed; same seed, same records."""
 
-    def __init__(self, seed: int | str, *, value_bytes: int = 400) -> None:
+    def __init__(self, seed: int | str, *, value_bytes: int = 400, null_keys: bool = True) -> None:
         self._random = random.Random(seed)
         self._value_bytes = value_bytes
+        self._null_keys = null_keys
         self._serial = 0
 
     def draft(self, partition: int | None = None) -> Draft:
@@ -68,7 +69,7 @@ class RecordMaker:
     def _key(self) -> bytes | None:
         kind = self._random.random()
         if kind < 0.10:
-            return None
+            return None if self._null_keys else b"not null"
         if kind < 0.12:
             return b""
         return f"key-{self._random.randrange(1_000)}".encode()
@@ -293,6 +294,8 @@ class PlainStream:
     codec: Codec = "none"
     records_per_second: float = 200.0
     value_bytes: int = 400
+    null_keys: bool = True
+    """False where the topic is compacted: it takes none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -373,7 +376,7 @@ class _PlainWriter(_Writer):
     def __init__(self, bootstrap: str, truth: Truth, stream: PlainStream, seed: str) -> None:
         self._producer = _TruthfulProducer(bootstrap, truth, codec=stream.codec)
         self._stream = stream
-        self._maker = RecordMaker(seed, value_bytes=stream.value_bytes)
+        self._maker = RecordMaker(seed, value_bytes=stream.value_bytes, null_keys=stream.null_keys)
 
     def run(self, stop: threading.Event) -> None:
         pace = _Pace(self._stream.records_per_second)
