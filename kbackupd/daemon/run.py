@@ -14,6 +14,7 @@ from kbackupd.capture.pipeline import Pipeline
 from kbackupd.capture.snapshots import Snapshots
 from kbackupd.capture.source import ClusterQuestions, Source
 from kbackupd.capture.steering import Steering
+from kbackupd.daemon.descriptors import allow_descriptors
 from kbackupd.daemon.memory import budget_bytes, keep_freed_memory, left_for_data
 from kbackupd.daemon.service import Service
 from kbackupd.daemon.source import KafkaQuestions, KafkaSource
@@ -63,12 +64,14 @@ async def run_daemon(
         manager: is told how we are; None: nobody is.
 
     On return everything fetched is durable and checkpointed. Raises the reason otherwise:
+        ConfigurationError: too few descriptors or too little memory to work with.
         UnreachableError, DeniedError: Kafka or the store could not be used at the start.
         ForeignArchiveError: the archive is another cluster's.
         FencedError: another daemon took over.
         IncompleteError: the drain did not finish within backup.shutdown_timeout; nothing acknowledged is lost.
     """
     clock = clock or SystemClock()
+    allow_descriptors()
     metrics = Metrics(clock, version=__version__, backup_id=settings.backup_id, writer=settings.writer)
     problems = Problems(clock)
     service = Service(settings=settings, clock=clock, metrics=metrics, problems=problems)

@@ -54,6 +54,7 @@ STORE_CAUSES = frozenset(
         "connect",
         "credentials",
         "denied",
+        "descriptors",
         "disk_full",
         "io",
         "not_s3",

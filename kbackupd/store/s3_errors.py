@@ -6,6 +6,9 @@ balancer speaking for a server that is away, and a missing bucket is a mistake i
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterator
 from typing import Any, Final
 
 import aiohttp
@@ -31,6 +34,9 @@ _REGION_HINT = "set storage.s3.region (or AWS_REGION) to the region the bucket i
 _PERMISSION_HINT = (
     "the credentials need s3:GetObject, s3:PutObject and s3:ListBucket here (s3:DeleteObject for pruning)"
 )
+
+_DESCRIPTORS_HINT = "the process has no descriptor left: raise its limit of open files (LimitNOFILE=, ulimit -n)"
+_NO_DESCRIPTOR: Final = (errno.EMFILE, errno.ENFILE)
 
 _DENIED_HINTS: Final = {
     "AccessDenied": _PERMISSION_HINT,
@@ -133,6 +139,12 @@ def _from_answer(status: int, code: str, message: str, *, where: str, key: str) 
 
 def _from_transport(error: BaseException, where: str) -> KbackupError:
     said = f"{where}: {error or type(error).__name__}"
+    for cause in _causes(error):
+        # botocore says of it only that it cannot connect, which sends people to look at the server.
+        if isinstance(cause, OSError) and cause.errno in _NO_DESCRIPTOR:
+            return StoreUnavailableError(
+                f"{where}: {os.strerror(cause.errno)}", cause="descriptors", hint=_DESCRIPTORS_HINT
+            )
     match error:
         case boto.NoCredentialsError() | boto.PartialCredentialsError() | boto.ProfileNotFound():
             return StoreDeniedError(said, hint=_CREDENTIALS_HINT)
@@ -160,6 +172,16 @@ def _from_transport(error: BaseException, where: str) -> KbackupError:
             return StoreDeniedError(said, hint=_CREDENTIALS_HINT)
         case _:
             return StoreDeniedError(said, hint="this looks like a wrong storage setting")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it, each once."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
 
 
 def _message_of(error: ClientError) -> str:
