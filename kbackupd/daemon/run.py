@@ -23,17 +23,18 @@ from kbackupd.daemon.take_over import take_over
 from kbackupd.flow.budget import MemoryBudget
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.model.clock import Clock, SystemClock
-from kbackupd.model.errors import IncompleteError, KbackupError
+from kbackupd.model.errors import IncompleteError, KbackupError, StoreUnavailableError
 from kbackupd.model.settings import DaemonSettings
 from kbackupd.observe import events
 from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
+from kbackupd.observe.repeats import RepeatLimiter
 from kbackupd.server.control import ControlServer
 from kbackupd.server.http import ObservabilityServer
 from kbackupd.store.metered import Operation, Outcome
 from kbackupd.store.open import open_store
 from kbackupd.store.protocol import ObjectStore
-from kbackupd.store.retrying import RetryPolicy
+from kbackupd.store.retrying import OnRetry, RetryPolicy
 from kbackupd.store.scoped import ScopedStore
 
 PROBLEM_AFTER_TRIES = 2
@@ -210,15 +211,7 @@ class _Life:
 async def _open_archive_store(
     settings: DaemonSettings, metrics: Metrics, problems: Problems, clock: Clock, retries: RetryPolicy | None
 ) -> AsyncIterator[ObjectStore]:
-    # A store that is gone is tried for a minute before an operation fails: told by then only, status would call the
-    # daemon healthy meanwhile, and a drain that runs out of time could not say why. One failed try is everyday life.
-    def retried(operation: str, error: KbackupError, attempt: int) -> None:
-        metrics.store_retried(operation, error)
-        if attempt >= PROBLEM_AFTER_TRIES:
-            problems.report(f"store {operation}", error.message, hint=error.hint)
-        # Said once per operation, when it is no hiccup any more: a start waits for the store up to a minute.
-        say = log.warning if attempt == PROBLEM_AFTER_TRIES else log.debug
-        say(events.STORE_RETRIED, operation=operation, error=error.message, attempt=attempt)
+    retried = retry_listener(metrics, problems, clock)
 
     def ended(operation: Operation, seconds: float, size_bytes: int, outcome: Outcome) -> None:
         metrics.store_operation_ended(operation, seconds, size_bytes, outcome)
@@ -238,6 +231,32 @@ async def _open_archive_store(
         yield ScopedStore(store, settings.backup_id)
     finally:
         await store.close()
+
+
+def retry_listener(metrics: Metrics, problems: Problems, clock: Clock) -> OnRetry:
+    """What is made of a failed try that will be followed by another.
+
+    A store that is gone is tried for a minute before an operation fails: told by then only, status would call the
+    daemon healthy meanwhile, and a drain that runs out of time could not say why. One failed try is everyday life; from
+    the second of one operation on it is said, but once a minute for each kind with a count: in bad weather every
+    operation fails twice, several times a second and for hours.
+    """
+    repeats = RepeatLimiter(clock)
+
+    def retried(operation: str, error: KbackupError, attempt: int) -> None:
+        metrics.store_retried(operation, error)
+        told = {"operation": operation, "error": error.message, "attempt": attempt}
+        if attempt < PROBLEM_AFTER_TRIES:
+            log.debug(events.STORE_RETRIED, **told)
+            return
+        problems.report(f"store {operation}", error.message, hint=error.hint)
+        cause = error.cause if isinstance(error, StoreUnavailableError) else ""
+        if (count := repeats.admit((operation, cause))) is None:
+            log.debug(events.STORE_RETRIED, **told)
+        else:
+            log.warning(events.STORE_RETRIED, count=count, **told)
+
+    return retried
 
 
 @contextlib.asynccontextmanager
