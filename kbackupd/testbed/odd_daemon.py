@@ -1,7 +1,7 @@
-"""`kbackupd run` with a clock that is wrong or is stepped, or with little patience for its store.
+"""`kbackupd run` with a clock that is wrong or is stepped, little patience for its store, or listings of small pages.
 
 `python -m kbackupd.testbed.odd_daemon --config FILE [--clock-file FILE] …`: a program of its own, so that signals, exit
-codes and messages are those of a process. Everything but clock and patience is the real thing. What `ClockFile` holds
+codes and messages are those of a process. Everything else is the real thing. What `ClockFile` holds
 is what the daemon's wall clock is wrong by; whoever writes it anew steps that clock, as NTP or an operator would, while
 the daemon runs. Monotonic time stays true, as the kernel's does.
 """
@@ -22,6 +22,7 @@ from kbackupd.model.clock import SystemClock
 from kbackupd.model.errors import KbackupError, principal
 from kbackupd.observe.logging import configure_logging
 from kbackupd.settings.load import load_daemon_settings
+from kbackupd.store import s3
 from kbackupd.store.retrying import RetryPolicy
 
 _WRONG_BY = struct.Struct("=q")
@@ -70,7 +71,9 @@ def main() -> int:
     parser.add_argument("--clock-wrong-seconds", type=int, default=0)
     parser.add_argument("--clock-file", type=Path)
     parser.add_argument("--patience-seconds", type=float)
+    parser.add_argument("--list-page-keys", type=int, default=s3.LIST_PAGE_KEYS)
     options = parser.parse_args()
+    s3.LIST_PAGE_KEYS = options.list_page_keys
     settings = load_daemon_settings(options.config, os.environ)
     writer = configure_logging(format=settings.observability.log_format, level=settings.observability.log_level)
     file = ClockFile(options.clock_file) if options.clock_file is not None else None

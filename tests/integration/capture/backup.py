@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, Message, Producer
 from kbackupd.archive.archive import Archive
 from kbackupd.model.events import GapCause
 from kbackupd.model.positions import PartitionId
-from kbackupd.model.settings import StorageSettings
+from kbackupd.model.settings import FilesystemSettings, StorageSettings
 from kbackupd.model.status import FlushReport
 from kbackupd.server.client import ControlClient
 from kbackupd.store.open import open_store
@@ -39,9 +39,16 @@ class Backup:
         self.prefix = prefix
         self._directory = directory
         self._daemons: list[Daemon] = []
+        self._path: Path | None = None
+
+    def keep_on(self, path: Path) -> None:
+        """From now on a directory is the store, not the bucket."""
+        self._path = path
 
     @property
     def storage(self) -> StorageSettings:
+        if self._path is not None:
+            return StorageSettings(backend=FilesystemSettings(path=self._path))
         return plain_storage(self.s3, self.bucket, self.prefix)
 
     def daemon(
@@ -51,6 +58,8 @@ class Backup:
         endpoint: str = "",
         secret_key: str = "",
         odd: tuple[str, ...] = (),
+        program: list[str] | None = None,
+        writer: str = "main",
         tiers: list[Json] | None = None,
         **backup: Json,
     ) -> Daemon:
@@ -59,6 +68,7 @@ class Backup:
         Args:
             endpoint: of a proxy; empty: the server itself.
             odd: options of `testbed.odd_daemon`; none: `kbackupd run` as users run it.
+            program: what runs it instead, e.g. a shell that sets limits first.
             backup: keys of the configuration's section.
         """
         sections: dict[str, Section] = overrides(topics, **backup)
@@ -73,6 +83,8 @@ class Backup:
                 **keys,
             }
         }
+        if self._path is not None:
+            sections["storage"] = {"type": "filesystem", "filesystem": {"path": str(self._path)}, "s3": None}
         daemon = Daemon(
             self._directory / str(len(self._daemons)),
             bootstrap=(kafka or self.kafka).bootstrap,
@@ -80,8 +92,9 @@ class Backup:
             bucket=self.bucket,
             prefix=self.prefix,
             overrides=sections,
+            writer=writer,
             tiers=tiers,
-            program=odd_command(*odd) if odd else None,
+            program=odd_command(*odd) if odd else program,
         )
         self._daemons.append(daemon)
         return daemon
