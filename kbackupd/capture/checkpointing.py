@@ -43,6 +43,8 @@ class Checkpointer:
         problems: Problems,
     ) -> None:
         self.last_ms: int | None = None
+        self.last_key: str | None = None
+        """Of this life's newest; None before its first."""
         self._store = store
         self._identity = identity
         self._writer_epoch = writer_epoch
@@ -98,7 +100,7 @@ class Checkpointer:
             await self._store.put_if_absent(checkpoint.key, [data])
             del self._publisher.since_checkpoint[: len(segments)]
             self._written_through = moved
-            self.last_ms = checkpoint.sealed_ms
+            self.last_ms, self.last_key = checkpoint.sealed_ms, checkpoint.key
             self._metrics.checkpoint_stored()
             self._problems.clear("checkpoints")
             log.info(events.CHECKPOINT_STORED, key=checkpoint.key, bytes=len(data), partitions=len(state.partitions))

@@ -16,13 +16,22 @@ from kbackupd.model.clock import Clock
 from kbackupd.model.errors import UnreachableError, UsageError
 from kbackupd.model.events import Paused
 from kbackupd.model.positions import PartitionId
-from kbackupd.model.status import FlushedPartition, FlushReport, LeftOutPartition, PartitionState, PauseReport
+from kbackupd.model.status import (
+    CheckpointReport,
+    FlushedPartition,
+    FlushReport,
+    LeftOutPartition,
+    PartitionState,
+    PauseReport,
+)
 from kbackupd.observe import events
 
 FLUSH_DEADLINE_SECONDS = 290.0
 """Below what the control socket waits, so that the answer can still say what was slow."""
 CAPTURE_DEADLINE_SECONDS = 200.0
 """Partitions that have not caught up by then are left out: what they are behind by may be hours of back-fill."""
+CHECKPOINT_DEADLINE_SECONDS = 110.0
+"""Below what the control socket waits: an upload and a checkpoint, each with the store's minute of patience."""
 PAUSE_DEADLINE_SECONDS = 45.0
 """Below what the control socket waits, so that the answer can still say that a restart would not remember yet."""
 LOOK_AROUND_SECONDS = 5.0
@@ -170,6 +179,39 @@ class Steering:
             return _LeftOut(partition.state, partition.reason)
         failure = self._pipeline.sessions.failure(partition)
         return None if failure is None else _LeftOut(PartitionState.RETRYING, failure)
+
+    async def checkpoint(self) -> CheckpointReport:
+        """Store what is held in memory, then a checkpoint over it: a restart reads nothing older.
+
+        Asks no leader: what was not captured yet when it was called is not in it. On return both are durable.
+        Cancelled, the uploads go on, and the checkpoint is there or not; either is right.
+
+        Raises:
+            StoreUnavailableError, StoreDeniedError: the checkpoint could not be stored; the next one is tried at its
+                interval.
+            UnreachableError: the store did not get there in time; the uploads go on meanwhile.
+        """
+        started = self._clock.monotonic()
+        pipeline = self._pipeline
+        before, newest = pipeline.publisher.first_pending, pipeline.checkpointer.last_key
+        try:
+            async with asyncio.timeout(CHECKPOINT_DEADLINE_SECONDS):
+                pipeline.seal(RollReason.FLUSH)
+                await pipeline.all_durable()
+                await pipeline.checkpointer.write()
+        except TimeoutError as error:
+            raise UnreachableError(
+                f"no checkpoint within {CHECKPOINT_DEADLINE_SECONDS:.0f} s: the store is slow or away",
+                hint="kbackupd ctl status shows what is slow; nothing is lost, it goes on meanwhile",
+            ) from error
+        return CheckpointReport(
+            key=pipeline.checkpointer.last_key,
+            segments=tuple(pipeline.publisher.keys_from(before)),
+            # Whoever wrote it: a life's first segment is followed by a checkpoint that nobody asked for.
+            outcome="nothing new" if pipeline.checkpointer.last_key == newest else "stored",
+            partitions=len(pipeline.publisher.state.partitions),
+            seconds=self._clock.monotonic() - started,
+        )
 
     async def pause(self, topics: str) -> PauseReport:
         """Stop fetching the matching topics; remembered over restarts on return."""

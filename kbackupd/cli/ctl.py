@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from kbackupd.cli.ctl_text import print_flush, print_pause, print_status
+from kbackupd.cli.ctl_text import print_checkpoint, print_flush, print_pause, print_status
 from kbackupd.cli.output import OutputFormat, print_json, stdout_console
 from kbackupd.model.errors import IncompleteError, UsageError
 from kbackupd.model.settings import ControlSettings
@@ -71,6 +71,19 @@ def flush(context: typer.Context, topic: TopicOption = "*", format: FormatOption
             f"{first.topic}/{first.partition} first: {first.reason}",
             hint=_left_out_hint(report),
         )
+
+
+@app.command()
+def checkpoint(context: typer.Context, format: FormatOption = OutputFormat.TEXT) -> None:
+    """Store what is in memory and a checkpoint over it. After it a restart reads nothing older.
+
+    Asks no leader for more, as flush does: it is the quick one of the two.
+    """
+    report = _ask(context, ControlClient.checkpoint)
+    if format is OutputFormat.JSON:
+        print_json(report)
+    else:
+        print_checkpoint(stdout_console(), report)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from rich.text import Text
 from kbackupd.cli.output import plain_table, print_sections
 from kbackupd.model.clock import iso
 from kbackupd.model.status import (
+    CheckpointReport,
     FlushReport,
     LeftOutPartition,
     PartitionState,
@@ -95,6 +96,19 @@ def _print_left_out(console: Console, left_out: tuple[LeftOutPartition, ...]) ->
     console.print()
     console.print(table)
     _rest(console, len(left_out) - len(shown), "partition")
+
+
+def print_checkpoint(console: Console, report: CheckpointReport) -> None:
+    took = format_duration(report.seconds)
+    if report.outcome == "stored":
+        what = f"{_count(report.partitions, 'partition')}, {_count(len(report.segments), 'new segment')} before it"
+        console.print(f"stored in {took}: a checkpoint of {what}")
+    elif report.key is None:
+        console.print(f"nothing new: nothing was captured since the start; what it began from says all ({took})")
+    else:
+        console.print(f"nothing new: the newest checkpoint says all ({took})")
+    for key in (*report.segments, *([report.key] if report.key is not None else [])):
+        console.print(f"  {key}", soft_wrap=True)
 
 
 def print_pause(console: Console, report: PauseReport) -> None:

@@ -14,6 +14,7 @@ from kbackupd.model.clock import Clock
 from kbackupd.model.errors import UnreachableError
 from kbackupd.model.settings import DaemonSettings
 from kbackupd.model.status import (
+    CheckpointReport,
     FlushReport,
     HealthReport,
     MemoryStatus,
@@ -167,6 +168,9 @@ class Service:
 
     async def flush(self, topics: str) -> FlushReport:
         return await self._running.steering.flush(topics)
+
+    async def checkpoint(self) -> CheckpointReport:
+        return await self._running.steering.checkpoint()
 
     async def pause(self, topics: str) -> PauseReport:
         return await self._running.steering.pause(topics)

@@ -185,6 +185,21 @@ class FlushReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointReport:
+    """A checkpoint over everything that was captured when it was asked for."""
+
+    key: str | None
+    """Of this life's newest checkpoint; None if it has stored no segment yet, so that there is nothing to add to what
+    it began from."""
+    segments: tuple[str, ...]
+    """Keys of the segments that became durable while it ran, in order; if there are many, of the newest."""
+    outcome: FlushOutcome
+    partitions: int
+    """How many it says the positions of."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PauseReport:
     topics: tuple[str, ...]
     """Names of the topics the glob matched now; one that appears later and matches is treated alike."""

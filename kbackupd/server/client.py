@@ -22,11 +22,11 @@ from kbackupd.model.errors import (
     UnreachableError,
     UsageError,
 )
-from kbackupd.model.status import FlushReport, PauseReport, StatusReport
+from kbackupd.model.status import CheckpointReport, FlushReport, PauseReport, StatusReport
 from kbackupd.server.answers import ErrorAnswer
 from kbackupd.server.control import SECONDS
 
-Answer = TypeVar("Answer", StatusReport, FlushReport, PauseReport)
+Answer = TypeVar("Answer", StatusReport, FlushReport, CheckpointReport, PauseReport)
 
 MAX_ANSWER_BYTES: Final = 64 << 20
 """A status of 10,000 topics is about 4 MB; more than this is not a kbackupd."""
@@ -77,6 +77,10 @@ class ControlClient:
     async def flush(self, topics: str) -> FlushReport:
         """What the report covers is durable on return. Cancelled, the flush goes on without us."""
         return await self._ask("POST", "/v1/flush", topics, FlushReport)
+
+    async def checkpoint(self) -> CheckpointReport:
+        """A checkpoint over what was captured is durable on return. Cancelled, it goes on without us."""
+        return await self._ask("POST", "/v1/checkpoint", None, CheckpointReport)
 
     async def pause(self, topics: str) -> PauseReport:
         return await self._ask("POST", "/v1/pause", topics, PauseReport)

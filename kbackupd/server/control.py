@@ -17,7 +17,13 @@ from kbackupd.server.answers import answering_errors, error_answer, json_answer,
 from kbackupd.server.protocol import ControlledDaemon
 from kbackupd.server.unix import bind_private
 
-SECONDS: Final = {"/v1/status": 10.0, "/v1/flush": 300.0, "/v1/pause": 60.0, "/v1/resume": 60.0}
+SECONDS: Final = {
+    "/v1/status": 10.0,
+    "/v1/flush": 300.0,
+    "/v1/checkpoint": 120.0,
+    "/v1/pause": 60.0,
+    "/v1/resume": 60.0,
+}
 """How long the daemon may take, by path."""
 MAX_REQUESTS: Final = 16
 MAX_GLOB_CHARACTERS: Final = 1024
@@ -58,6 +64,8 @@ class ControlServer:
             )
             app.router.add_get("/v1/status", self._verb(self._status, takes_topic=False))
             app.router.add_post("/v1/flush", self._verb(lambda request: self._daemon.flush(_glob(request))))
+            checkpoint = self._verb(lambda _: self._daemon.checkpoint(), takes_topic=False)
+            app.router.add_post("/v1/checkpoint", checkpoint)
             app.router.add_post("/v1/pause", self._verb(lambda request: self._daemon.pause(_glob(request))))
             app.router.add_post("/v1/resume", self._verb(lambda request: self._daemon.resume(_glob(request))))
             self._runner = runner_of(app)
@@ -100,7 +108,8 @@ class ControlServer:
                     hint="it takes topic=GLOB" if takes_topic else "it takes none",
                 )
             if request.can_read_body:
-                raise UsageError("the control protocol takes no request body", hint="pass topic=GLOB in the URL")
+                hint = "pass topic=GLOB in the URL" if takes_topic else "it takes no parameters either"
+                raise UsageError("the control protocol takes no request body", hint=hint)
             if self._serving >= MAX_REQUESTS:
                 return error_answer(
                     f"{MAX_REQUESTS} requests are being served already",

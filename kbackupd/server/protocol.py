@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kbackupd.model.status import FlushReport, HealthReport, PauseReport, StatusReport
+from kbackupd.model.status import CheckpointReport, FlushReport, HealthReport, PauseReport, StatusReport
 
 
 class ControlledDaemon(Protocol):
@@ -28,6 +28,15 @@ class ControlledDaemon(Protocol):
         Raises:
             UsageError: the glob matches no topic of the backup.
             UnreachableError: the store did not take the segments in time; they are kept and tried again.
+        """
+
+    async def checkpoint(self) -> CheckpointReport:
+        """Store what is held in memory and a checkpoint over it.
+
+        On return both are durable. Cancelled, the checkpoint is there or not, and uploads go on.
+
+        Raises:
+            UnreachableError, DeniedError: the store did not take it; it is tried again at the interval.
         """
 
     async def pause(self, topics: str) -> PauseReport:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from kbackupd.cli.ctl_text import ROWS_ON_TERMINAL, print_flush, print_pause, print_status
 from kbackupd.cli.main import main
+from kbackupd.model.errors import StoreUnavailableError
 from kbackupd.model.status import FlushedPartition, FlushReport, LeftOutPartition, PartitionState, PauseReport, Problem
 from kbackupd.server.control import ControlServer
 from tests.unit.server.fake_daemon import FakeDaemon, sample
@@ -194,6 +195,29 @@ def test_flush_json_is_the_report(served: Served, capsys: pytest.CaptureFixture[
     assert served.ctl("flush", "--format", "json") == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["outcome"], len(report["partitions"]), len(report["segments"])) == ("stored", 4, 1)
+
+
+def test_checkpoint_says_its_key_and_what_was_stored_before_it(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert served.ctl("checkpoint") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "stored in 250ms: a checkpoint of 4 partitions, 1 new segment before it"
+    assert lines[1].startswith("  segments/main/3/")
+    assert lines[2] == "  checkpoints/main/0000000003/0000000000000001.kbc"
+    assert served.ctl("checkpoint") == 0
+    assert capsys.readouterr().out.startswith("nothing new: the newest checkpoint says all (250ms)\n  checkpoints/")
+    assert served.ctl("checkpoint", "--format", "json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["outcome"], report["key"]) == ("nothing new", "checkpoints/main/0000000003/0000000000000001.kbc")
+
+
+def test_a_checkpoint_that_the_store_does_not_take_is_exit_code_four(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served.daemon.failure = StoreUnavailableError("s3://bucket: connection refused", hint="is the store up?")
+    assert served.ctl("checkpoint") == 4
+    assert capsys.readouterr().err == "error: s3://bucket: connection refused\nhint: is the store up?\n"
 
 
 def test_pause_and_resume_say_what_they_did(served: Served, capsys: pytest.CaptureFixture[str]) -> None:

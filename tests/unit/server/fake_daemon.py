@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from kbackupd.model.clock import ManualClock
 from kbackupd.model.errors import UsageError
 from kbackupd.model.status import (
+    CheckpointReport,
     FlushedPartition,
     FlushReport,
     HealthReport,
@@ -82,6 +83,7 @@ class FakeDaemon:
         self.failure: BaseException | None = None
         self.seq = 0
         self.last_segment: SegmentStatus | None = None
+        self.checkpoint_key: str | None = None
         self.metrics = Metrics(self.clock, version="0.1.0", backup_id="main", writer="main")
         self.metrics.watch_partitions(lambda: self.partitions, rpo_targets=RPO_TARGETS)
 
@@ -146,6 +148,18 @@ class FakeDaemon:
             outcome="stored" if new else "nothing new",
             seconds=0.25,
             left_out=self.left_out,
+        )
+
+    async def checkpoint(self) -> CheckpointReport:
+        report = await self.flush("*")
+        if report.outcome == "stored":
+            self.checkpoint_key = f"checkpoints/main/0000000003/{self.seq:016}.kbc"
+        return CheckpointReport(
+            key=self.checkpoint_key,
+            segments=report.segments,
+            outcome=report.outcome,
+            partitions=len(self.partitions),
+            seconds=report.seconds,
         )
 
     async def pause(self, topics: str) -> PauseReport:

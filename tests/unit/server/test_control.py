@@ -104,6 +104,13 @@ class TestVerbs:
             report = await client.flush("*")
         assert (report.outcome, report.segments, len(report.partitions)) == ("nothing new", (), 4)
 
+    async def test_a_checkpoint_answers_its_key_and_then_that_there_is_nothing_new(self, path: Path) -> None:
+        async with ControlClient(path) as client:
+            first, second = await client.checkpoint(), await client.checkpoint()
+        assert (first.outcome, first.partitions, len(first.segments)) == ("stored", 4, 1)
+        assert first.key == "checkpoints/main/0000000003/0000000000000001.kbc"
+        assert (second.outcome, second.key, second.segments) == ("nothing new", first.key, ())
+
     async def test_pause_and_resume_reach_exactly_the_topics_of_the_glob(self, daemon: FakeDaemon, path: Path) -> None:
         async with ControlClient(path) as client:
             report = await client.pause("ord*")
@@ -130,6 +137,7 @@ class TestRefusals:
         [
             ("POST", "/v1/pause?topics=orders", 400, "/v1/pause has no parameter 'topics'"),
             ("GET", "/v1/status?topic=orders", 400, "/v1/status has no parameter 'topic'"),
+            ("POST", "/v1/checkpoint?topic=orders", 400, "/v1/checkpoint has no parameter 'topic'"),
             ("POST", "/v1/pause?topic=", 400, "topic is empty"),
             ("POST", "/v1/pause?topic=a&topic=b", 400, "topic is given more than once"),
             ("POST", f"/v1/pause?topic={'a' * (MAX_GLOB_CHARACTERS + 1)}", 400, "topic is longer than 1024 characters"),
@@ -402,6 +410,7 @@ async def test_the_document_names_every_verb_time_limit_and_field(daemon: FakeDa
         assert f"{seconds:g} s" in row
     assert f"after {steering.CAPTURE_DEADLINE_SECONDS:g} s" in text
     assert f"within {steering.FLUSH_DEADLINE_SECONDS:g} s" in text
+    assert f"after\n{steering.CHECKPOINT_DEADLINE_SECONDS:g} s" in text
     daemon.problems = (Problem(subject="s3", message="slow", hint="", since_ms=0, count=1),)
     daemon.notes = daemon.problems
     daemon.left_out = (
@@ -410,11 +419,12 @@ async def test_the_document_names_every_verb_time_limit_and_field(daemon: FakeDa
         ),
     )
     _, flush = await ask(path, "POST", "/v1/flush")
+    _, checkpoint = await ask(path, "POST", "/v1/checkpoint")
     _, pause = await ask(path, "POST", "/v1/pause")
     _, status = await ask(path, "GET", "/v1/status")
     fields = {*status, *status["memory"], *status["last_segment"]}
     for rows in ("tiers", "topics", "problems", "notes"):
         fields |= set(status[rows][0])
-    fields |= {*flush, *flush["partitions"][0], *flush["left_out"][0], *pause}
+    fields |= {*checkpoint, *flush, *flush["partitions"][0], *flush["left_out"][0], *pause}
     missing = {field for field in fields if f"`{field}`" not in text and f"`{field}[]`" not in text}
     assert missing == set()
