@@ -211,6 +211,37 @@ class PauseReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SettingChange:
+    """A key of the configuration that is obeyed anew; secrets are masked on both sides."""
+
+    key: str
+    """As the file writes it: `backup.flush_interval`."""
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeferredSetting:
+    """A key of the configuration whose new value only the next start obeys."""
+
+    key: str
+    running: str
+    """Still in force."""
+    wanted: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReloadReport:
+    """What a configuration that was read again came to."""
+
+    applied: tuple[SettingChange, ...]
+    needs_restart: tuple[DeferredSetting, ...]
+    unchanged: tuple[str, ...]
+    """Keys."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HealthReport:
     """That the daemon lives is not in it: the event loop proves that by answering at all."""
 

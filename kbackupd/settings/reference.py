@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kbackupd.settings.changes import is_live
 from kbackupd.settings.schema import DAEMON, RESTORE, Key, SectionKeys, Shape, section_keys
 
 _INTRODUCTION = """\
@@ -27,6 +28,9 @@ exits 0 or 2; `kbackupd config show --config FILE` prints what is in force and w
   (`KBACKUPD_BACKUP__FLUSH_INTERVAL=5s`). Lists are given whole, as JSON
   (`KBACKUPD_SOURCE__BOOTSTRAP_SERVERS='["kafka-1:9092"]'`). Unknown names are refused, except the ones Kubernetes adds
   for a Service called `kbackupd` (`KBACKUPD_SERVICE_…`, `KBACKUPD_PORT…`); `KBACKUPD_CONFIG` names the file itself.
+- ***Live*** keys are obeyed by a running daemon after `kbackupd ctl reload` (or SIGHUP). Of a change of any other key
+  it says that it needs a restart, and goes on with what it has ([control.md](control.md#reload-report)). Only the file
+  is read anew: the variables are those the process was started with.
 - **Secrets** are never printed, neither by `config show` nor in an error, a log or a status.
 - **Globs** know `*`, `?` and `[…]` and respect case. They are matched against whole topic names.
 - A topic belongs to the **first tier** that matches it. One that no tier matches is backed up exactly like the others
@@ -78,7 +82,8 @@ def _table(keys: tuple[Key, ...], *, variables: bool) -> Iterator[str]:
     for key in sorted(keys, key=lambda k: not k.required):
         if key.available:
             name = f"`{key.path[-1]}`" + (f"<br>`{key.variable}`" if variables else "")
-            yield f"| {name} | {key.kind} | {_default(key)} | {_cell(key.description)} |"
+            live = " *Live.*" if is_live(".".join(key.path)) else ""
+            yield f"| {name} | {key.kind} | {_default(key)} | {_cell(key.description)}{live} |"
     yield ""
 
 
