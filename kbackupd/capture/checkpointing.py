@@ -51,12 +51,19 @@ class Checkpointer:
         self._publisher = publisher
         self._states = states
         self._interval_seconds = interval_seconds
+        self._interval_changed = asyncio.Event()
         self._clock = clock
         self._metrics = metrics
         self._problems = problems
         self._number = 0
         self._written_through: tuple[object, ...] | None = None
         self._writing = asyncio.Lock()
+
+    def every(self, interval_seconds: float) -> None:
+        """Another interval from now on, counted from a checkpoint that is due now."""
+        if interval_seconds != self._interval_seconds:
+            self._interval_seconds = interval_seconds
+            self._interval_changed.set()
 
     async def run(self) -> None:
         """One as soon as this life has stored a segment, then at the interval; runs until cancelled."""
@@ -67,7 +74,8 @@ class Checkpointer:
                 self._failed(error)
             await self._publisher.check_fence()
             if self._publisher.begun.is_set():
-                await asyncio.sleep(self._interval_seconds)
+                self._interval_changed.clear()
+                await woken(self._interval_changed, self._interval_seconds)
             else:
                 await woken(self._publisher.begun, self._interval_seconds)
 

@@ -98,6 +98,8 @@ class Discovery:
         self._incarnations: dict[str, list[TopicId]] = {}
         """By name, those that were open when the newest was met, and that one."""
         self._configs_at: float | None = None
+        self._excluded: set[TopicId] = set()
+        """Those whose exclusion this life has recorded, durable or not yet; one that is included again is told anew."""
 
     async def run(self) -> None:
         """Look around at once, then at the interval or when somebody asks; runs until cancelled."""
@@ -126,7 +128,9 @@ class Discovery:
         configs = await self._configs([topic.name for topic in selected.values()])
         gone, silences = await self._look_for(metadata.topics)
         for topic in selected.values():
-            self._met(topic, configs.get(topic.name))
+            # Once more: a reload may have excluded it while brokers were asked.
+            if self._selects(topic.name, topic.internal):
+                self._met(topic, configs.get(topic.name))
         for topic_id in gone:
             self._deleted(topic_id)
         self._fail_leaderless(silences)
@@ -234,8 +238,12 @@ class Discovery:
         )
         self._roster.topics[topic.topic_id] = opened
         self._roster.names[topic.topic_id] = topic.name
+        # Told or about to be: another exclusion is another event.
+        excluded = topic.topic_id in self._excluded
+        self._excluded.discard(topic.topic_id)
         unchanged = (
             not reopened
+            and not excluded
             and durable is not None
             and not durable.closed
             and durable.partitions == opened.partitions
@@ -279,6 +287,7 @@ class Discovery:
                 partition = self._partition(topic, id)
             else:
                 partition.reopened()
+                partition.tier = topic.tier
             partition.leader_id, partition.leader_epoch = row.leader_id, row.leader_epoch
             self._roster.add(partition)
             self._roster.place(partition)
@@ -334,8 +343,43 @@ class Discovery:
             if durable.closed or self._selects(durable.name, durable.internal):
                 continue
             self._roster.names[durable.id] = durable.name
-            log.warning(events.TOPIC_EXCLUDED, topic=durable.name)
-            self._intake.record(TopicExcluded(topic_id=durable.id, at_ms=self._clock.now_ms()))
+            self._record_excluded(durable.id, durable.name)
+
+    def reconfigure(self, settings: SourceSettings, *, interval_seconds: float) -> None:
+        """Another choice of topics, and their tiers told anew. What is left out is not fetched from now on.
+
+        The ledger has it as of an exclusion found at a start; what is included now is met in the next round, which
+        begins at once, and goes on where it was (invariant I6: what it lost meanwhile is a gap with its cause).
+        """
+        literals, self._settings = self._settings.topics.literals, settings
+        self._interval_seconds = interval_seconds
+        for literal in set(literals) - set(settings.topics.literals):
+            self._problems.clear(f"topic {literal}")
+        for topic in self._roster.topics.values():
+            if topic.closed:
+                continue
+            if not self._selects(topic.name, topic.internal):
+                self._exclude(topic)
+            elif topic.tier != SYSTEM_TIER:
+                topic.tier = self._tier_of(topic.name)
+                for partition in self._roster.of_topic(topic.id):
+                    partition.tier = topic.tier
+        self._roster.metadata_wanted.set()
+
+    def _exclude(self, topic: CapturedTopic) -> None:
+        # Kept, closed, for as long as this life lasts: segments that are not sealed yet speak of its partitions, and
+        # included again they must go on from what was captured, which may be beyond what is durable.
+        for partition in self._roster.of_topic(topic.id):
+            self._roster.close(partition)
+            partition.excluded = True
+        topic.closed = True
+        self._problems.clear(f"topic {topic.name}")
+        self._record_excluded(topic.id, topic.name)
+
+    def _record_excluded(self, topic_id: TopicId, name: str) -> None:
+        self._excluded.add(topic_id)
+        log.warning(events.TOPIC_EXCLUDED, topic=name)
+        self._intake.record(TopicExcluded(topic_id=topic_id, at_ms=self._clock.now_ms()))
 
     def resume_known(self) -> None:
         """Take up what earlier lives captured, before the first metadata answer says what is still there."""

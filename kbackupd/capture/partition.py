@@ -61,6 +61,8 @@ class PartitionCapture:
     kind: SessionKind = SessionKind.CATCHING_UP
     paused: bool = False
     closed: bool = False
+    excluded: bool = False
+    """Closed because configuration leaves its topic out; it goes on where it was should that change."""
     failures: int = 0
     reason: str = ""
     corrupt_attempts: int = 0
@@ -144,8 +146,11 @@ class PartitionCapture:
         return self.next_branch > self.branch + 1
 
     def reopened(self) -> None:
-        """Its topic was not gone after all: go on where we were. No position was given up when it was closed."""
-        self.closed = False
+        """Its topic was not gone after all, or is included again: go on where we were.
+
+        No position was given up when it was closed, nor a branch number: both may be ahead of what is durable.
+        """
+        self.closed = self.excluded = False
         self.leader_id = self.leader_epoch = -1
         self.recovered()
 

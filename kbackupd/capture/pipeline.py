@@ -35,7 +35,7 @@ from kbackupd.format.segment import StoredBody
 from kbackupd.model.clock import Clock
 from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.model.segment import Identity, OpenTransaction
-from kbackupd.model.settings import UNTIERED, DaemonSettings
+from kbackupd.model.settings import UNTIERED, BackupSettings, DaemonSettings
 from kbackupd.observe import events
 from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
@@ -78,24 +78,18 @@ class Pipeline:
         self._seal_lock = asyncio.Lock()
         self._uploads: asyncio.TaskGroup | None = None
         self._publishing: set[asyncio.Task[int]] = set()
-        self._policy = RollPolicy(
-            segment_max_bytes=backup.segment_max_bytes,
-            flush_interval_seconds=backup.flush_interval_seconds,
-            system_interval_seconds=max(backup.checkpoint_interval_seconds, backup.flush_interval_seconds),
+        self._policy = _policy(backup)
+        self._fetching = FetchContext(
+            budget=budget,
+            rate=RateLimit(settings.source.rate_limit_bytes_per_second, clock),
+            clock=clock,
+            metrics=metrics,
+            problems=problems,
+            pace_seconds=_pace_seconds(backup),
+            request_bytes=_request_bytes(backup),
+            after_answer=self.progress.set,
         )
-        self.sessions = Sessions(
-            source=source,
-            context=FetchContext(
-                budget=budget,
-                rate=RateLimit(settings.source.rate_limit_bytes_per_second, clock),
-                clock=clock,
-                metrics=metrics,
-                problems=problems,
-                pace_seconds=min(0.5, backup.flush_interval_seconds / 20),
-                request_bytes=max(1 << 20, backup.segment_max_bytes // 2),
-                after_answer=self.progress.set,
-            ),
-        )
+        self.sessions = Sessions(source=source, context=self._fetching)
         self.roster = Roster(clock=clock, metrics=metrics, problems=problems, place_for=self.sessions.place_for)
         self.roster.pauses = dict(resume.recovery.state.pauses)
         self.publisher = Publisher(
@@ -120,7 +114,7 @@ class Pipeline:
             source=source,
             settings=settings.source,
             interval_seconds=backup.discovery_interval_seconds,
-            tier_of=lambda topic: tier.name if (tier := settings.tier_of(topic)) else UNTIERED,
+            tier_of=lambda topic: tier.name if (tier := self.settings.tier_of(topic)) else UNTIERED,
             roster=self.roster,
             intake=self.intake,
             state=resume.recovery.state,
@@ -177,6 +171,22 @@ class Pipeline:
     def stop(self) -> None:
         """Ask `run` to drain and return; idempotent."""
         self._stopping.set()
+
+    def reconfigure(self, settings: DaemonSettings) -> None:
+        """Obey `settings` from now on: the choice of topics, tiers, intervals, sizes, compression and the rate limit.
+
+        Done when it returns, all of it; whatever else differs from what the pipeline was built with is not looked at.
+        """
+        backup = settings.backup
+        self.settings = settings
+        self._policy = _policy(backup)
+        self._fetching.pace_seconds = _pace_seconds(backup)
+        self._fetching.request_bytes = _request_bytes(backup)
+        self._fetching.rate.change(settings.source.rate_limit_bytes_per_second)
+        self.publisher.compress(backup)
+        self.checkpointer.every(backup.checkpoint_interval_seconds)
+        self.discovery.reconfigure(settings.source, interval_seconds=backup.discovery_interval_seconds)
+        self.progress.set()
 
     async def _roll(self) -> None:
         """Seal the open segment whenever the policy says so."""
@@ -247,3 +257,19 @@ class Pipeline:
 
     def _states(self) -> Mapping[PartitionId, str]:
         return {id: partition.state.value for id, partition in self.roster.partitions.items()}
+
+
+def _policy(backup: BackupSettings) -> RollPolicy:
+    return RollPolicy(
+        segment_max_bytes=backup.segment_max_bytes,
+        flush_interval_seconds=backup.flush_interval_seconds,
+        system_interval_seconds=max(backup.checkpoint_interval_seconds, backup.flush_interval_seconds),
+    )
+
+
+def _pace_seconds(backup: BackupSettings) -> float:
+    return min(0.5, backup.flush_interval_seconds / 20)
+
+
+def _request_bytes(backup: BackupSettings) -> int:
+    return max(1 << 20, backup.segment_max_bytes // 2)

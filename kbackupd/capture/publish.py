@@ -92,6 +92,10 @@ class Publisher:
         self._next_to_apply = 0
         self._recent: dict[int, str] = {}
 
+    def compress(self, settings: BackupSettings) -> None:
+        """Store what is closed from now on as `settings` say."""
+        self._settings = settings
+
     @property
     def in_flight(self) -> int:
         """Segments sealed, or being sealed, and not durable."""

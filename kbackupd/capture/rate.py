@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from kbackupd.capture.waiting import woken
 from kbackupd.model.clock import Clock
 
 BURST_SECONDS = 1.0
@@ -21,6 +22,18 @@ class RateLimit:
         self._bytes_per_second = bytes_per_second
         self._clock = clock
         self._paid_until = clock.monotonic()
+        self._changed = asyncio.Event()
+
+    def change(self, bytes_per_second: int | None) -> None:
+        """Another limit from now on; what is owed under the old one is paid at the new pace, and not before."""
+        if bytes_per_second == self._bytes_per_second:
+            return
+        now = self._clock.monotonic()
+        owed_bytes = max(0.0, self._paid_until - now) * (self._bytes_per_second or 0)
+        self._bytes_per_second = bytes_per_second
+        self._paid_until = now + (owed_bytes / bytes_per_second if bytes_per_second is not None else 0.0)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def spend(self, count: int) -> None:
         """`count` bytes were received."""
@@ -35,6 +48,5 @@ class RateLimit:
 
     async def admit(self) -> None:
         """Return when all that was received until now is paid for."""
-        wait = self.wait_seconds
-        if wait > 0:
-            await asyncio.sleep(wait)
+        while (wait := self.wait_seconds) > 0:
+            await woken(self._changed, wait)

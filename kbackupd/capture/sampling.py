@@ -23,6 +23,8 @@ def partition_samples(pipeline: Pipeline, clock: Clock) -> Iterator[PartitionSam
     """
     now = clock.monotonic()
     for partition in pipeline.roster.partitions.values():
+        if partition.excluded:
+            continue
         durable = pipeline.publisher.watermark.durable(partition.id)
         state = partition.state
         unchanged = None

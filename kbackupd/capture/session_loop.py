@@ -45,9 +45,9 @@ LARGE_BATCH_SECONDS = 600.0
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class FetchContext:
-    """What every loop of a pipeline has in common."""
+    """What every loop of a pipeline has in common. A reload changes the pace and the size of requests in place."""
 
     budget: MemoryBudget
     rate: RateLimit
@@ -106,9 +106,8 @@ class SessionLoop:
         self._clock = context.clock
         self._metrics = context.metrics
         self._problems = context.problems
-        self._pace_seconds = context.pace_seconds
+        self._context = context
         self._after_answer = context.after_answer
-        self._request_bytes = context.request_bytes
         self._busy_loops = busy_loops
         self._largest_batch_bytes = 0
         """Of late: the first batch comes whole, asked for or not. When every answer that held none as large halved it,
@@ -219,7 +218,7 @@ class SessionLoop:
             return came.throttle_ms / 1000
         if came.full:
             return 0.0
-        return max(0.0, came.sent_monotonic + self._pace_seconds - self._clock.monotonic())
+        return max(0.0, came.sent_monotonic + self._context.pace_seconds - self._clock.monotonic())
 
     async def _check_and_ask(self, came: _Received) -> _Received | None:
         """Take `came` in while the next request is under way; its failure loses nothing of what came before it."""
@@ -249,7 +248,7 @@ class SessionLoop:
             loops=self._busy_loops(self.kind),
             largest_batch_bytes=self._largest_batch_bytes,
         )
-        patient = max(min(usual, self._request_bytes) >> self._halvings, SMALLEST_REQUEST_BYTES)
+        patient = max(min(usual, self._context.request_bytes) >> self._halvings, SMALLEST_REQUEST_BYTES)
         ask_bytes = max((patient, *self._oversized.values()))
         await self._rate.admit()
         taken = await self._budget.reserve(ask_bytes * RECEIVING_COPIES)

@@ -17,6 +17,7 @@ from kbackupd.archive.snapshots import SnapshotLog
 from kbackupd.capture.cluster_survey import ClusterSurvey
 from kbackupd.capture.group_survey import GroupSurvey
 from kbackupd.capture.source import ClusterQuestions
+from kbackupd.capture.waiting import woken
 from kbackupd.format.snapshots import CLUSTER_FORMAT, GROUPS_FORMAT, SnapshotFormat
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError, KbackupError
@@ -90,6 +91,7 @@ class Snapshots:
         self._writer = writer
         self._writer_epoch = writer_epoch
         self._interval_seconds = interval_seconds
+        self._interval_changed = asyncio.Event()
         self._clock = clock
         self._metrics = metrics
         self._problems = problems
@@ -102,11 +104,18 @@ class Snapshots:
         self._failed_rounds: dict[SnapshotPart, int] = {}
         self._told_hidden: set[SnapshotPart] = set()
 
+    def every(self, interval_seconds: float) -> None:
+        """Another interval from now on, counted from a round that is due now."""
+        if interval_seconds != self._interval_seconds:
+            self._interval_seconds = interval_seconds
+            self._interval_changed.set()
+
     async def run(self) -> None:
         """A round at once, so that this life has one on record, then at the interval; runs until cancelled."""
         while True:
             await self.take()
-            await asyncio.sleep(self.pause_seconds)
+            self._interval_changed.clear()
+            await woken(self._interval_changed, self.pause_seconds)
 
     @property
     def pause_seconds(self) -> float:

@@ -144,7 +144,11 @@ class Steering:
                 partition = self._pipeline.roster.partitions.get(id)
                 if partition is None or partition.closed:
                     # Brokers that lag behind deny a topic that is there, and what it had beyond the archive is lost.
-                    left_out.append((meant[id], _LeftOut(PartitionState.CLOSED, "brokers say that its topic is gone")))
+                    excluded = partition is not None and partition.excluded
+                    why_closed = (
+                        "configuration leaves its topic out" if excluded else "brokers say that its topic is gone"
+                    )
+                    left_out.append((meant[id], _LeftOut(PartitionState.CLOSED, why_closed)))
                     del waiting[id]
                     continue
                 why = self._why_not(partition)

@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from kbackupd.cli.ctl_text import print_checkpoint, print_flush, print_pause, print_status
+from kbackupd.cli.ctl_text import print_checkpoint, print_flush, print_pause, print_reload, print_status
 from kbackupd.cli.output import OutputFormat, print_json, stdout_console
 from kbackupd.model.errors import IncompleteError, UsageError
 from kbackupd.model.settings import ControlSettings
@@ -29,13 +29,15 @@ TopicOption = Annotated[
 FormatOption = Annotated[OutputFormat, typer.Option("--format", help="For people or for programs.")]
 
 app = typer.Typer(
-    help="Steer a running daemon: status, flush, pause, resume.", no_args_is_help=True, rich_markup_mode=None
+    help="Steer a running daemon: status, flush, checkpoint, pause, resume, reload.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
 @app.callback()
 def group(context: typer.Context, socket: SocketOption = DEFAULT_SOCKET) -> None:
-    """Steer a running daemon: status, flush, pause, resume."""
+    """Steer a running daemon: status, flush, checkpoint, pause, resume, reload."""
     context.obj = socket
 
 
@@ -104,6 +106,19 @@ def resume(context: typer.Context, topic: TopicOption = "*", format: FormatOptio
         print_json(report)
     else:
         print_pause(stdout_console(), report)
+
+
+@app.command()
+def reload(context: typer.Context, format: FormatOption = OutputFormat.TEXT) -> None:
+    """Have the daemon read its configuration again. Says what is in force now and what needs a restart.
+
+    A configuration that is wrong changes nothing: exit code 2, with what `kbackupd config check` says of it.
+    """
+    report = _ask(context, ControlClient.reload)
+    if format is OutputFormat.JSON:
+        print_json(report)
+    else:
+        print_reload(stdout_console(), report)
 
 
 def _left_out_hint(report: FlushReport) -> str:

@@ -19,6 +19,7 @@ from kbackupd.model.status import (
     PartitionState,
     PauseReport,
     Problem,
+    ReloadReport,
     StatusReport,
     TierStatus,
     TopicStatus,
@@ -122,6 +123,30 @@ def print_pause(console: Console, report: PauseReport) -> None:
         console.print("not yet durable: a restart before its upload lands would forget it", style="yellow")
     elif report.paused:
         console.print("it survives a restart; kbackupd ctl resume undoes it")
+
+
+def print_reload(console: Console, report: ReloadReport) -> None:
+    applied, waiting = len(report.applied), len(report.needs_restart)
+    if not applied and not waiting:
+        console.print(f"nothing changed: all {_count(len(report.unchanged), 'setting')} are as they were")
+        return
+    console.print(f"{applied} applied, {waiting} need a restart, {len(report.unchanged)} unchanged")
+    if report.applied:
+        table = plain_table(console)
+        for heading in ("APPLIED", "BEFORE", "NOW"):
+            table.add_column(heading, overflow="fold")
+        for change in report.applied:
+            table.add_row(change.key, change.before, change.after)
+        console.print()
+        console.print(table)
+    if report.needs_restart:
+        table = plain_table(console)
+        for heading in ("NEEDS A RESTART", "STILL IN FORCE", "WANTED", "WHY"):
+            table.add_column(heading, overflow="fold")
+        for one in report.needs_restart:
+            table.add_row(one.key, one.running, one.wanted, one.reason)
+        console.print()
+        console.print(table)
 
 
 def _head(report: StatusReport) -> RenderableType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Annotated
@@ -24,12 +25,13 @@ def command(
     ],
 ) -> None:
     """Back up continuously until told to stop (SIGTERM drains; a second signal aborts)."""
-    settings = load_daemon_settings(config, os.environ)
+    load = functools.partial(load_daemon_settings, config, os.environ)
+    settings = load()
     observability = settings.observability
     writer = configure_logging(format=observability.log_format, level=observability.log_level)
     manager = ServiceManager.from_environment(os.environ)
     try:
-        uvloop.run(run_daemon(settings, dropped_lines=lambda: writer.dropped, manager=manager))
+        uvloop.run(run_daemon(settings, load=load, dropped_lines=lambda: writer.dropped, manager=manager))
     except Exception as error:
         # stderr has it in plain words; whoever collects the log must find there too why it ends.
         cause = principal(error)

@@ -16,7 +16,8 @@ from kbackupd.capture.source import ClusterQuestions, Source
 from kbackupd.capture.steering import Steering
 from kbackupd.daemon.descriptors import allow_descriptors
 from kbackupd.daemon.memory import budget_bytes, keep_freed_memory, left_for_data
-from kbackupd.daemon.service import Service
+from kbackupd.daemon.reload import Reloader, no_configuration, reloading_on_hangup
+from kbackupd.daemon.service import Service, nothing_to_reload
 from kbackupd.daemon.source import KafkaQuestions, KafkaSource
 from kbackupd.daemon.systemd import Heartbeat, ServiceManager, beating
 from kbackupd.daemon.take_over import take_over
@@ -26,6 +27,7 @@ from kbackupd.model.clock import Clock, SystemClock
 from kbackupd.model.errors import IncompleteError, KbackupError, StoreUnavailableError
 from kbackupd.model.settings import DaemonSettings
 from kbackupd.observe import events
+from kbackupd.observe.logging import set_level
 from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
 from kbackupd.observe.repeats import RepeatLimiter
@@ -52,6 +54,7 @@ class Aborted(KbackupError):
 async def run_daemon(
     settings: DaemonSettings,
     *,
+    load: Callable[[], DaemonSettings] = no_configuration,
     clock: Clock | None = None,
     retries: RetryPolicy | None = None,
     dropped_lines: Callable[[], int] | None = None,
@@ -60,6 +63,7 @@ async def run_daemon(
     """Back up until SIGTERM or SIGINT, drain, return.
 
     Args:
+        load: reads the configuration again, for a reload (SIGHUP).
         retries: how long the store insists on one operation before it fails.
         dropped_lines: how many log lines were dropped so far, for the metric.
         manager: is told how we are; None: nobody is.
@@ -77,9 +81,11 @@ async def run_daemon(
     problems = Problems(clock)
     service = Service(settings=settings, clock=clock, metrics=metrics, problems=problems)
     heart = Heartbeat(manager or ServiceManager(), health=service.health, clock=clock)
+    reloader = Reloader(settings=settings, load=load, heart=heart, problems=problems)
     log.info(events.DAEMON_STARTED, version=__version__, backup_id=settings.backup_id, writer=settings.writer)
     async with (
         beating(heart),
+        reloading_on_hangup(reloader),
         _open_archive_store(settings, metrics, problems, clock, retries) as store,
         KafkaConnection(
             bootstrap_servers=settings.source.bootstrap_servers,
@@ -96,6 +102,7 @@ async def run_daemon(
             store=store,
             service=service,
             heart=heart,
+            reloader=reloader,
             clock=clock,
             metrics=metrics,
             problems=problems,
@@ -105,12 +112,15 @@ async def run_daemon(
         # Before the writer's epoch is claimed: a daemon that cannot have its socket, because another one on this host
         # answers there, must not fence that one and then leave too.
         async with _serving(settings, life.service):
-            await _until_stopped(life, settings.backup.shutdown_timeout_seconds)
+            await _until_stopped(life, lambda: reloader.settings.backup.shutdown_timeout_seconds)
     log.info(events.DAEMON_STOPPED)
 
 
 class _Life:
     """From taking over the archive to the end of the drain."""
+
+    _reloader: Reloader | None = None
+    """None: nobody asks this life to obey another configuration."""
 
     def __init__(
         self,
@@ -124,9 +134,11 @@ class _Life:
         clock: Clock,
         metrics: Metrics,
         problems: Problems,
+        reloader: Reloader | None = None,
     ) -> None:
         self.service = service
         self._heart = heart
+        self._reloader = reloader
         self._settings = settings
         self._source = source
         self._questions = questions
@@ -155,6 +167,8 @@ class _Life:
             pipeline.stop()
         else:
             self._heart.began()
+            if self._reloader is not None:
+                self._reloader.began(lambda wanted: self._obey(wanted, pipeline, snapshots))
         # Beside the pipeline, not among its tasks: nothing that happens to a snapshot is the records' concern.
         beside = asyncio.create_task(snapshots.run(), name="snapshots")
         try:
@@ -166,9 +180,19 @@ class _Life:
     def stop(self) -> None:
         """Ask `run` to return; idempotent."""
         self._heart.stopping(within_seconds=self._settings.backup.shutdown_timeout_seconds)
+        if self._reloader is not None:
+            self._reloader.stopping()
         self._stopped.set()
         if self._pipeline is not None:
             self._pipeline.stop()
+
+    def _obey(self, wanted: DaemonSettings, pipeline: Pipeline, snapshots: Snapshots) -> None:
+        """Run with `wanted` from now on: all of it when this returns."""
+        self._settings = wanted
+        set_level(wanted.observability.log_level)
+        pipeline.reconfigure(wanted)
+        snapshots.every(wanted.backup.snapshot_interval_seconds)
+        self.service.reconfigure(wanted)
 
     async def _take_over(self) -> tuple[Pipeline, Snapshots]:
         # Too little to begin with is told before the claim of an epoch fences a daemon that has enough.
@@ -192,7 +216,13 @@ class _Life:
             problems=self.problems,
         )
         steering = Steering(pipeline, clock=self._clock)
-        self.service.began(document, writer_epoch=resume.writer_epoch, pipeline=pipeline, steering=steering)
+        self.service.began(
+            document,
+            writer_epoch=resume.writer_epoch,
+            pipeline=pipeline,
+            steering=steering,
+            reload=nothing_to_reload if self._reloader is None else self._reloader.reload,
+        )
         snapshots = Snapshots(
             source=self._questions,
             store=self._store,
@@ -272,7 +302,7 @@ async def _serving(settings: DaemonSettings, service: Service) -> AsyncIterator[
         await control.stop()
 
 
-async def _until_stopped(life: _Life, shutdown_timeout_seconds: float) -> None:
+async def _until_stopped(life: _Life, shutdown_timeout: Callable[[], float]) -> None:
     """Live; the first signal drains within the timeout, the second leaves at once."""
     loop = asyncio.get_running_loop()
     first, second = asyncio.Event(), asyncio.Event()
@@ -286,6 +316,7 @@ async def _until_stopped(life: _Life, shutdown_timeout_seconds: float) -> None:
     try:
         await _first_of(running, first)
         if not running.done():
+            shutdown_timeout_seconds = shutdown_timeout()
             log.info(events.DAEMON_STOPPING, timeout_seconds=shutdown_timeout_seconds)
             life.stop()
             await _drained(life, running, second, shutdown_timeout_seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from kbackupd import __version__
@@ -11,7 +12,7 @@ from kbackupd.capture.steering import Steering
 from kbackupd.daemon.memory import rss_bytes
 from kbackupd.model.archive import ArchiveDocument
 from kbackupd.model.clock import Clock
-from kbackupd.model.errors import UnreachableError
+from kbackupd.model.errors import RefusedError, UnreachableError
 from kbackupd.model.settings import DaemonSettings
 from kbackupd.model.status import (
     CheckpointReport,
@@ -20,6 +21,7 @@ from kbackupd.model.status import (
     MemoryStatus,
     PartitionState,
     PauseReport,
+    ReloadReport,
     SegmentStatus,
     StatusReport,
 )
@@ -27,6 +29,13 @@ from kbackupd.model.units import format_duration
 from kbackupd.observe.exposure import Exposure, aggregate
 from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
+
+Reload = Callable[[], Awaitable[ReloadReport]]
+
+
+async def nothing_to_reload() -> ReloadReport:
+    """What a daemon answers that was not started from a file."""
+    raise RefusedError("this daemon was started without a configuration file", hint="restart it instead")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +46,7 @@ class Running:
     writer_epoch: int
     pipeline: Pipeline
     steering: Steering
+    reload: Reload
 
 
 class Service:
@@ -61,9 +71,19 @@ class Service:
         self._rpo_targets = {tier.name: tier.rpo_seconds for tier in settings.tiers}
         self._unknown_since = dict.fromkeys(self._rpo_targets, self._started)
 
-    def began(self, document: ArchiveDocument, *, writer_epoch: int, pipeline: Pipeline, steering: Steering) -> None:
+    def began(
+        self,
+        document: ArchiveDocument,
+        *,
+        writer_epoch: int,
+        pipeline: Pipeline,
+        steering: Steering,
+        reload: Reload = nothing_to_reload,
+    ) -> None:
         """The archive is ours: from now on everything can be asked and is measured."""
-        self._running_now = Running(document=document, writer_epoch=writer_epoch, pipeline=pipeline, steering=steering)
+        self._running_now = Running(
+            document=document, writer_epoch=writer_epoch, pipeline=pipeline, steering=steering, reload=reload
+        )
         self._metrics.watch_partitions(
             lambda: partition_samples(pipeline, self._clock),
             rpo_targets=self._rpo_targets,
@@ -71,6 +91,14 @@ class Service:
         )
         self._metrics.watch_memory(self.memory)
         self._metrics.watch_uploads(lambda: pipeline.publisher.in_flight)
+
+    def reconfigure(self, settings: DaemonSettings) -> None:
+        """Judge and report by `settings` from now on; the archive must have been taken over."""
+        self._settings = settings
+        self._rpo_targets = {tier.name: tier.rpo_seconds for tier in settings.tiers}
+        self._metrics.reconfigure_partitions(
+            rpo_targets=self._rpo_targets, per_partition=settings.observability.per_partition_metrics
+        )
 
     @property
     def _running(self) -> Running:
@@ -177,6 +205,9 @@ class Service:
 
     async def resume(self, topics: str) -> PauseReport:
         return await self._running.steering.resume(topics)
+
+    async def reload(self) -> ReloadReport:
+        return await self._running.reload()
 
     def render_metrics(self) -> bytes:
         return self._metrics.render()

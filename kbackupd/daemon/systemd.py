@@ -109,6 +109,16 @@ class Heartbeat:
         self._drain_deadline = self._clock.monotonic() + within_seconds
         self._say("STOPPING=1")
 
+    def reloading(self) -> None:
+        """The configuration is read again; `reloaded` must follow. What Type=notify-reload waits for, too."""
+        if not self._starting and self._drain_deadline is None:
+            self._say(f"RELOADING=1\nMONOTONIC_USEC={int(self._clock.monotonic() * 1e6)}")
+
+    def reloaded(self) -> None:
+        """Whatever came of it: following goes on."""
+        if not self._starting and self._drain_deadline is None:
+            self._say("READY=1")
+
     async def run(self) -> None:
         """Beat until cancelled."""
         if not self._manager.listens:

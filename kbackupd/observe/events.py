@@ -14,6 +14,9 @@ DAEMON_STOPPED: Final = "daemon.stopped"
 DAEMON_FAILED: Final = "daemon.failed"
 MANAGER_MISSED: Final = "manager.not_reached"
 
+CONFIGURATION_RELOADED: Final = "configuration.reloaded"
+CONFIGURATION_REFUSED: Final = "configuration.refused"
+
 ARCHIVE_CREATED: Final = "archive.created"
 ARCHIVE_OPENED: Final = "archive.opened"
 OBJECT_DAMAGED: Final = "object.found_damaged"

@@ -111,6 +111,10 @@ class PartitionGauges(Collector):
         self._topic_limit = topic_limit
         self._named: set[str] = set()
 
+    def reconfigure(self, *, rpo_targets: Mapping[str, float], per_partition: bool) -> None:
+        self._rpo_targets = dict(rpo_targets)
+        self._per_partition = per_partition
+
     def describe(self) -> Iterable[Metric]:
         """Nothing: registering must not ask for samples before there are any."""
         return ()

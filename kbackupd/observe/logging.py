@@ -109,6 +109,11 @@ def configure_logging(*, format: LogFormat, level: LogLevel, fd: int = 1) -> Lin
     return writer
 
 
+def set_level(level: LogLevel) -> None:
+    """Another least severe level from now on; everything else stays as it was configured."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]))
+
+
 def mask_secrets(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """structlog processor: no value whose name or text looks like a secret leaves the process."""
     for name, value in event.items():

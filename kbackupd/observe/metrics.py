@@ -120,6 +120,7 @@ class Metrics:
     def __init__(self, clock: Clock, *, version: str, backup_id: str = "", writer: str = "") -> None:
         self._clock = clock
         self._checkpoint_at = clock.monotonic()
+        self._partition_gauges: PartitionGauges | None = None
         registry = self.registry = CollectorRegistry()
         ProcessCollector(namespace="kbackupd", registry=registry)
 
@@ -317,9 +318,15 @@ class Metrics:
             per_partition: series per partition too; thousands of them on a large cluster.
             topic_limit: topics with series of their own; those first seen later share the topic `(other)`.
         """
-        self.registry.register(
-            PartitionGauges(samples, rpo_targets=rpo_targets, per_partition=per_partition, topic_limit=topic_limit)
+        self._partition_gauges = PartitionGauges(
+            samples, rpo_targets=rpo_targets, per_partition=per_partition, topic_limit=topic_limit
         )
+        self.registry.register(self._partition_gauges)
+
+    def reconfigure_partitions(self, *, rpo_targets: Mapping[str, float], per_partition: bool) -> None:
+        """Other targets and detail from the next scrape on; partitions must be watched."""
+        assert self._partition_gauges is not None
+        self._partition_gauges.reconfigure(rpo_targets=rpo_targets, per_partition=per_partition)
 
     def watch_memory(self, memory: Callable[[], MemoryStatus]) -> None:
         self.registry.register(MemoryGauges(memory))

@@ -95,6 +95,10 @@ class Problems:
         """This happened to `subject`, and stays so; the newest message stands, the first time is kept."""
         self._notes.report(subject, message, hint)
 
+    def withdraw(self, subject: str) -> None:
+        """The note on `subject` is not true any more. Harmless if there is none."""
+        self._notes.clear(subject)
+
     def notes(self) -> tuple[Problem, ...]:
         """Oldest first."""
         return self._notes.current("more notes than are listed")

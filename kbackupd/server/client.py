@@ -22,11 +22,11 @@ from kbackupd.model.errors import (
     UnreachableError,
     UsageError,
 )
-from kbackupd.model.status import CheckpointReport, FlushReport, PauseReport, StatusReport
+from kbackupd.model.status import CheckpointReport, FlushReport, PauseReport, ReloadReport, StatusReport
 from kbackupd.server.answers import ErrorAnswer
 from kbackupd.server.control import SECONDS
 
-Answer = TypeVar("Answer", StatusReport, FlushReport, CheckpointReport, PauseReport)
+Answer = TypeVar("Answer", StatusReport, FlushReport, CheckpointReport, PauseReport, ReloadReport)
 
 MAX_ANSWER_BYTES: Final = 64 << 20
 """A status of 10,000 topics is about 4 MB; more than this is not a kbackupd."""
@@ -87,6 +87,10 @@ class ControlClient:
 
     async def resume(self, topics: str) -> PauseReport:
         return await self._ask("POST", "/v1/resume", topics, PauseReport)
+
+    async def reload(self) -> ReloadReport:
+        """What the report calls applied is in force on return. UsageError: the configuration is wrong."""
+        return await self._ask("POST", "/v1/reload", None, ReloadReport)
 
     async def _ask(self, method: str, path: str, topics: str | None, kind: type[Answer]) -> Answer:
         assert self._session is not None, "enter the client before asking"

@@ -23,6 +23,7 @@ SECONDS: Final = {
     "/v1/checkpoint": 120.0,
     "/v1/pause": 60.0,
     "/v1/resume": 60.0,
+    "/v1/reload": 30.0,
 }
 """How long the daemon may take, by path."""
 MAX_REQUESTS: Final = 16
@@ -68,6 +69,8 @@ class ControlServer:
             app.router.add_post("/v1/checkpoint", checkpoint)
             app.router.add_post("/v1/pause", self._verb(lambda request: self._daemon.pause(_glob(request))))
             app.router.add_post("/v1/resume", self._verb(lambda request: self._daemon.resume(_glob(request))))
+            reload = self._verb(lambda _: self._daemon.reload(), takes_topic=False)
+            app.router.add_post("/v1/reload", reload)
             self._runner = runner_of(app)
             await self._runner.setup()
             await web.SockSite(self._runner, listening).start()

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kbackupd.model.status import CheckpointReport, FlushReport, HealthReport, PauseReport, StatusReport
+from kbackupd.model.status import (
+    CheckpointReport,
+    FlushReport,
+    HealthReport,
+    PauseReport,
+    ReloadReport,
+    StatusReport,
+)
 
 
 class ControlledDaemon(Protocol):
@@ -48,6 +55,13 @@ class ControlledDaemon(Protocol):
 
     async def resume(self, topics: str) -> PauseReport:
         """Undo `pause` for the topics matching the glob."""
+
+    async def reload(self) -> ReloadReport:
+        """Read the configuration again and obey what a running daemon can obey of it, all of that or nothing.
+
+        Raises:
+            ConfigurationError: it is wrong; nothing has changed.
+        """
 
     def render_metrics(self) -> bytes:
         """The Prometheus text exposition of this moment."""

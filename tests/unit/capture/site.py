@@ -142,6 +142,19 @@ class Life:
         )
         self.steering = Steering(self.pipeline, clock=site.clock)
 
+    def reload(
+        self, *, include: tuple[str, ...] | None = None, exclude: tuple[str, ...] | None = None, **backup: object
+    ) -> None:
+        """Other settings from now on, for this life and those after it."""
+        site, topics = self.site, self.site.settings.source.topics
+        chosen = TopicSelection(
+            include=topics.include if include is None else include,
+            exclude=topics.exclude if exclude is None else exclude,
+        )
+        site.settings = replace(site.settings, source=replace(site.settings.source, topics=chosen))
+        site.with_settings(**backup)
+        self.pipeline.reconfigure(site.settings)
+
     def partition(self, name: str, number: int = 0) -> PartitionCapture:
         """The open incarnation's."""
         return next(

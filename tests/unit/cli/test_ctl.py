@@ -7,7 +7,7 @@ import json
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from rich.console import Console
 
 from kbackupd.cli.ctl_text import ROWS_ON_TERMINAL, print_flush, print_pause, print_status
 from kbackupd.cli.main import main
-from kbackupd.model.errors import StoreUnavailableError
+from kbackupd.model.errors import ConfigurationError, StoreUnavailableError
 from kbackupd.model.status import FlushedPartition, FlushReport, LeftOutPartition, PartitionState, PauseReport, Problem
 from kbackupd.server.control import ControlServer
 from tests.unit.server.fake_daemon import FakeDaemon, sample
@@ -218,6 +218,29 @@ def test_a_checkpoint_that_the_store_does_not_take_is_exit_code_four(
     served.daemon.failure = StoreUnavailableError("s3://bucket: connection refused", hint="is the store up?")
     assert served.ctl("checkpoint") == 4
     assert capsys.readouterr().err == "error: s3://bucket: connection refused\nhint: is the store up?\n"
+
+
+def test_reload_says_what_is_in_force_now_and_what_needs_a_restart(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert served.ctl("reload") == 0
+    text = capsys.readouterr().out
+    assert text.startswith("1 applied, 1 need a restart, 2 unchanged\n")
+    assert rows(text, "APPLIED") == [["backup.flush_interval", "10s", "5s"]]
+    assert rows(text, "NEEDS A RESTART") == [["backup_id", "main", "other", "another archive"]]
+    assert served.ctl("reload", "--format", "json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["applied"] == [{"key": "backup.flush_interval", "before": "10s", "after": "5s"}]
+    assert report["unchanged"] == ["writer", "tiers"]
+    served.daemon.reloaded = replace(served.daemon.reloaded, applied=(), needs_restart=())
+    assert served.ctl("reload") == 0
+    assert capsys.readouterr().out == "nothing changed: all 2 settings are as they were\n"
+
+
+def test_a_reload_of_a_wrong_configuration_is_exit_code_two(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    served.daemon.failure = ConfigurationError("no such key", hint="did you mean x?", where="kbackupd.yaml:4: y")
+    assert served.ctl("reload") == 2
+    assert capsys.readouterr().err == "error: kbackupd.yaml:4: y: no such key\nhint: did you mean x?\n"
 
 
 def test_pause_and_resume_say_what_they_did(served: Served, capsys: pytest.CaptureFixture[str]) -> None:

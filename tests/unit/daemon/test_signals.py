@@ -33,7 +33,7 @@ class Pretended:
 
 
 def until_stopped(life: Pretended, timeout_seconds: float) -> asyncio.Task[None]:
-    return asyncio.create_task(daemon._until_stopped(cast("daemon._Life", life), timeout_seconds))
+    return asyncio.create_task(daemon._until_stopped(cast("daemon._Life", life), lambda: timeout_seconds))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -126,6 +126,32 @@ def test_a_start_asks_for_time_until_it_is_ready_and_says_what_it_waits_for(
     life.run(script())
 
 
+def test_a_reload_is_told_with_its_moment_and_followed_by_ready(systemd: Systemd, manager: ServiceManager) -> None:
+    """systemd.service(5), Type=notify-reload: RELOADING=1 beside MONOTONIC_USEC in one message, then READY=1."""
+    life = Daemon(manager)
+
+    async def script() -> None:
+        systemd.heard()
+        life.heart.reloading()
+        life.heart.reloaded()
+        assert systemd.heard() == [], "what starts says READY=1 once, when it is"
+        life.heart.began()
+        systemd.heard()
+        life.heart.reloading()
+        now = life.clock.monotonic()
+        life.heart.reloaded()
+        told, done = systemd.heard()
+        assert told[:2] == ["RELOADING=1", f"MONOTONIC_USEC={int(now * 1e6)}"]
+        assert done[0] == "READY=1"
+        life.heart.stopping(within_seconds=5)
+        systemd.heard()
+        life.heart.reloading()
+        life.heart.reloaded()
+        assert systemd.heard() == []
+
+    life.run(script())
+
+
 def test_the_watchdog_is_fed_thrice_in_its_time_with_the_reasons_of_health(
     systemd: Systemd, manager: ServiceManager
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kbackupd.cli.ctl import DEFAULT_SOCKET
 from kbackupd.daemon.systemd import BEAT_SECONDS
 from kbackupd.model import errors
 from kbackupd.model.settings import DaemonSettings
@@ -69,6 +70,13 @@ def test_a_restart_is_tried_exactly_where_it_can_help(unit: dict[str, list[str]]
 def test_the_directories_of_the_defaults_are_made(unit: dict[str, list[str]], defaults: DaemonSettings) -> None:
     assert defaults.control.socket == Path("/run") / unit["RuntimeDirectory"][0] / "control.sock"
     assert unit["StateDirectory"] == ["kbackupd"]
+
+
+def test_a_reload_is_asked_of_the_daemon_and_waited_for(unit: dict[str, list[str]], defaults: DaemonSettings) -> None:
+    """An asynchronous ExecReload lets `systemctl reload` succeed over a configuration that was refused."""
+    program = unit["ExecStart"][0].split()[0]
+    assert unit["ExecReload"] == [f"{program} ctl reload"]
+    assert defaults.control.socket == DEFAULT_SOCKET, "ctl finds the daemon without --socket"
 
 
 def test_it_cannot_become_more_than_it_is(unit: dict[str, list[str]]) -> None:

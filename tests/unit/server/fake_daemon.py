@@ -10,6 +10,7 @@ from kbackupd.model.clock import ManualClock
 from kbackupd.model.errors import UsageError
 from kbackupd.model.status import (
     CheckpointReport,
+    DeferredSetting,
     FlushedPartition,
     FlushReport,
     HealthReport,
@@ -19,7 +20,9 @@ from kbackupd.model.status import (
     PartitionState,
     PauseReport,
     Problem,
+    ReloadReport,
     SegmentStatus,
+    SettingChange,
     StatusReport,
 )
 from kbackupd.observe.exposure import aggregate
@@ -83,6 +86,11 @@ class FakeDaemon:
         self.failure: BaseException | None = None
         self.seq = 0
         self.last_segment: SegmentStatus | None = None
+        self.reloaded = ReloadReport(
+            applied=(SettingChange(key="backup.flush_interval", before="10s", after="5s"),),
+            needs_restart=(DeferredSetting(key="backup_id", running="main", wanted="other", reason="another archive"),),
+            unchanged=("writer", "tiers"),
+        )
         self.checkpoint_key: str | None = None
         self.metrics = Metrics(self.clock, version="0.1.0", backup_id="main", writer="main")
         self.metrics.watch_partitions(lambda: self.partitions, rpo_targets=RPO_TARGETS)
@@ -167,6 +175,11 @@ class FakeDaemon:
 
     async def resume(self, topics: str) -> PauseReport:
         return self._set_paused(topics, False)
+
+    async def reload(self) -> ReloadReport:
+        if self.failure is not None:
+            raise self.failure
+        return self.reloaded
 
     def render_metrics(self) -> bytes:
         return self.metrics.render()

@@ -111,6 +111,18 @@ class TestVerbs:
         assert first.key == "checkpoints/main/0000000003/0000000000000001.kbc"
         assert (second.outcome, second.key, second.segments) == ("nothing new", first.key, ())
 
+    async def test_a_reload_arrives_as_the_daemon_gave_it(self, daemon: FakeDaemon, path: Path) -> None:
+        async with ControlClient(path) as client:
+            assert await client.reload() == daemon.reloaded
+
+    async def test_a_configuration_that_is_wrong_is_exit_code_two_in_the_words_of_config_check(
+        self, daemon: FakeDaemon, path: Path
+    ) -> None:
+        daemon.failure = ConfigurationError("no such key", hint="did you mean x?", where="kbackupd.yaml:4: y")
+        status, body = await ask(path, "POST", "/v1/reload")
+        assert (status, body["exit_code"]) == (400, 2)
+        assert (body["error"], body["hint"]) == ("kbackupd.yaml:4: y: no such key", "did you mean x?")
+
     async def test_pause_and_resume_reach_exactly_the_topics_of_the_glob(self, daemon: FakeDaemon, path: Path) -> None:
         async with ControlClient(path) as client:
             report = await client.pause("ord*")
@@ -420,11 +432,13 @@ async def test_the_document_names_every_verb_time_limit_and_field(daemon: FakeDa
     )
     _, flush = await ask(path, "POST", "/v1/flush")
     _, checkpoint = await ask(path, "POST", "/v1/checkpoint")
+    _, reload = await ask(path, "POST", "/v1/reload")
     _, pause = await ask(path, "POST", "/v1/pause")
     _, status = await ask(path, "GET", "/v1/status")
     fields = {*status, *status["memory"], *status["last_segment"]}
     for rows in ("tiers", "topics", "problems", "notes"):
         fields |= set(status[rows][0])
+    fields |= {*reload, *reload["applied"][0], *reload["needs_restart"][0]}
     fields |= {*checkpoint, *flush, *flush["partitions"][0], *flush["left_out"][0], *pause}
     missing = {field for field in fields if f"`{field}`" not in text and f"`{field}[]`" not in text}
     assert missing == set()
