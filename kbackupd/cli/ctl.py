@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
-from kbackupd.cli.ctl_text import print_checkpoint, print_flush, print_pause, print_reload, print_status
+from kbackupd.cli.ctl_text import print_checkpoint, print_flush, print_pause, print_reload
+from kbackupd.cli.instants import duration
 from kbackupd.cli.output import OutputFormat, print_json, stdout_console
+from kbackupd.cli.status_text import of_topics, print_status
+from kbackupd.cli.watch import watch_status
 from kbackupd.model.errors import IncompleteError, UsageError
 from kbackupd.model.settings import ControlSettings
 from kbackupd.model.status import FlushReport, PartitionState
+from kbackupd.model.units import format_duration
 from kbackupd.server.client import ControlClient
 
+MIN_INTERVAL_SECONDS = 0.1
 DEFAULT_SOCKET = ControlSettings().socket
 
 Report = TypeVar("Report")
@@ -42,17 +45,34 @@ def group(context: typer.Context, socket: SocketOption = DEFAULT_SOCKET) -> None
 
 
 @app.command()
-def status(context: typer.Context, topic: TopicOption = "*", format: FormatOption = OutputFormat.TEXT) -> None:
-    """Show how well the backup is doing. Exposure against target per tier and topic, and what needs attention."""
+def status(
+    context: typer.Context,
+    topic: TopicOption = "*",
+    format: FormatOption = OutputFormat.TEXT,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
+    interval: Annotated[
+        str, typer.Option("--interval", metavar="DURATION", help="Between two looks of --watch.")
+    ] = "2s",
+) -> None:
+    """Show how well the backup is doing. Exposure against target per tier and topic, and what needs attention.
+
+    With --watch a terminal is redrawn in place; piped text is one block after the other, parted by `---`; --format json
+    gives one line of JSON each time. A daemon that does not answer is said to, and asked again.
+    """
+    if watch:
+        seconds = duration("--interval", interval)
+        if seconds < MIN_INTERVAL_SECONDS:
+            raise UsageError(f"--interval {interval}: at least {format_duration(MIN_INTERVAL_SECONDS)}")
+        watch_status(context.obj, topic=topic, format=format, interval_seconds=seconds)
+        return
     report = _ask(context, ControlClient.status)
-    if topic != "*":
-        report = replace(report, topics=tuple(t for t in report.topics if fnmatchcase(t.name, topic)))
-        if not report.topics:
-            raise UsageError(f"no topic matches {topic!r}", hint="kbackupd ctl status lists all of them")
+    chosen = of_topics(report, topic)
+    if not chosen.topics and topic != "*":
+        raise UsageError(f"no topic matches {topic!r}", hint="kbackupd ctl status lists all of them")
     if format is OutputFormat.JSON:
-        print_json(report)
+        print_json(chosen)
     else:
-        print_status(stdout_console(), report)
+        print_status(stdout_console(), report, topic=topic)
 
 
 @app.command()
@@ -89,8 +109,19 @@ def checkpoint(context: typer.Context, format: FormatOption = OutputFormat.TEXT)
 
 
 @app.command()
-def pause(context: typer.Context, topic: TopicOption = "*", format: FormatOption = OutputFormat.TEXT) -> None:
+def pause(
+    context: typer.Context,
+    topic: Annotated[
+        str | None, typer.Option("--topic", metavar="GLOB", help="Topics to pause, as a glob; '*' means all. Required.")
+    ] = None,
+    format: FormatOption = OutputFormat.TEXT,
+) -> None:
     """Stop fetching topics. They stay paused, across restarts of the daemon too, until they are resumed."""
+    if topic is None:
+        raise UsageError(
+            "pause needs to be told which topics: nothing was paused",
+            hint="--topic GLOB, such as --topic 'orders*'; --topic '*' stops the whole backup",
+        )
     report = _ask(context, lambda client: client.pause(topic))
     if format is OutputFormat.JSON:
         print_json(report)

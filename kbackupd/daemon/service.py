@@ -165,7 +165,8 @@ class Service:
                 reasons.append(f"{starting} partitions have not been answered for yet")
             else:
                 self._was_ready = True
-        healthy = True
+        # Of what is not known yet nobody can say that it meets its target.
+        healthy = self._was_ready
         for tier in exposure.tier_statuses(self._rpo_targets):
             if tier.rpo_target_seconds is None:
                 continue

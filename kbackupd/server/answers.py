@@ -53,13 +53,14 @@ def status_of(error: KbackupError) -> int:
             return 500
 
 
-def answering_errors(what: str, seconds_for: Callable[[web.Request], float]) -> Middleware:
+def answering_errors(what: str, seconds_for: Callable[[web.Request], float], *, hint: str) -> Middleware:
     """Middleware: every failure becomes a JSON error within the request's time; none ends the server.
 
     Args:
         what: names the server in the log.
         seconds_for: how long the request may take. When the time is over the handler is cancelled, and what
             that leaves behind is the daemon's promise (`ControlledDaemon`).
+        hint: for whoever asks for what is not there.
     """
 
     @web.middleware
@@ -73,7 +74,7 @@ def answering_errors(what: str, seconds_for: Callable[[web.Request], float]) -> 
                 raise
             return error_answer(
                 f"{request.method} {request.path}: {error.reason}",
-                hint="see docs/control.md",
+                hint=hint,
                 exit_code=2,
                 status=error.status,
             )

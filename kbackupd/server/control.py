@@ -26,6 +26,7 @@ SECONDS: Final = {
     "/v1/reload": 30.0,
 }
 """How long the daemon may take, by path."""
+PATHS: Final = tuple(SECONDS)
 MAX_REQUESTS: Final = 16
 MAX_GLOB_CHARACTERS: Final = 1024
 
@@ -61,7 +62,13 @@ class ControlServer:
             found = os.stat(self._path)
             self._inode = (found.st_dev, found.st_ino)
             app = web.Application(
-                middlewares=[answering_errors("control", lambda request: self._seconds.get(request.path, 10.0))]
+                middlewares=[
+                    answering_errors(
+                        "control",
+                        lambda request: self._seconds.get(request.path, 10.0),
+                        hint=f"GET {PATHS[0]}, or POST {', '.join(PATHS[1:])}: docs/control.md",
+                    )
+                ]
             )
             app.router.add_get("/v1/status", self._verb(self._status, takes_topic=False))
             app.router.add_post("/v1/flush", self._verb(lambda request: self._daemon.flush(_glob(request))))

@@ -21,6 +21,10 @@ from kbackupd.server.answers import answering_errors, json_answer, runner_of
 from kbackupd.server.protocol import ControlledDaemon
 
 ANSWER_SECONDS = 10.0
+HINT = (
+    "here are /metrics, /status, /livez, /readyz and /healthz, to be read with GET; "
+    "kbackupd ctl steers the daemon, over its control socket"
+)
 
 
 class ObservabilityServer:
@@ -49,7 +53,7 @@ class ObservabilityServer:
         Raises:
             ConfigurationError: the address cannot be listened on.
         """
-        app = web.Application(middlewares=[answering_errors("observability", lambda _: ANSWER_SECONDS)])
+        app = web.Application(middlewares=[answering_errors("observability", lambda _: ANSWER_SECONDS, hint=HINT)])
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/status", self._status)
         app.router.add_get("/livez", self._live)

@@ -13,10 +13,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kbackupd.cli.ctl_text import ROWS_ON_TERMINAL, print_flush, print_pause, print_status
+from kbackupd.cli.ctl_text import print_flush, print_pause
 from kbackupd.cli.main import main
+from kbackupd.cli.status_text import ROWS_ON_TERMINAL, print_status
 from kbackupd.model.errors import ConfigurationError, StoreUnavailableError
-from kbackupd.model.status import FlushedPartition, FlushReport, LeftOutPartition, PartitionState, PauseReport, Problem
+from kbackupd.model.status import (
+    FlushedPartition,
+    FlushReport,
+    LeftOutPartition,
+    PartitionSample,
+    PartitionState,
+    PauseReport,
+    Problem,
+)
 from kbackupd.server.control import ControlServer
 from tests.unit.server.fake_daemon import FakeDaemon, sample
 
@@ -241,6 +250,51 @@ def test_a_reload_of_a_wrong_configuration_is_exit_code_two(served: Served, caps
     served.daemon.failure = ConfigurationError("no such key", hint="did you mean x?", where="kbackupd.yaml:4: y")
     assert served.ctl("reload") == 2
     assert capsys.readouterr().err == "error: kbackupd.yaml:4: y: no such key\nhint: did you mean x?\n"
+
+
+def test_a_pause_without_topics_pauses_nothing_and_asks_which(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Left out it once meant all: a tired operator stopped the whole backup."""
+    assert served.ctl("pause") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: pause needs to be told which topics: nothing was paused\nhint: --topic GLOB")
+    assert PartitionState.PAUSED not in {p.state for p in served.daemon.partitions}
+    assert served.ctl("pause", "--topic", "*") == 0
+    assert {p.state for p in served.daemon.partitions} == {PartitionState.PAUSED}
+    assert served.ctl("resume") == 0
+    assert PartitionState.PAUSED not in {p.state for p in served.daemon.partitions}
+
+
+@pytest.mark.parametrize(
+    ("partitions", "ready", "word"),
+    [
+        ((sample(),), False, "STARTING"),
+        ((), True, "NOTHING TO BACK UP"),
+        ((sample(state=PartitionState.CLOSED),), True, "NOTHING TO BACK UP"),
+        ((sample(state=PartitionState.PAUSED), sample("audit", state=PartitionState.PAUSED)), True, "PAUSED"),
+        ((sample(exposure=None, lag=None), sample("audit", exposure=None, lag=None)), True, "UNKNOWN"),
+        ((sample(state=PartitionState.PAUSED), sample("audit")), True, "HEALTHY, 1 partition paused"),
+        ((sample(exposure=None, lag=None), sample("audit")), True, "HEALTHY"),
+    ],
+)
+def test_only_what_is_known_and_backed_up_is_called_healthy(
+    partitions: tuple[PartitionSample, ...], ready: bool, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hazard 44."""
+    daemon = FakeDaemon(partitions)
+    daemon.ready = ready
+    print_status(terminal(140), daemon.status())
+    assert capsys.readouterr().out.startswith(f"{word}  kbackupd")
+
+
+def test_the_verdict_is_on_all_topics_also_where_few_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    print_status(
+        terminal(140), FakeDaemon((sample(state=PartitionState.PAUSED), sample("audit"))).status(), topic="ord*"
+    )
+    text = capsys.readouterr().out
+    assert text.startswith("HEALTHY, 1 partition paused  kbackupd")
+    assert "audit" not in text
 
 
 def test_pause_and_resume_say_what_they_did(served: Served, capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,6 +99,10 @@ async def test_nothing_on_the_port_steers_the_daemon(server: ObservabilityServer
         for path in ("/v1/pause", "/pause", "/status"):
             async with session.post(f"http://127.0.0.1:{server.port}{path}") as response:
                 assert response.status in (404, 405)
+                body = await response.json()
+                # Somebody who looks for figures here must not be sent to the protocol of the other server.
+                assert "/metrics" in body["hint"]
+                assert "control.md" not in body["hint"]
     assert {p.state for p in daemon.partitions} == {PartitionState.STARTING, PartitionState.FOLLOWING}
 
 
