@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from kbackupd.model.events import GapCause
-from kbackupd.testbed.daemon import Daemon, Json, kbackupd_command, kbackupd_environment
+from kbackupd.testbed.daemon import Daemon, Json, Section, kbackupd_command, kbackupd_environment
 from kbackupd.testbed.s3_proxy import Answer, S3Proxy
 from kbackupd.testbed.topics import create_topic
 from tests.integration.capture.backup import Backup, flush, follows, gaps, notes, problems, topic_rows
@@ -41,6 +41,13 @@ def included(*topics: str) -> Callable[[dict[str, Any]], None]:
         document["source"]["topics"]["include"] = list(topics)
 
     return change
+
+
+def keys(report: Section, member: str) -> list[str]:
+    """Of the settings that a reload report lists there."""
+    rows = report[member]
+    assert isinstance(rows, list)
+    return [str(row["key"]) for row in rows if isinstance(row, dict)]
 
 
 def health(daemon: Daemon) -> int:
@@ -108,12 +115,8 @@ async def test_a_topic_left_out_by_a_reload_and_included_by_a_hangup_has_no_hole
 
     rewritten(daemon, included(kept))
     report = daemon.ctl("reload")
-    assert (
-        json.dumps(report["applied"]).count('"key"')
-        == json.dumps(report["applied"]).count("source.topics.include")
-        == 1
-    )
-    assert report["needs_restart"] == []
+    assert keys(report, "applied") == ["source.topics.include"]
+    assert keys(report, "needs_restart") == []
     assert topic_rows(daemon, moved) == []
     backup.fill(moved)
     backup.fill(kept)
