@@ -13,6 +13,7 @@ from rich.text import Text
 
 from kbackupd.cli.output import plain_table, print_sections
 from kbackupd.model.clock import iso
+from kbackupd.model.settings import SYSTEM_TIER
 from kbackupd.model.status import PartitionState, Problem, StatusReport, TierStatus, TopicStatus
 from kbackupd.model.units import format_bytes, format_duration
 
@@ -65,16 +66,20 @@ def status_page(console: Console, report: StatusReport, *, lines: int, topic: st
 
 def verdict(report: StatusReport) -> tuple[str, str]:
     """One word for the whole, and its style. HEALTHY is said only of what is known and being backed up."""
-    open_topics = [topic for topic in report.topics if topic.states.get(PartitionState.CLOSED, 0) < topic.partitions]
+    user_topics = [
+        topic
+        for topic in report.topics
+        if topic.tier != SYSTEM_TIER and topic.states.get(PartitionState.CLOSED, 0) < topic.partitions
+    ]
     if not report.ready:
         return "STARTING", "bold yellow"
     if not report.healthy:
         return "UNHEALTHY", "bold red"
-    if not open_topics:
-        return "NOTHING TO BACK UP", "bold yellow"
-    if all(topic.paused for topic in open_topics):
+    if not user_topics:
+        return "NO TOPICS", "bold yellow"
+    if all(topic.paused for topic in user_topics):
         return "PAUSED", "bold yellow"
-    if all(topic.exposure_seconds is None for topic in open_topics):
+    if all(topic.exposure_seconds is None for topic in user_topics):
         return "UNKNOWN", "bold yellow"
     return "HEALTHY", "bold green"
 
@@ -127,8 +132,9 @@ def _last_segment(report: StatusReport) -> str:
 def _tiers(console: Console, tiers: Iterable[TierStatus]) -> RenderableType:
     table = plain_table(console)
     table.add_column("TIER", overflow="fold")
-    for heading in ("EXPOSURE", "TARGET", "USED", "LAG", "TOPICS", "PARTITIONS"):
+    for heading in ("EXPOSURE", "TARGET", "USED", "LAG", "LOSS IN", "TOPICS"):
         table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("PARTITIONS", overflow="fold")
     for tier in tiers:
         target = tier.rpo_target_seconds
         table.add_row(
@@ -137,8 +143,9 @@ def _tiers(console: Console, tiers: Iterable[TierStatus]) -> RenderableType:
             NONE if target is None else format_duration(target),
             _share(tier.exposure_seconds, target),
             _lag(tier.lag_records, tier.partitions),
+            NONE if tier.time_to_loss_seconds is None else _loss(tier.time_to_loss_seconds),
             number(tier.topics),
-            number(tier.partitions),
+            _states(tier) if tier.partitions else NONE,
         )
     return table
 
@@ -253,12 +260,12 @@ def _loss(seconds: float) -> Text:
     return Text(format_duration(seconds), "red" if seconds < 3600 else "yellow" if seconds < 86400 else "")
 
 
-def _states(topic: TopicStatus) -> Text:
-    """`12 following`, or the states apart, the alarming ones marked."""
+def _states(of: TierStatus | TopicStatus) -> Text:
+    """`12 following`, or the states apart, the alarming ones marked. Deleted topics say nothing about a tier."""
     text = Text()
     for state in PartitionState:
-        count = topic.states.get(state, 0)
-        if count:
+        count = of.states.get(state, 0)
+        if count and not (state is PartitionState.CLOSED and isinstance(of, TierStatus)):
             text.append(", " if text else "")
             text.append(f"{number(count)} {state}", ALARMING.get(state, ""))
     return text

@@ -72,9 +72,7 @@ class Reloader:
             RefusedError: it has none to read.
         """
         async with self._one_at_a_time:
-            if self._apply is None or self._stopping:
-                doing = "stopping" if self._stopping else "still starting"
-                raise UnreachableError(f"the daemon is {doing}", hint="a start reads the configuration by itself")
+            self._ready()
             self._heart.reloading()
             try:
                 try:
@@ -82,9 +80,17 @@ class Reloader:
                 except ConfigurationError as error:
                     self._refused(error)
                     raise
-                return self._obey(wanted, self._apply)
+                # Meanwhile a signal may have come: into a drain no event may be told any more.
+                return self._obey(wanted, self._ready())
             finally:
                 self._heart.reloaded()
+
+    def _ready(self) -> Callable[[DaemonSettings], None]:
+        """What obeys; raises UnreachableError if nothing does now."""
+        if self._apply is None or self._stopping:
+            doing = "stopping" if self._stopping else "still starting"
+            raise UnreachableError(f"the daemon is {doing}", hint="a start reads the configuration by itself")
+        return self._apply
 
     def _refused(self, error: ConfigurationError) -> None:
         log.error(events.CONFIGURATION_REFUSED, error=error.message, hint=error.hint)

@@ -6,7 +6,7 @@ means "not known", never zero: a partition nobody has heard from yet must not lo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
@@ -91,6 +91,10 @@ class TierStatus:
     """Open ones: partitions of deleted incarnations do not count."""
     unknown_partitions: int
     """Open partitions whose exposure is not known: the tier's exposure may be worse than it says."""
+    states: dict[str, int] = field(default_factory=dict)
+    """`PartitionState` value → how many partitions are in it; states without partitions are left out."""
+    time_to_loss_seconds: float | None = None
+    """The shortest of its partitions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,6 +94,8 @@ class Exposure:
                 topics=open_topics.get(name, 0),
                 partitions=group.partitions,
                 unknown_partitions=group.unknown_partitions,
+                states=dict(group.states),
+                time_to_loss_seconds=group.time_to_loss_seconds,
             )
             for name in names
         )

@@ -301,6 +301,37 @@ def test_another_compression_holds_for_what_is_closed_from_then_on() -> None:
     assert sizes[0] < 10_000 < 100_000 < sizes[-1]
 
 
+def test_a_rate_limit_that_is_lifted_holds_nobody_up_any_more() -> None:
+    site = Site.new()
+    site.settings = replace(site.settings, source=replace(site.settings.source, rate_limit_bytes_per_second=100))
+    log = site.cluster.create("orders").logs[0]
+    log.append(1, value=b"v" * 100_000)
+
+    async def script(life: Life) -> None:
+        await life.follows("orders")
+        log.append(1, value=b"v" * 100_000)
+        await asyncio.sleep(300)
+        assert life.partition("orders").position == 1, "a thousand seconds are owed for the first"
+        site.settings = replace(site.settings, source=replace(site.settings.source, rate_limit_bytes_per_second=None))
+        life.pipeline.reconfigure(site.settings)
+        await life.until(lambda: life.partition("orders").position == 2, "the second", seconds=5)
+
+    site.run_life(script)
+    site.check()
+
+
+def test_requests_are_as_large_and_as_frequent_as_the_new_settings_have_them() -> None:
+    site = Site.new(flush_interval_seconds=2.0, segment_max_bytes=32 << 20)
+
+    async def script(life: Life) -> None:
+        fetching = life.pipeline._fetching
+        assert (fetching.pace_seconds, fetching.request_bytes) == (0.1, 16 << 20)
+        life.reload(flush_interval_seconds=4.0, segment_max_bytes=8 << 20)
+        assert (fetching.pace_seconds, fetching.request_bytes) == (0.2, 4 << 20)
+
+    site.run_life(script)
+
+
 def test_a_shorter_discovery_interval_is_obeyed_at_once() -> None:
     site = Site.new()
     site.cluster.create("orders")

@@ -79,8 +79,8 @@ def test_status_shows_exposure_against_target_lag_and_states(
     text = capsys.readouterr().out
     assert text.startswith("HEALTHY  kbackupd 0.1.0")
     assert rows(text, "TIER") == [
-        ["critical", "8.5s", "30s", "28%", "10", "1", "2"],
-        ["standard", "1s (1 unknown)", "5m00s", "0%", "1", "1", "2"],
+        ["critical", "8.5s", "30s", "28%", "10", "–", "1", "2 following"],
+        ["standard", "1s (1 unknown)", "5m00s", "0%", "1", "–", "1", "1 starting, 1 following"],
     ]
     assert rows(text, "TOPIC") == [
         ["orders", "critical", "8.5s", "10", "–", "2 following"],
@@ -270,8 +270,9 @@ def test_a_pause_without_topics_pauses_nothing_and_asks_which(
     ("partitions", "ready", "word"),
     [
         ((sample(),), False, "STARTING"),
-        ((), True, "NOTHING TO BACK UP"),
-        ((sample(state=PartitionState.CLOSED),), True, "NOTHING TO BACK UP"),
+        ((), True, "NO TOPICS"),
+        ((sample("__consumer_offsets", tier="system"),), True, "NO TOPICS"),
+        ((sample(state=PartitionState.CLOSED),), True, "NO TOPICS"),
         ((sample(state=PartitionState.PAUSED), sample("audit", state=PartitionState.PAUSED)), True, "PAUSED"),
         ((sample(exposure=None, lag=None), sample("audit", exposure=None, lag=None)), True, "UNKNOWN"),
         ((sample(state=PartitionState.PAUSED), sample("audit")), True, "HEALTHY, 1 partition paused"),

@@ -160,6 +160,21 @@ async def test_before_the_start_is_done_and_once_it_drains_it_says_so(daemon: Da
     assert daemon.heart.said == []
 
 
+async def test_a_drain_that_begins_while_the_file_is_read_is_told_nothing(daemon: Daemon) -> None:
+    """An event recorded after the last segment was closed would never be stored."""
+    daemon.write("10s", "5s")
+
+    def slow() -> DaemonSettings:
+        daemon.reloader.stopping()
+        return load_daemon_settings(daemon.path, ENVIRON)
+
+    daemon.reloader._load = slow
+    daemon.reloader.began(daemon.obeyed.append)
+    with pytest.raises(UnreachableError, match="stopping"):
+        await daemon.reloader.reload()
+    assert daemon.obeyed == []
+
+
 async def test_without_a_file_it_is_refused(daemon: Daemon) -> None:
     reloader = Reloader(
         settings=daemon.reloader.settings, load=no_configuration, heart=daemon.heart, problems=daemon.problems

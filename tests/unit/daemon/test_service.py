@@ -77,6 +77,22 @@ def test_it_is_ready_and_healthy_once_all_partitions_are_followed() -> None:
     site.run_life(script)
 
 
+def test_what_is_not_known_yet_is_not_called_healthy() -> None:
+    """Hazard 44: until the first answers nobody can say that a target is met."""
+    site = Site.new()
+    site.cluster.create("orders", 2)
+
+    async def script(life: Life) -> None:
+        service = await served(life)
+        health, status = service.health(), service.status()
+        assert (health.ready, health.healthy) == (False, False)
+        assert (status.ready, status.healthy) == (False, False)
+        await life.until(lambda: service.health().healthy, "healthy")
+        assert service.health().ready
+
+    site.run_life(script)
+
+
 def test_a_missed_target_turns_it_red_with_the_reason_and_never_unready() -> None:
     """Hazard 44: readiness is about starting; health is what alerts read."""
     site = Site.new()
