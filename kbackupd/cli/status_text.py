@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -26,6 +26,7 @@ NEAR = 0.8
 LINES_FOR_TOPICS, SMALLEST_SECTION_LINES = 8, 4
 """Of a page that problems leave to the topics, if they can."""
 
+_UNREMARKABLE = frozenset({PartitionState.FOLLOWING, PartitionState.CLOSED})
 ALARMING = {PartitionState.QUARANTINED: "red", PartitionState.RETRYING: "yellow", PartitionState.PAUSED: "yellow"}
 
 
@@ -132,9 +133,9 @@ def _last_segment(report: StatusReport) -> str:
 def _tiers(console: Console, tiers: Iterable[TierStatus]) -> RenderableType:
     table = plain_table(console)
     table.add_column("TIER", overflow="fold")
-    for heading in ("EXPOSURE", "TARGET", "USED", "LAG", "LOSS IN", "TOPICS"):
+    for heading in ("EXPOSURE", "TARGET", "USED", "LAG", "LOSS IN", "TOPICS", "PARTITIONS"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("PARTITIONS", overflow="fold")
+    others: list[Text] = []
     for tier in tiers:
         target = tier.rpo_target_seconds
         table.add_row(
@@ -145,9 +146,12 @@ def _tiers(console: Console, tiers: Iterable[TierStatus]) -> RenderableType:
             _lag(tier.lag_records, tier.partitions),
             NONE if tier.time_to_loss_seconds is None else _loss(tier.time_to_loss_seconds),
             number(tier.topics),
-            _states(tier) if tier.partitions else NONE,
+            number(tier.partitions),
         )
-    return table
+        # No column: a tier's partitions are in many states at once, and would fill a narrow terminal with its shreds.
+        if not_following := _states({k: n for k, n in tier.states.items() if k not in _UNREMARKABLE}):
+            others.append(Text.assemble((f"{tier.name}: ", "bold"), not_following))
+    return Group(table, *others) if others else table
 
 
 def _topics(console: Console, report: StatusReport, rows: int | None) -> RenderableType:
@@ -171,7 +175,7 @@ def _topics(console: Console, report: StatusReport, rows: int | None) -> Rendera
             _short_exposure(topic, targets.get(topic.tier), open_partitions),
             _lag(topic.lag_records, open_partitions),
             NONE if topic.time_to_loss_seconds is None else _loss(topic.time_to_loss_seconds),
-            _states(topic),
+            _states(topic.states),
         )
     left = len(topics) - len(shown)
     if not left:
@@ -260,12 +264,12 @@ def _loss(seconds: float) -> Text:
     return Text(format_duration(seconds), "red" if seconds < 3600 else "yellow" if seconds < 86400 else "")
 
 
-def _states(of: TierStatus | TopicStatus) -> Text:
-    """`12 following`, or the states apart, the alarming ones marked. Deleted topics say nothing about a tier."""
+def _states(states: Mapping[str, int]) -> Text:
+    """`12 following`, or the states apart, the alarming ones marked."""
     text = Text()
     for state in PartitionState:
-        count = of.states.get(state, 0)
-        if count and not (state is PartitionState.CLOSED and isinstance(of, TierStatus)):
+        count = states.get(state, 0)
+        if count:
             text.append(", " if text else "")
             text.append(f"{number(count)} {state}", ALARMING.get(state, ""))
     return text

@@ -79,8 +79,9 @@ def test_status_shows_exposure_against_target_lag_and_states(
     text = capsys.readouterr().out
     assert text.startswith("HEALTHY  kbackupd 0.1.0")
     assert rows(text, "TIER") == [
-        ["critical", "8.5s", "30s", "28%", "10", "–", "1", "2 following"],
-        ["standard", "1s (1 unknown)", "5m00s", "0%", "1", "–", "1", "1 starting, 1 following"],
+        ["critical", "8.5s", "30s", "28%", "10", "–", "1", "2"],
+        ["standard", "1s (1 unknown)", "5m00s", "0%", "1", "–", "1", "2"],
+        ["standard: 1 starting"],
     ]
     assert rows(text, "TOPIC") == [
         ["orders", "critical", "8.5s", "10", "–", "2 following"],
