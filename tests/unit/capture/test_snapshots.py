@@ -104,6 +104,27 @@ def test_groups_of_all_coordinators_are_captured_with_the_instant_of_their_answe
     assert billing.sent_ms <= billing.answered_ms < stand.clock.now_ms()
 
 
+def test_a_new_interval_does_not_wait_for_the_end_of_the_old_one(stand: Stand) -> None:
+    stand.snapshots.every(3_600.0)
+
+    async def script() -> None:
+        running = asyncio.create_task(stand.snapshots.run())
+        await asyncio.sleep(10)
+        stand.cluster.commit("billing", "orders", 0, 99)
+        await asyncio.sleep(600)
+        assert len(stand.keys("groups")) == 1
+        stand.snapshots.every(5.0)
+        await asyncio.sleep(1)
+        assert len(stand.keys("groups")) == 2
+        stand.cluster.commit("billing", "orders", 0, 100)
+        await asyncio.sleep(7)
+        assert len(stand.keys("groups")) == 3
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    run(script(), clock=stand.clock)
+
+
 def test_what_did_not_change_is_not_stored_again_and_what_did_is_seen_at_its_time(stand: Stand) -> None:
     stand.round(5)
     assert len(stand.keys("groups")) == len(stand.keys("cluster")) == 1
