@@ -19,7 +19,7 @@ from kbackupd.model.events import GapCause
 from kbackupd.testbed.daemon import Daemon, Json, Section, kbackupd_command, kbackupd_environment
 from kbackupd.testbed.s3_proxy import Answer, S3Proxy
 from kbackupd.testbed.topics import create_topic
-from tests.integration.capture.backup import Backup, flush, follows, gaps, notes, problems, topic_rows
+from tests.integration.capture.backup import Backup, complaints, flush, follows, gaps, notes, problems, topic_rows
 from tests.integration.capture.test_leaving import logged
 from tests.integration.capture.test_retention import delete_records
 from tests.integration.conditions import reaches
@@ -271,3 +271,34 @@ async def test_a_watch_goes_on_over_a_daemon_that_is_killed_and_started_again(
     await reaches(lambda: looks[-1].get("writer_epoch") == epoch + 1, "the next life")
     assert leave() == 0
     assert daemon.stop() == 0
+
+
+async def test_a_live_socket_is_refused_before_anything_is_claimed_and_a_dead_one_is_replaced(
+    backup: Backup, unique_topic: Names
+) -> None:
+    """Hazard 18, on one host: the second daemon must not fence the first and then leave too."""
+    topic = unique_topic()
+    create_topic(backup.kafka.bootstrap, topic)
+    first, second = backup.daemon(topic), backup.daemon(topic)
+
+    def change(document: dict[str, Any]) -> None:
+        document["control"]["socket"] = str(first.socket)
+
+    rewritten(second, change)
+    first.start()
+    claims = backup.objects("writers/")
+    second.launch()
+    assert second.wait() == 5
+    (complaint,) = complaints(second)
+    assert f"another process answers on {first.socket}" in complaint
+    backup.fill(topic)
+    assert not (await flush(first)).left_out
+    assert backup.objects("writers/") == claims
+    first.kill()
+    assert first.socket.is_socket(), "left behind, as SIGKILL leaves it"
+    second.start()
+    status = first.ctl("status")  # by the path that both have
+    assert status["writer_epoch"] == 2
+    assert second.stop() == 0
+    assert not first.socket.exists()
+    await backup.verbatim({topic: 1})
