@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kbackupd.kafka.answers import (
@@ -20,9 +20,11 @@ from kbackupd.kafka.types import (
     BrokerInfo,
     ClusterMetadata,
     KafkaErrorCode,
+    OffsetToCommit,
     PartitionMetadata,
     TopicConfigs,
     TopicMetadata,
+    TopicPartition,
 )
 from kbackupd.model.clock import ManualClock
 from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
@@ -64,6 +66,11 @@ class FakeCoordinators:
         """Node → how many more questions it answers with "loading"."""
         self.not_coordinator: dict[str, int] = {}
         """Group → the node that really coordinates it; others say NOT_COORDINATOR."""
+        self.commits: list[Mapping[TopicPartition, OffsetToCommit]] = []
+        """Requests to commit that were not refused as a whole."""
+        self.commit_errors: dict[str, int] = {}
+        """Topic, or "" for the group → what commits are refused with."""
+        self.on_commit: Callable[[], None] = lambda: None
         self.may_describe = True
         self.acls_answer = DescribedAcls(error_code=0, detail="", acls=())
         self.quotas_answer = DescribedQuotas(error_code=0, detail="", quotas=())
@@ -153,6 +160,26 @@ class FakeCoordinators:
         self.questions.append(f"offsets {node_id}")
         self._reach(node_id)
         return {id: self._offsets(node_id, id) for id in group_ids}
+
+    async def commit_offsets(
+        self, node_id: int, group_id: str, offsets: Mapping[TopicPartition, OffsetToCommit]
+    ) -> Mapping[TopicPartition, int]:
+        self.questions.append(f"commit {node_id}")
+        self._reach(node_id)
+        group = self.groups.setdefault(group_id, FakeGroup(node_id))
+        code = self.commit_errors.get("") or self._loading(node_id)
+        if self.not_coordinator.get(group_id, group.coordinator) != node_id:
+            code = KafkaErrorCode.NOT_COORDINATOR
+        if group.members:
+            code = KafkaErrorCode.UNKNOWN_MEMBER_ID
+        if code:
+            return dict.fromkeys(offsets, code)
+        codes = {tp: self.commit_errors.get(tp.topic, 0) for tp in offsets}
+        taken = {tp: one for tp, one in offsets.items() if not codes[tp]}
+        group.positions.update({(tp.topic, tp.partition): one.offset for tp, one in taken.items()})
+        self.commits.append(taken)
+        self.on_commit()
+        return codes
 
     def _offsets(self, node_id: int, group_id: str) -> FetchedOffsets:
         group = self.groups.get(group_id)

@@ -14,7 +14,7 @@ from kbackupd.format.checkpoint import encode_checkpoint
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KbackupError, ObjectExistsError, StoreDeniedError, StoreUnavailableError
 from kbackupd.model.positions import PartitionId
-from kbackupd.model.segment import Identity
+from kbackupd.model.segment import Checkpoint, Identity
 from kbackupd.observe import events
 from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
@@ -45,6 +45,8 @@ class Checkpointer:
         self.last_ms: int | None = None
         self.last_key: str | None = None
         """Of this life's newest; None before its first."""
+        self.on_stored: Callable[[Checkpoint], None] = lambda checkpoint: None
+        """Called once a checkpoint is durable; must return at once."""
         self._store = store
         self._identity = identity
         self._writer_epoch = writer_epoch
@@ -112,6 +114,7 @@ class Checkpointer:
             self._metrics.checkpoint_stored()
             self._problems.clear("checkpoints")
             log.info(events.CHECKPOINT_STORED, key=checkpoint.key, bytes=len(data), partitions=len(state.partitions))
+            self.on_stored(checkpoint)
             return checkpoint.key
 
     def _failed(self, error: KbackupError) -> None:

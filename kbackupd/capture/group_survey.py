@@ -82,10 +82,16 @@ class _Answer:
 
 
 class GroupSurvey:
-    """Remembers between rounds which losses have been seen once."""
+    """Remembers between rounds which losses have been seen once.
 
-    def __init__(self, source: ClusterQuestions, *, clock: Clock) -> None:
+    Args:
+        own_group: left out of every round. What the archive reaches stands in the archive; as a group's positions it
+            would make a snapshot in every round of a busy cluster, and a restore would bring it to the target.
+    """
+
+    def __init__(self, source: ClusterQuestions, *, clock: Clock, own_group: str | None = None) -> None:
         self._source = source
+        self._own_group = own_group
         self._clock = clock
         self._doubted: dict[str, int] = {}
 
@@ -98,7 +104,7 @@ class GroupSurvey:
         metadata = await self._source.metadata()
         access = await self._source.access()
         topic_ids = {topic.name: topic.topic_id for topic in metadata.topics if topic.error_code == KafkaErrorCode.NONE}
-        known = {group.group_id: group for group in before.groups} if before else {}
+        known = {one.group_id: one for one in before.groups if one.group_id != self._own_group} if before else {}
         asked_before = {one.node_id: one.part.answered_ms for one in before.coordinators} if before else {}
 
         slots = asyncio.Semaphore(BROKERS_AT_ONCE)
@@ -107,7 +113,12 @@ class GroupSurvey:
             lists = {
                 node: group.create_task(self._list(node, asked_before.get(node, NEVER_MS), slots)) for node in nodes
             }
-        listed = {row.group_id: (row, node) for node, task in lists.items() for row in task.result()[1]}
+        listed = {
+            row.group_id: (row, node)
+            for node, task in lists.items()
+            for row in task.result()[1]
+            if row.group_id != self._own_group
+        }
 
         where = {group_id: node for group_id, (_, node) in listed.items()}
         missing = [group_id for group_id in known if group_id not in listed]

@@ -82,10 +82,15 @@ class Snapshots:
         writer: str,
         writer_epoch: int,
         interval_seconds: float,
+        own_group: str | None = None,
         clock: Clock,
         metrics: Metrics,
         problems: Problems,
     ) -> None:
+        """
+        Args:
+            own_group: to which durable offsets are committed: not part of any snapshot.
+        """
         self._store = store
         self._identity = identity
         self._writer = writer
@@ -96,7 +101,7 @@ class Snapshots:
         self._metrics = metrics
         self._problems = problems
         self._groups: _Track[GroupsContent] = _Track(
-            GroupSurvey(source, clock=clock), GROUPS_FORMAT, _group_states, ("groups",)
+            GroupSurvey(source, clock=clock, own_group=own_group), GROUPS_FORMAT, _group_states, ("groups",)
         )
         self._cluster: _Track[ClusterContent] = _Track(
             ClusterSurvey(source, clock=clock), CLUSTER_FORMAT, _cluster_states, ("topics", "acls", "quotas")

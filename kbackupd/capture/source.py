@@ -20,6 +20,7 @@ from kbackupd.kafka.types import (
     FetchAnswer,
     FetchTarget,
     OffsetAnswer,
+    OffsetToCommit,
     TopicConfigs,
     TopicPartition,
 )
@@ -83,3 +84,18 @@ class ClusterQuestions(Protocol):
     async def acls(self) -> DescribedAcls: ...
 
     async def quotas(self) -> DescribedQuotas: ...
+
+
+class GroupPositions(Protocol):
+    """The positions of one consumer group at its coordinator, as `kafka.groups.GroupQuestions` documents it.
+
+    Every method has a deadline of its own and raises KafkaUnavailableError or KafkaDeniedError.
+    """
+
+    async def find_coordinators(self, group_ids: Sequence[str]) -> Mapping[str, Coordinator]: ...
+
+    async def fetch_offsets(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, FetchedOffsets]: ...
+
+    async def commit_offsets(
+        self, node_id: int, group_id: str, offsets: Mapping[TopicPartition, OffsetToCommit]
+    ) -> Mapping[TopicPartition, int]: ...

@@ -10,19 +10,21 @@ from collections.abc import AsyncIterator, Callable
 import structlog
 
 from kbackupd import __version__
-from kbackupd.capture.pipeline import Pipeline
+from kbackupd.capture.group_commit import GroupCommitter, committable
+from kbackupd.capture.pipeline import Pipeline, Resume
 from kbackupd.capture.snapshots import Snapshots
-from kbackupd.capture.source import ClusterQuestions, Source
+from kbackupd.capture.source import ClusterQuestions, GroupPositions, Source
 from kbackupd.capture.steering import Steering
 from kbackupd.daemon.descriptors import allow_descriptors
 from kbackupd.daemon.memory import budget_bytes, keep_freed_memory, left_for_data
 from kbackupd.daemon.reload import Reloader, no_configuration, reloading_on_hangup
 from kbackupd.daemon.service import Service, nothing_to_reload
-from kbackupd.daemon.source import KafkaQuestions, KafkaSource
+from kbackupd.daemon.source import QUESTION_SECONDS, KafkaQuestions, KafkaSource
 from kbackupd.daemon.systemd import Heartbeat, ServiceManager, beating
 from kbackupd.daemon.take_over import take_over
 from kbackupd.flow.budget import MemoryBudget
 from kbackupd.kafka.connection import KafkaConnection
+from kbackupd.kafka.groups import GroupQuestions
 from kbackupd.model.clock import Clock, SystemClock
 from kbackupd.model.errors import IncompleteError, KbackupError, StoreUnavailableError
 from kbackupd.model.settings import DaemonSettings
@@ -99,6 +101,7 @@ async def run_daemon(
             settings=settings,
             source=KafkaSource(connection, clock=clock),
             questions=KafkaQuestions(connection),
+            positions=GroupQuestions(connection, timeout_seconds=QUESTION_SECONDS),
             store=store,
             service=service,
             heart=heart,
@@ -121,6 +124,7 @@ class _Life:
 
     _reloader: Reloader | None = None
     """None: nobody asks this life to obey another configuration."""
+    _committer: GroupCommitter | None = None
 
     def __init__(
         self,
@@ -128,6 +132,7 @@ class _Life:
         settings: DaemonSettings,
         source: Source,
         questions: ClusterQuestions,
+        positions: GroupPositions | None = None,
         store: ObjectStore,
         service: Service,
         heart: Heartbeat,
@@ -136,12 +141,17 @@ class _Life:
         problems: Problems,
         reloader: Reloader | None = None,
     ) -> None:
+        """
+        Args:
+            positions: where durable offsets are committed; None: nowhere.
+        """
         self.service = service
         self._heart = heart
         self._reloader = reloader
         self._settings = settings
         self._source = source
         self._questions = questions
+        self._positions = positions
         self._store = store
         self._clock = clock
         self._metrics = metrics
@@ -169,19 +179,28 @@ class _Life:
             self._heart.began()
             if self._reloader is not None:
                 self._reloader.began(lambda wanted: self._obey(wanted, pipeline, snapshots))
-        # Beside the pipeline, not among its tasks: nothing that happens to a snapshot is the records' concern.
-        beside = asyncio.create_task(snapshots.run(), name="snapshots")
+        # Beside the pipeline, not among its tasks: nothing that happens to a snapshot, or to the consumer group, is the
+        # records' concern.
+        beside = [asyncio.create_task(snapshots.run(), name="snapshots")]
+        if self._committer is not None:
+            beside.append(asyncio.create_task(self._committer.run(), name="group-commits"))
         try:
             await pipeline.run()
         finally:
-            beside.cancel()
-            await asyncio.gather(beside, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+        if self._committer is not None:
+            await self._committer.leave()
 
     def stop(self) -> None:
         """Ask `run` to return; idempotent."""
-        self._heart.stopping(within_seconds=self._settings.backup.shutdown_timeout_seconds)
+        within = self._settings.backup.shutdown_timeout_seconds
+        self._heart.stopping(within_seconds=within)
         if self._reloader is not None:
             self._reloader.stopping()
+        if self._committer is not None:
+            self._committer.stopping(within_seconds=within)
         self._stopped.set()
         if self._pipeline is not None:
             self._pipeline.stop()
@@ -215,6 +234,7 @@ class _Life:
             metrics=self._metrics,
             problems=self.problems,
         )
+        self._committer = self._commits_to(pipeline, resume)
         steering = Steering(pipeline, clock=self._clock)
         self.service.began(
             document,
@@ -230,11 +250,30 @@ class _Life:
             writer=self._settings.writer,
             writer_epoch=resume.writer_epoch,
             interval_seconds=self._settings.backup.snapshot_interval_seconds,
+            own_group=self._settings.commits_to,
             clock=self._clock,
             metrics=self._metrics,
             problems=self.problems,
         )
         return pipeline, snapshots
+
+    def _commits_to(self, pipeline: Pipeline, resume: Resume) -> GroupCommitter | None:
+        group = self._settings.commits_to
+        if group is None or self._positions is None:
+            return None
+        state = resume.recovery.state
+        committer = GroupCommitter(
+            source=self._positions,
+            group=group,
+            recovered=committable(state.topics.values(), state.partitions.values()),
+            interval_seconds=self._settings.backup.checkpoint_interval_seconds,
+            clock=self._clock,
+            metrics=self._metrics,
+            problems=self.problems,
+        )
+        pipeline.checkpointer.on_stored = committer.covered
+        self._metrics.watch_group(committer.behind_seconds)
+        return committer
 
 
 @contextlib.asynccontextmanager

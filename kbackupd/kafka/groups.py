@@ -1,4 +1,6 @@
-"""Asking about consumer groups, ACLs and quotas: in parts, each with a deadline; error codes inside are the caller's.
+"""Asking about consumer groups, ACLs and quotas, and committing for a group: in parts, each with a deadline.
+
+Error codes inside the answers are the caller's.
 
 Who asks takes a lane: a group's answer may be megabytes, and on one connection everything else would wait behind it.
 """
@@ -17,9 +19,10 @@ from kbackupd.kafka.answers import (
     ListedGroups,
 )
 from kbackupd.kafka.connection import KafkaConnection
-from kbackupd.kafka.types import KafkaErrorCode
+from kbackupd.kafka.types import KafkaErrorCode, OffsetToCommit, TopicPartition
 from kbackupd.kafka.wire_cluster import DescribeAclsRequest, DescribeClusterRequest, DescribeQuotasRequest
 from kbackupd.kafka.wire_groups import (
+    CommitOffsetsRequest,
     DescribeGroupsRequest,
     FetchOffsetsRequest,
     FindCoordinatorsRequest,
@@ -68,6 +71,16 @@ class GroupQuestions:
     async def fetch_offsets(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, FetchedOffsets]:
         """All that groups have committed which `node_id` coordinates; topics that are hidden are left out silently."""
         request = FetchOffsetsRequest(group_ids=group_ids)
+        return await self._connection.send(node_id, request, timeout_seconds=self._timeout_seconds, lane=self.lane)
+
+    async def commit_offsets(
+        self, node_id: int, group_id: str, offsets: Mapping[TopicPartition, OffsetToCommit]
+    ) -> Mapping[TopicPartition, int]:
+        """Commit for a group without members that `node_id` coordinates, in one request; error code per partition.
+
+        With code 0 the position is replicated as the brokers' settings say. Cancelled, it is committed or not.
+        """
+        request = CommitOffsetsRequest(group_id=group_id, offsets=offsets)
         return await self._connection.send(node_id, request, timeout_seconds=self._timeout_seconds, lane=self.lane)
 
     async def access(self) -> ClusterAccess:

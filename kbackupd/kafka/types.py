@@ -22,6 +22,13 @@ class TopicPartition(NamedTuple):
     partition: int
 
 
+class OffsetToCommit(NamedTuple):
+    """`offset` is the next to be read; `leader_epoch` that of the record before it, -1 where it is not known."""
+
+    offset: int
+    leader_epoch: int
+
+
 class KafkaErrorCode(IntEnum):
     """The error codes kbackupd acts on, by Kafka's own names (org.apache.kafka.common.protocol.Errors).
 
@@ -46,6 +53,12 @@ class KafkaErrorCode(IntEnum):
     RECORD_LIST_TOO_LARGE = 18
     NOT_ENOUGH_REPLICAS = 19
     NOT_ENOUGH_REPLICAS_AFTER_APPEND = 20
+    ILLEGAL_GENERATION = 22
+    INCONSISTENT_GROUP_PROTOCOL = 23
+    INVALID_GROUP_ID = 24
+    UNKNOWN_MEMBER_ID = 25
+    REBALANCE_IN_PROGRESS = 27
+    INVALID_COMMIT_OFFSET_SIZE = 28
     TOPIC_AUTHORIZATION_FAILED = 29
     GROUP_AUTHORIZATION_FAILED = 30
     CLUSTER_AUTHORIZATION_FAILED = 31
@@ -79,6 +92,7 @@ class KafkaErrorCode(IntEnum):
     UNSUPPORTED_COMPRESSION_TYPE = 76
     OFFSET_NOT_AVAILABLE = 78
     PREFERRED_LEADER_NOT_AVAILABLE = 80
+    FENCED_INSTANCE_ID = 82
     INVALID_RECORD = 87
     UNSTABLE_OFFSET_COMMIT = 88
     THROTTLING_QUOTA_EXCEEDED = 89
@@ -87,6 +101,8 @@ class KafkaErrorCode(IntEnum):
     INCONSISTENT_TOPIC_ID = 103
     FETCH_SESSION_TOPIC_ID_ERROR = 106
     OFFSET_MOVED_TO_TIERED_STORAGE = 109
+    FENCED_MEMBER_EPOCH = 110
+    STALE_MEMBER_EPOCH = 113
 
     @property
     def retriable(self) -> bool:

@@ -6,7 +6,7 @@ for the types of groups, which only later brokers tell (`ListGroupsRequest`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,19 @@ from kbackupd.kafka.answers import (
     ListedGroup,
     ListedGroups,
 )
-from kbackupd.kafka.codec import EMPTY_TAGS, Reader, WireRequest, array, boolean, int8, string
+from kbackupd.kafka.codec import (
+    EMPTY_TAGS,
+    Reader,
+    WireRequest,
+    array,
+    boolean,
+    by_topic,
+    int8,
+    int32,
+    int64,
+    string,
+)
+from kbackupd.kafka.types import OffsetToCommit, TopicPartition
 
 _GROUP = 0
 """Kafka's number for the coordinator type "group"."""
@@ -164,3 +176,41 @@ class FetchOffsetsRequest(WireRequest[dict[str, FetchedOffsets]]):
             metadata="" if metadata is None else metadata,
             error_code=error_code,
         )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class CommitOffsetsRequest(WireRequest[dict[TopicPartition, int]]):
+    """Positions of a group without members, as one commits that uses Kafka for storage only; to its coordinator.
+
+    Version 8 is what every broker from 3.1 on understands; 9 only adds what members of newer groups need.
+    """
+
+    API_KEY = 8
+    API_VERSION = 8
+
+    group_id: str
+    offsets: Mapping[TopicPartition, OffsetToCommit]
+
+    def encode(self) -> bytes:
+        topics = by_topic((tp.topic, tp.partition, offset) for tp, offset in self.offsets.items())
+        nobody = int32(-1) + string("") + string(None)  # no generation, no member, no static member
+        rows = array(topics, lambda row: string(row[0]) + array(row[1], self._partition) + EMPTY_TAGS)
+        return string(self.group_id) + nobody + rows + EMPTY_TAGS
+
+    @staticmethod
+    def _partition(row: tuple[int, OffsetToCommit]) -> bytes:
+        partition, (offset, leader_epoch) = row
+        return int32(partition) + int64(offset) + int32(leader_epoch) + string("") + EMPTY_TAGS
+
+    def decode(self, buffer: bytes, position: int) -> dict[TopicPartition, int]:
+        reader = Reader(buffer, position)
+        reader.int32()  # throttle time
+        codes: dict[TopicPartition, int] = {}
+        for _ in range(reader.uvarint() - 1):
+            topic = reader.string()
+            for _ in range(reader.uvarint() - 1):
+                partition = reader.int32()
+                codes[TopicPartition(topic, partition)] = reader.int16()
+                reader.skip_tags()
+            reader.skip_tags()
+        return codes

@@ -129,6 +129,8 @@ class SourceSettings:
     bootstrap_servers: tuple[str, ...]
     topics: TopicSelection = field(default_factory=TopicSelection)
     internal_topics: bool = True
+    consumer_group: str | None = None
+    """Where durable offsets are committed; None: a group named after the archive, empty: nowhere."""
     security: SecuritySettings = field(default_factory=SecuritySettings)
     rate_limit_bytes_per_second: int | None = None
     """None: unlimited."""
@@ -231,6 +233,17 @@ class DaemonSettings:
     tiers: tuple[TierSettings, ...] = DEFAULT_TIERS
     observability: ObservabilitySettings = field(default_factory=ObservabilitySettings)
     control: ControlSettings = field(default_factory=ControlSettings)
+
+    @property
+    def commits_to(self) -> str | None:
+        """The consumer group that durable offsets are committed to; None: none is.
+
+        Two writers of one archive are two backups with offsets of their own, and so have two groups.
+        """
+        named = self.source.consumer_group
+        if named is None:
+            return f"kbackupd-{self.backup_id}" + ("" if self.writer == "main" else f"-{self.writer}")
+        return named or None
 
     def tier_of(self, topic: str) -> TierSettings | None:
         """The first tier that matches; None means `UNTIERED`: backed up like any other, measured against no target."""

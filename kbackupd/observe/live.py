@@ -77,6 +77,18 @@ class UploadsInFlight(Collector):
         )
 
 
+class GroupBehind(Collector):
+    def __init__(self, behind_seconds: Callable[[], float]) -> None:
+        self._behind_seconds = behind_seconds
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily(
+            "kbackupd_group_behind_seconds",
+            "Since when the consumer group has not been told what checkpoints cover; 0 while it has all of it.",
+            value=self._behind_seconds(),
+        )
+
+
 class DroppedLines(Collector):
     def __init__(self, dropped: Callable[[], int]) -> None:
         self._dropped = dropped

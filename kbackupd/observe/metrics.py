@@ -28,6 +28,7 @@ from kbackupd.model.status import MemoryStatus, PartitionSample
 from kbackupd.observe.live import (
     CheckpointAge,
     DroppedLines,
+    GroupBehind,
     MemoryGauges,
     PartitionGauges,
     SnapshotAges,
@@ -41,6 +42,8 @@ Stream = Literal["user", "system"]
 Session = Literal["following", "catching-up"]
 SnapshotPart = Literal["groups", "topics", "acls", "quotas"]
 SnapshotCause = Literal["denied", "failed", "store", "unexpected"]
+CommitOutcome = Literal["ok", "denied", "in_use", "failed"]
+COMMIT_OUTCOMES: tuple[CommitOutcome, ...] = ("ok", "denied", "in_use", "failed")
 SNAPSHOT_PARTS: tuple[SnapshotPart, ...] = ("groups", "topics", "acls", "quotas")
 SNAPSHOT_CAUSES: tuple[SnapshotCause, ...] = ("denied", "failed", "store", "unexpected")
 
@@ -155,6 +158,11 @@ class Metrics:
             "store_failures", "Store operations given up: retries spent, or the store said no.", "operation", "cause"
         )
         self._checkpoints = counter("checkpoints", "Checkpoints stored.")
+        self._group_commits = counter(
+            "group_commits",
+            "Rounds of committing durable offsets to the consumer group, by how they ended.",
+            "outcome",
+        )
         self._snapshots = counter("snapshots", "Snapshots of groups and of the cluster stored: what changed.", "kind")
         self._snapshot_failures = counter(
             "snapshot_failures",
@@ -216,6 +224,8 @@ class Metrics:
             self._partition_failures.labels(name)
         for kind in ("groups", "cluster"):
             self._snapshots.labels(kind)
+        for outcome in COMMIT_OUTCOMES:
+            self._group_commits.labels(outcome)
         for part in SNAPSHOT_PARTS:
             for why in SNAPSHOT_CAUSES:
                 self._snapshot_failures.labels(part, why)
@@ -266,6 +276,9 @@ class Metrics:
 
     def checkpoint_age_seconds(self) -> float:
         return self._clock.monotonic() - self._checkpoint_at
+
+    def group_commit_ended(self, outcome: CommitOutcome) -> None:
+        self._group_commits.labels(outcome).inc()
 
     def snapshot_stored(self, kind: Literal["groups", "cluster"]) -> None:
         self._snapshots.labels(kind).inc()
@@ -334,6 +347,10 @@ class Metrics:
     def watch_uploads(self, in_flight: Callable[[], int]) -> None:
         """`in_flight`: segments sealed and not yet durable."""
         self.registry.register(UploadsInFlight(in_flight))
+
+    def watch_group(self, behind_seconds: Callable[[], float]) -> None:
+        """`behind_seconds`: since when the consumer group has not had what checkpoints cover; 0 while it has."""
+        self.registry.register(GroupBehind(behind_seconds))
 
     def watch_dropped_lines(self, dropped: Callable[[], int]) -> None:
         self.registry.register(DroppedLines(dropped))

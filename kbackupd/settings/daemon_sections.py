@@ -17,6 +17,7 @@ from kbackupd.settings.fields import (
     Bucket,
     Duration,
     Flag,
+    Group,
     Kind,
     Listed,
     Listen,
@@ -49,6 +50,9 @@ class SourceSection(Section):
     """Which user topics, by globs (`*`, `?`, `[…]`) over their names."""
     internal_topics: Flag = written("true")
     """Also keep `__consumer_offsets` and `__transaction_state`, where the cluster permits reading them."""
+    consumer_group: Group | None = None
+    """Consumer group to which durable offsets are committed, so that Kafka's tools show the backup's lag; nobody else
+    may use it. Default: `kbackupd-` and `backup_id` (and `-` and `writer`, if that is not `main`). `off`: none."""
     security: SecuritySection = SecuritySection()
     """TLS and SASL towards the brokers."""
     rate_limit: Rate | None = None

@@ -119,6 +119,13 @@ def _name(value: object) -> str:
     return text
 
 
+def _group(value: object) -> str:
+    text = _text(value)
+    if text != text.strip() or len(text) > 249:
+        raise Refusal("is not a group's name", hint="up to 249 characters without blanks around them, or off")
+    return "" if text == "off" else text
+
+
 def _host_port(value: object) -> str:
     text = _text(value)
     split_host_port(text)
@@ -291,6 +298,7 @@ Duration = Annotated[float, BeforeValidator(_duration), Kind("duration")]
 Size = Annotated[int, BeforeValidator(_size), Kind("size")]
 Rate = Annotated[int, BeforeValidator(_rate), Kind("size per second")]
 Name = Annotated[str, BeforeValidator(_name), Kind("name")]
+Group = Annotated[str, BeforeValidator(_group), Kind("group name or off")]
 Listen = Annotated[str, BeforeValidator(_host_port), Kind("host:port")]
 Broker = Annotated[str, BeforeValidator(_broker), Kind("host:port")]
 Bucket = Annotated[str, AfterValidator(check_bucket), BeforeValidator(_text), Kind("bucket name")]

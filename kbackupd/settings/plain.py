@@ -44,6 +44,7 @@ def daemon_settings(file: DaemonFile) -> DaemonSettings:
             bootstrap_servers=file.source.bootstrap_servers,
             topics=TopicSelection(include=file.source.topics.include, exclude=file.source.topics.exclude),
             internal_topics=file.source.internal_topics,
+            consumer_group=file.source.consumer_group,
             security=_security(file.source.security),
             rate_limit_bytes_per_second=file.source.rate_limit,
         ),

@@ -30,9 +30,14 @@ def plain_storage(s3: S3Server, bucket: str, prefix: str) -> StorageSettings:
 
 
 def overrides(topics: Iterable[str], **backup: Json) -> dict[str, Section]:
-    """Configuration sections for `testbed.daemon.Daemon`: these topics only, short intervals; `backup` on top."""
+    """Configuration sections for `testbed.daemon.Daemon`: these topics only, short intervals; `backup` on top.
+
+    Tests share a broker, so each has a consumer group of its own, named after its topics.
+    """
+    include = list(topics)
+    group = f"kbackupd-{'+'.join(include)}"[:200]
     return {
-        "source": {"topics": {"include": list[Json](topics)}, "internal_topics": False},
+        "source": {"topics": {"include": list[Json](include)}, "internal_topics": False, "consumer_group": group},
         "backup": {
             "flush_interval": "300ms",
             "checkpoint_interval": "700ms",

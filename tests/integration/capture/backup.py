@@ -61,6 +61,7 @@ class Backup:
         program: list[str] | None = None,
         writer: str = "main",
         tiers: list[Json] | None = None,
+        internal_topics: bool = False,
         **backup: Json,
     ) -> Daemon:
         """A daemon that is not started yet, with a directory, port and socket of its own.
@@ -72,6 +73,7 @@ class Backup:
             backup: keys of the configuration's section.
         """
         sections: dict[str, Section] = overrides(topics, **backup)
+        sections["source"] = {**sections["source"], "internal_topics": internal_topics}
         keys: Section = {"access_key_id": self.s3.access_key, "secret_access_key": secret_key} if secret_key else {}
         sections["storage"] = {
             "s3": {

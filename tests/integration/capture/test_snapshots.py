@@ -175,13 +175,17 @@ class Guarded:
         binding = AclBinding(type_, name, literal, "User:backup", "*", operation, allow)
         admin.create_acls([binding])[binding].result(20)
 
+    @property
+    def security(self) -> SecuritySettings:
+        """Of the principal that ACLs are asked about."""
+        sasl = SaslSettings(mechanism=SaslMechanism.PLAIN, username="backup", password=Secret("right"))
+        return SecuritySettings(protocol=SecurityProtocol.SASL_PLAINTEXT, sasl=sasl)
+
     @asynccontextmanager
     async def questions(self, *, as_backup: bool) -> AsyncIterator[KafkaQuestions]:
-        sasl = SaslSettings(mechanism=SaslMechanism.PLAIN, username="backup", password=Secret("right"))
-        guarded = SecuritySettings(protocol=SecurityProtocol.SASL_PLAINTEXT, sasl=sasl)
         async with KafkaConnection(
             bootstrap_servers=[self.guarded if as_backup else self.server.bootstrap],
-            security=guarded if as_backup else SecuritySettings(),
+            security=self.security if as_backup else SecuritySettings(),
             client_id="kbackupd-test",
             clock=SystemClock(),
         ) as connection:

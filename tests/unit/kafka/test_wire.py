@@ -29,6 +29,7 @@ from kbackupd.kafka.types import (
     EpochEnd,
     FetchTarget,
     OffsetAnswer,
+    OffsetToCommit,
     PartitionAnswer,
     ProduceAnswer,
     TopicOperation,
@@ -44,6 +45,7 @@ from kbackupd.kafka.wire_admin import AlterTopicConfigsRequest, CreateTopicReque
 from kbackupd.kafka.wire_cluster import DescribeAclsRequest, DescribeClusterRequest, DescribeQuotasRequest
 from kbackupd.kafka.wire_fetch import FetchRequest
 from kbackupd.kafka.wire_groups import (
+    CommitOffsetsRequest,
     DescribeGroupsRequest,
     FetchOffsetsRequest,
     FindCoordinatorsRequest,
@@ -382,6 +384,24 @@ def test_a_described_group_counts_its_members_and_skips_what_they_say() -> None:
     assert request.decode(answer, 0) == {"g1": DescribedGroup(error_code=0, state="Stable", members=2)}
 
 
+def test_positions_are_committed_by_one_who_is_no_member_and_answered_one_by_one() -> None:
+    one, two, other = TopicPartition("t", 1), TopicPartition("t", 2), TopicPartition("u", 0)
+    request = CommitOffsetsRequest(
+        group_id="g1", offsets={one: OffsetToCommit(42, 7), other: OffsetToCommit(0, -1), two: OffsetToCommit(3, 0)}
+    )
+    assert request.encode() == _hex(
+        "03 6731 ffffffff 01 00",  # group; no generation, no member, no static member
+        "03",
+        "02 74 03 00000001 000000000000002a 00000007 01 00 00000002 0000000000000003 00000000 01 00 00",
+        "02 75 02 00000000 0000000000000000 ffffffff 01 00 00",
+        "00",
+    )
+    answer = _hex(
+        _THROTTLE, "03", "02 74 03 00000001 0000 00 00000002 0019 00 00", "02 75 02 00000000 0003 01 00 01 ff 00", "00"
+    )
+    assert request.decode(answer, 0) == {one: 0, two: 25, other: 3}
+
+
 def test_all_a_group_has_committed_is_asked_for_with_a_null_list_of_topics() -> None:
     request = FetchOffsetsRequest(group_ids=["g1", "g2"])
     assert request.encode() == _hex("03", "03 6731 00 00", "03 6732 00 00", "00 00")
@@ -456,6 +476,7 @@ def test_quotas_of_the_default_entity_have_no_name() -> None:
 ANSWERS: list[tuple[WireRequest[Any], bytes]] = [
     (ListTypedGroupsRequest(), _hex(_THROTTLE, "0000 02 03 6731 02 63 02 45 02 43 00 00")),
     (FindCoordinatorsRequest(group_ids=["g1"]), _hex(_THROTTLE, "02 03 6731 00000002 03 6232 00002384 0000 00 00 00")),
+    (CommitOffsetsRequest(group_id="g", offsets={}), _hex(_THROTTLE, "02 02 74 02 00000001 0019 00 00 00")),
     (FetchOffsetsRequest(group_ids=["g2"]), _hex(_THROTTLE, "02 03 6732 01 001e 00 00")),
 ]
 
@@ -477,6 +498,7 @@ def test_any_bytes_are_an_answer_or_refused_as_one(data: bytes) -> None:
         FindCoordinatorsRequest(group_ids=[]),
         DescribeGroupsRequest(group_ids=[]),
         FetchOffsetsRequest(group_ids=[]),
+        CommitOffsetsRequest(group_id="g", offsets={}),
         DescribeClusterRequest(),
         DescribeAclsRequest(),
         DescribeQuotasRequest(),

@@ -86,6 +86,23 @@ def test_the_defaults_of_the_file_are_those_of_the_values_everybody_uses(files: 
     )
 
 
+@pytest.mark.parametrize(
+    ("written", "writer", "group"),
+    [
+        ("", "main", "kbackupd-main"),
+        ("", "second", "kbackupd-main-second"),
+        ("consumer_group: backups", "second", "backups"),
+        ("consumer_group: off", "main", None),
+        ('consumer_group: ""', "main", None),
+    ],
+)
+def test_durable_offsets_go_to_a_group_named_after_the_archive_unless_told_otherwise(
+    files: Files, written: str, writer: str, group: str | None
+) -> None:
+    text = MINIMAL.replace("source:\n", f"writer: {writer}\nsource:\n" + (f"  {written}\n" if written else ""))
+    assert files.daemon(text).commits_to == group
+
+
 def test_every_other_key_arrives_where_it_belongs(files: Files) -> None:
     settings = files.daemon(
         """\
@@ -95,6 +112,7 @@ source:
   bootstrap_servers: ["[::1]:9093"]
   topics: {include: [orders, "pay*"], exclude: ["*-tmp"]}
   internal_topics: false
+  consumer_group: the backup
   rate_limit: 50MiB/s
   security:
     protocol: SASL_SSL
@@ -126,6 +144,7 @@ control: {socket: /tmp/control.sock}
             bootstrap_servers=("[::1]:9093",),
             topics=TopicSelection(include=("orders", "pay*"), exclude=("*-tmp",)),
             internal_topics=False,
+            consumer_group="the backup",
             rate_limit_bytes_per_second=50 * MIB,
             security=SecuritySettings(
                 protocol=SecurityProtocol.SASL_SSL,
@@ -197,6 +216,7 @@ def test_a_section_whose_keys_are_all_commented_out_is_its_defaults(files: Files
         ("source.bootstrap_servers", "['kafka:0']", "'kafka:0' has no port to connect to"),
         ("source.bootstrap_servers", "['u:p@kafka:1']", "must be host:port without a user"),
         ("source.rate_limit", "10", "'10' is not a size"),
+        ("source.consumer_group", "' a'", "is not a group's name"),
         ("source.rate_limit", "0B", "a limit of nothing would stop everything"),
         ("source.topics", "{include: []}", "must not be empty"),
         ("source.topics", "{include: ['a b']}", "'a b' is not a topic name or glob"),
