@@ -36,6 +36,8 @@ class ClosedSegment:
     held_bytes: int
     charged_bytes: int
     """Of the memory budget; given back when the segment is durable."""
+    oldest_user: float | None = None
+    """When its oldest user batch, ledger event or round of samples came in, in monotonic seconds."""
 
 
 class OpenSegment:
@@ -124,6 +126,7 @@ class OpenSegment:
             cuts=dict(self._cuts),
             held_bytes=self.facts.held_bytes,
             charged_bytes=self._charged_bytes,
+            oldest_user=self.facts.oldest_user,
         )
 
     @property

@@ -16,6 +16,7 @@ from kbackupd.capture.snapshots import Snapshots
 from kbackupd.capture.source import ClusterQuestions, GroupPositions, Source
 from kbackupd.capture.steering import Steering
 from kbackupd.daemon.descriptors import allow_descriptors
+from kbackupd.daemon.loop_lag import LoopLag, sampling_lag
 from kbackupd.daemon.memory import budget_bytes, keep_freed_memory, left_for_data
 from kbackupd.daemon.reload import Reloader, no_configuration, reloading_on_hangup
 from kbackupd.daemon.service import Service, nothing_to_reload
@@ -84,10 +85,13 @@ async def run_daemon(
     service = Service(settings=settings, clock=clock, metrics=metrics, problems=problems)
     heart = Heartbeat(manager or ServiceManager(), health=service.health, clock=clock)
     reloader = Reloader(settings=settings, load=load, heart=heart, problems=problems)
+    lag = LoopLag(clock, metrics.loop_lagged)
+    metrics.watch_loop_lag(lag.worst_seconds)
     log.info(events.DAEMON_STARTED, version=__version__, backup_id=settings.backup_id, writer=settings.writer)
     async with (
         beating(heart),
         reloading_on_hangup(reloader),
+        sampling_lag(lag),
         _open_archive_store(settings, metrics, problems, clock, retries) as store,
         KafkaConnection(
             bootstrap_servers=settings.source.bootstrap_servers,

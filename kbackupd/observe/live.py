@@ -89,6 +89,18 @@ class GroupBehind(Collector):
         )
 
 
+class WorstLoopLag(Collector):
+    def __init__(self, worst_seconds: Callable[[], float]) -> None:
+        self._worst_seconds = worst_seconds
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily(
+            "kbackupd_loop_lag_max_seconds",
+            "The largest lag of the event loop within the last one to two minutes.",
+            value=self._worst_seconds(),
+        )
+
+
 class DroppedLines(Collector):
     def __init__(self, dropped: Callable[[], int]) -> None:
         self._dropped = dropped

@@ -33,6 +33,7 @@ from kbackupd.observe.live import (
     PartitionGauges,
     SnapshotAges,
     UploadsInFlight,
+    WorstLoopLag,
 )
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -100,6 +101,9 @@ PARTITION_CAUSES = frozenset(
 """Kafka's names of what a partition may fail with."""
 
 _UPLOAD_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_FLUSH_BUCKETS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 12.5, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0)
+"""Fine around the default flush interval, ten seconds, and around what targets are made of."""
+_LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 def error_kind(error: BaseException) -> str:
@@ -142,11 +146,30 @@ class Metrics:
         self._fetch_requests = counter("fetch_requests", "Fetch requests answered by a broker.", "session")
         self._segments = counter("segments", "Segments made durable.")
         self._segment_bytes = counter("segment_stored_bytes", "Bytes of segments made durable, as stored.")
-        self._upload_duration = Histogram(
-            "kbackupd_upload_duration_seconds",
-            "How long it took to make a segment durable, retries included.",
-            buckets=_UPLOAD_BUCKETS,
-            registry=registry,
+        self._segment_raw_bytes = counter(
+            "segment_raw_bytes", "Bytes of record batches in segments made durable, before compression."
+        )
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"kbackupd_{name}", text, buckets=buckets, registry=registry)
+
+        self._upload_duration = histogram(
+            "upload_duration_seconds", "How long it took to make a segment durable, retries included.", _UPLOAD_BUCKETS
+        )
+        self._flush_duration = histogram(
+            "flush_duration_seconds",
+            "From the arrival of a segment's oldest user batch or ledger event until it was durable.",
+            _FLUSH_BUCKETS,
+        )
+        self._loop_lag = histogram(
+            "loop_lag_seconds",
+            "How much later than asked for a sleeping task of the event loop gets its turn; four samples a second.",
+            _LAG_BUCKETS,
+        )
+        self._scrape_duration = histogram(
+            "scrape_duration_seconds",
+            "How long the daemon took to compute an answer to a scrape; of those before this one.",
+            _LAG_BUCKETS,
         )
         self._store_operations = counter(
             "store_operations", "Tries of store operations, by how they ended.", "operation", "outcome"
@@ -247,9 +270,19 @@ class Metrics:
         yield
         self._upload_duration.observe(self._clock.monotonic() - started)
 
-    def segment_stored(self, stored_bytes: int) -> None:
+    def segment_stored(self, stored_bytes: int, *, raw_bytes: int) -> None:
+        """`raw_bytes`: of its record batches, as captured."""
         self._segments.inc()
         self._segment_bytes.inc(stored_bytes)
+        self._segment_raw_bytes.inc(raw_bytes)
+
+    def flushed(self, oldest_at: float) -> None:
+        """A segment is durable whose oldest user batch or event arrived at `oldest_at`, in monotonic seconds."""
+        self._flush_duration.observe(self._clock.monotonic() - oldest_at)
+
+    def loop_lagged(self, seconds: float) -> None:
+        """One sample of how late the event loop is."""
+        self._loop_lag.observe(seconds)
 
     def store_operation_ended(self, operation: str, seconds: float, size_bytes: int, outcome: str) -> None:
         """One try of one operation is over; fits the metered store's callback. `seconds` and `size_bytes` are unused:
@@ -352,12 +385,19 @@ class Metrics:
         """`behind_seconds`: since when the consumer group has not had what checkpoints cover; 0 while it has."""
         self.registry.register(GroupBehind(behind_seconds))
 
+    def watch_loop_lag(self, worst_seconds: Callable[[], float]) -> None:
+        """`worst_seconds`: the largest lag of late."""
+        self.registry.register(WorstLoopLag(worst_seconds))
+
     def watch_dropped_lines(self, dropped: Callable[[], int]) -> None:
         self.registry.register(DroppedLines(dropped))
 
     def render(self) -> bytes:
         """The text exposition of this moment, of type `CONTENT_TYPE`."""
-        return generate_latest(self.registry)
+        started = self._clock.monotonic()
+        text = generate_latest(self.registry)
+        self._scrape_duration.observe(self._clock.monotonic() - started)
+        return text
 
 
 def _bounded(value: str, known: frozenset[str]) -> str:

@@ -59,8 +59,10 @@ MOVES: list[tuple[Callable[[Metrics], None], str, dict[str, str], float]] = [
         3,
     ),
     (lambda m: m.fetch_answered("catching-up"), "fetch_requests_total", {"session": "catching-up"}, 1),
-    (lambda m: m.segment_stored(4096), "segments_total", {}, 1),
-    (lambda m: m.segment_stored(4096), "segment_stored_bytes_total", {}, 4096),
+    (lambda m: m.segment_stored(4096, raw_bytes=9000), "segments_total", {}, 1),
+    (lambda m: m.segment_stored(4096, raw_bytes=9000), "segment_stored_bytes_total", {}, 4096),
+    (lambda m: m.segment_stored(4096, raw_bytes=9000), "segment_raw_bytes_total", {}, 9000),
+    (lambda m: m.group_commit_ended("in_use"), "group_commits_total", {"outcome": "in_use"}, 1),
     (
         lambda m: m.store_retried("put", StoreUnavailableError("x", cause="throttled"), 1),
         "store_retries_total",
@@ -298,7 +300,7 @@ def test_the_causes_of_a_partition_s_failures_are_errors_kafka_knows_by_that_nam
 
 def test_two_daemons_in_one_process_have_metrics_of_their_own(metrics: Metrics, clock: ManualClock) -> None:
     other = Metrics(clock, version="0.1.0")
-    metrics.segment_stored(10)
+    metrics.segment_stored(10, raw_bytes=10)
     assert value(other, "segments_total") == 0
 
 
