@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kbackupd import __version__
 from kbackupd.capture.pipeline import Pipeline
-from kbackupd.capture.sampling import partition_samples
+from kbackupd.capture.sampling import exposure_of, partition_samples
 from kbackupd.capture.steering import Steering
 from kbackupd.daemon.memory import rss_bytes
 from kbackupd.model.archive import ArchiveDocument
@@ -26,7 +26,7 @@ from kbackupd.model.status import (
     StatusReport,
 )
 from kbackupd.model.units import format_duration
-from kbackupd.observe.exposure import Exposure, aggregate
+from kbackupd.observe.exposure import Exposure
 from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
 
@@ -86,6 +86,7 @@ class Service:
         )
         self._metrics.watch_partitions(
             lambda: partition_samples(pipeline, self._clock),
+            exposure=lambda: exposure_of(pipeline, self._clock),
             rpo_targets=self._rpo_targets,
             per_partition=self._settings.observability.per_partition_metrics,
         )
@@ -118,7 +119,7 @@ class Service:
         )
 
     def status(self) -> StatusReport:
-        exposure = aggregate(partition_samples(self._running.pipeline, self._clock))
+        exposure = exposure_of(self._running.pipeline, self._clock)
         health = self._health(exposure)
         publisher = self._running.pipeline.publisher
         last = publisher.last_stored
@@ -148,7 +149,7 @@ class Service:
     def health(self) -> HealthReport:
         if self._running_now is None:
             return HealthReport(ready=False, healthy=False, reasons=self._start_reasons())
-        return self._health(aggregate(partition_samples(self._running.pipeline, self._clock)))
+        return self._health(exposure_of(self._running.pipeline, self._clock))
 
     def _start_reasons(self) -> tuple[str, ...]:
         """What a start is doing, and what it waits for."""

@@ -125,11 +125,13 @@ class PartitionGauges(Collector):
         self,
         samples: Callable[[], Iterable[PartitionSample]],
         *,
+        exposure: Callable[[], Exposure] | None,
         rpo_targets: Mapping[str, float],
         per_partition: bool,
         topic_limit: int,
     ) -> None:
         self._samples = samples
+        self._exposure = exposure
         self._rpo_targets = dict(rpo_targets)
         self._per_partition = per_partition
         self._topic_limit = topic_limit
@@ -144,10 +146,12 @@ class PartitionGauges(Collector):
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        samples = self._samples()
         if self._per_partition:
-            samples = list(samples)
-        exposure = aggregate(samples)
+            samples = list(self._samples())
+            exposure = aggregate(samples)
+        else:
+            samples = []
+            exposure = aggregate(self._samples()) if self._exposure is None else self._exposure()
         yield from self._tiers(exposure)
         yield from self._topics(exposure)
         if self._per_partition:

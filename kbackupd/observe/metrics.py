@@ -25,6 +25,7 @@ from kbackupd.model.errors import (
 )
 from kbackupd.model.events import GapCause
 from kbackupd.model.status import MemoryStatus, PartitionSample
+from kbackupd.observe.exposure import Exposure
 from kbackupd.observe.live import (
     CheckpointAge,
     DroppedLines,
@@ -354,18 +355,24 @@ class Metrics:
         samples: Callable[[], Iterable[PartitionSample]],
         *,
         rpo_targets: Mapping[str, float],
+        exposure: Callable[[], Exposure] | None = None,
         per_partition: bool = False,
         topic_limit: int = 2000,
     ) -> None:
-        """From now on every scrape asks `samples` where the partitions stand, in one pass.
+        """From now on every scrape asks where the partitions stand, in one pass.
 
         Args:
+            exposure: sums of the same moment, where they are cheaper than each sample; None: they are made here.
             rpo_targets: tier name → seconds.
             per_partition: series per partition too; thousands of them on a large cluster.
             topic_limit: topics with series of their own; those first seen later share the topic `(other)`.
         """
         self._partition_gauges = PartitionGauges(
-            samples, rpo_targets=rpo_targets, per_partition=per_partition, topic_limit=topic_limit
+            samples,
+            exposure=exposure,
+            rpo_targets=rpo_targets,
+            per_partition=per_partition,
+            topic_limit=topic_limit,
         )
         self.registry.register(self._partition_gauges)
 

@@ -18,7 +18,8 @@ from kbackupd.model.errors import (
     StoreUnavailableError,
 )
 from kbackupd.model.events import GapCause
-from kbackupd.model.status import MemoryStatus, PartitionState
+from kbackupd.model.status import MemoryStatus, PartitionSample, PartitionState
+from kbackupd.observe.exposure import aggregate
 from kbackupd.observe.live import OTHER_TOPICS
 from kbackupd.observe.metrics import ERROR_KINDS, PARTITION_CAUSES, Metrics, error_kind
 from kbackupd.observe.reference import reference_markdown
@@ -259,6 +260,25 @@ def test_topics_beyond_the_limit_share_a_series_that_keeps_the_worst_of_them(met
     assert value(metrics, "rpo_exposure_seconds", topic=OTHER_TOPICS, tier="critical") == 9.0
     assert value(metrics, "lag_records", topic=OTHER_TOPICS, tier="critical") == 9
     assert value(metrics, "partition_lag_records", topic="new-9", partition="0", tier="critical") is None
+
+
+def test_what_a_scrape_sends_does_not_grow_with_the_partitions(clock: ManualClock) -> None:
+    """Hazard 45: ten thousand partitions of the same topics are the same series."""
+    lines = set()
+    for count in (1, 2_000):
+        metrics = Metrics(clock, version="0.1.0")
+        partitions = [sample(topic, number) for topic in ("a", "b") for number in range(count)]
+        metrics.watch_partitions(lambda held=partitions: held, rpo_targets=RPO_TARGETS)  # type: ignore[misc]
+        lines.add(len(metrics.render().splitlines()))
+    assert len(lines) == 1
+
+
+def test_sums_that_are_at_hand_are_taken_instead_of_samples(metrics: Metrics) -> None:
+    def never() -> list[PartitionSample]:
+        raise AssertionError("samples are asked for")
+
+    metrics.watch_partitions(never, exposure=lambda: aggregate([sample(exposure=7.0)]), rpo_targets=RPO_TARGETS)
+    assert value(metrics, "rpo_exposure_seconds", topic="orders", tier="critical") == 7.0
 
 
 def test_series_per_partition_exist_only_on_request(metrics: Metrics, clock: ManualClock) -> None:
