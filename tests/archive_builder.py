@@ -565,7 +565,7 @@ class Life:
     async def checkpoint(self) -> str:
         """Write down what is accounted for; the checkpoint's key."""
         key = checkpoint_key(self.writer, self.epoch, self._checkpoint_number)
-        checkpoint = self.state.checkpoint(
+        picture = self.state.picture(
             identity=self.built.document.identity,
             key=key,
             writer_epoch=self.epoch,
@@ -574,7 +574,7 @@ class Life:
             segments=tuple(self._new_segments),
             states=dict.fromkeys(self.state.partitions, "following"),
         )
-        await self.built.scoped.put_if_absent(key, [encode_checkpoint(checkpoint)])
+        await self.built.scoped.put_if_absent(key, [encode_checkpoint(picture())])
         self._checkpoint_number += 1
         self._new_segments = []
         self.built.clock.advance(1)

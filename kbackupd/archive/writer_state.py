@@ -12,8 +12,8 @@ log is captured again from its start, which readers take once (docs/adr/0009).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from kbackupd.format.keys import parse_segment_key
 from kbackupd.model.events import (
@@ -234,7 +234,7 @@ class WriterState:
                     open_.first_offset,
                 )
 
-    def checkpoint(
+    def picture(
         self,
         *,
         identity: Identity,
@@ -243,10 +243,30 @@ class WriterState:
         number: int,
         sealed_ms: int,
         segments: tuple[tuple[str, str, int], ...],
-        states: dict[PartitionId, str],
-    ) -> Checkpoint:
-        """A picture of this state; `states` are the live conditions of partitions, for people."""
-        return Checkpoint(
+        states: Mapping[PartitionId, str],
+    ) -> Callable[[], Checkpoint]:
+        """A checkpoint of this moment, made when and in whatever thread the result is called.
+
+        What is copied at once is a sixth of the work: at 10,000 partitions 5 ms of 30 in which a daemon's loop does
+        nothing else.
+
+        Args:
+            states: the live conditions of partitions, for people; nobody may change it any more.
+        """
+        partitions = [
+            (
+                partition.id,
+                partition.first_offset,
+                partition.next_offset,
+                partition.branch,
+                partition.next_branch,
+                partition.state,
+                tuple(partition.leader_epochs),
+                tuple(partition.open_transactions.items()) if partition.open_transactions else (),
+            )
+            for partition in self.partitions.values()
+        ]
+        bare = Checkpoint(
             identity=identity,
             key=key,
             writer=self.writer,
@@ -270,25 +290,30 @@ class WriterState:
                 )
                 for topic in self.topics.values()
             ),
-            partitions=tuple(
-                PartitionCheckpoint(
-                    id=partition.id,
-                    first_offset=partition.first_offset,
-                    next_offset=partition.next_offset,
-                    branch=partition.branch,
-                    next_branch=partition.next_branch,
-                    state=states.get(partition.id, partition.state) if partition.seen else UNSEEN,
-                    leader_epoch=partition.leader_epoch,
-                    leader_epochs=tuple(partition.leader_epochs),
-                    open_transactions=tuple(
-                        (producer_id, epoch, first)
-                        for producer_id, (epoch, first) in partition.open_transactions.items()
-                    ),
-                )
-                for partition in self.partitions.values()
-            ),
+            partitions=(),
             pauses=tuple(self.pauses),
         )
+
+        def complete() -> Checkpoint:
+            return replace(
+                bare,
+                partitions=tuple(
+                    PartitionCheckpoint(
+                        id=id,
+                        first_offset=first_offset,
+                        next_offset=next_offset,
+                        branch=branch,
+                        next_branch=next_branch,
+                        state=state if state == UNSEEN else states.get(id, state),
+                        leader_epoch=leader_epochs[-1][0] if leader_epochs else -1,
+                        leader_epochs=leader_epochs,
+                        open_transactions=tuple((producer_id, epoch, first) for producer_id, (epoch, first) in opened),
+                    )
+                    for id, first_offset, next_offset, branch, next_branch, state, leader_epochs, opened in partitions
+                ),
+            )
+
+        return complete
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> WriterState:

@@ -97,7 +97,7 @@ class Checkpointer:
                 return None
             number, self._number = self._number, self._number + 1
             segments = tuple(self._publisher.since_checkpoint)
-            checkpoint = state.checkpoint(
+            picture = state.picture(
                 identity=self._identity,
                 key=keys.checkpoint_key(state.writer, self._writer_epoch, number),
                 writer_epoch=self._writer_epoch,
@@ -106,7 +106,7 @@ class Checkpointer:
                 segments=segments,
                 states=dict(self._states()),
             )
-            data = await asyncio.to_thread(encode_checkpoint, checkpoint)
+            checkpoint, data = await asyncio.to_thread(_encoded, picture)
             await self._store.put_if_absent(checkpoint.key, [data])
             del self._publisher.since_checkpoint[: len(segments)]
             self._written_through = moved
@@ -121,3 +121,9 @@ class Checkpointer:
         self._metrics.error_met(error)
         self._problems.report("checkpoints", error.message, hint=error.hint)
         log.warning(events.CHECKPOINT_FAILED, error=error.message)
+
+
+def _encoded(picture: Callable[[], Checkpoint]) -> tuple[Checkpoint, bytes]:
+    """In a thread: nobody waits for it but the checkpoint."""
+    checkpoint = picture()
+    return checkpoint, encode_checkpoint(checkpoint)

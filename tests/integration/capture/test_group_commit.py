@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from confluent_kafka import Consumer
+from confluent_kafka import TopicPartition as Row
 from confluent_kafka.admin._acl import AclOperation
 from confluent_kafka.admin._resource import ResourceType
 
@@ -254,3 +255,22 @@ async def test_a_principal_that_may_not_commit_is_told_what_to_grant_and_commits
         guarded.allow(ResourceType.TOPIC, "closed", AclOperation.READ)
         await ours.until_done()
     assert shown(kafka, "kbackupd-main") == {("open", 0): (0, 0, 0), ("closed", 0): (0, 0, 0)}
+
+
+@pytest.mark.parametrize("version", ["3.1.2", "3.9.1"])
+async def test_the_oldest_brokers_we_support_take_a_commit_without_membership(version: str) -> None:
+    with KafkaServer(heap="384m", version=version) as kafka:
+        create_topic(kafka.bootstrap, "orders", partitions=2)
+        fill(kafka, "orders", 0, batches=1, records=10)
+        wanted = {
+            TopicPartition("orders", 0): OffsetToCommit(10, 0),
+            TopicPartition("orders", 1): OffsetToCommit(0, -1),
+        }
+        async with connected(kafka.bootstrap) as connection:
+            await Committing(connection, "kbackupd-main", wanted).until_done()
+        reader = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": "kbackupd-main", "log_level": 0})
+        try:
+            rows = reader.committed([Row("orders", 0), Row("orders", 1)], timeout=60)
+        finally:
+            reader.close()
+        assert [(row.partition, row.offset) for row in rows] == [(0, 10), (1, 0)]

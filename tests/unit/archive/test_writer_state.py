@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbackupd.archive import writer_state
-from kbackupd.archive.writer_state import UNSEEN, PartitionState, WriterState, add_epochs, cut_epochs, merge_sequence
+from kbackupd.archive.writer_state import (
+    UNSEEN,
+    PartitionState,
+    TopicState,
+    WriterState,
+    add_epochs,
+    cut_epochs,
+    merge_sequence,
+)
 from kbackupd.format.checkpoint import decode_checkpoint, encode_checkpoint
 from kbackupd.format.keys import checkpoint_key, segment_key
 from kbackupd.model.events import (
@@ -297,10 +305,10 @@ def test_an_epoch_table_ascends_and_a_cut_leaves_only_what_began_below_it(
 def copied(state: WriterState, *, sealed_ms: int = 1) -> WriterState:
     """Through a checkpoint's bytes and back."""
     key = checkpoint_key("main", 1, 0)
-    checkpoint = state.checkpoint(
+    picture = state.picture(
         identity=IDENTITY, key=key, writer_epoch=1, number=0, sealed_ms=sealed_ms, segments=(), states={}
     )
-    return WriterState.from_checkpoint(decode_checkpoint(key, encode_checkpoint(checkpoint), IDENTITY))
+    return WriterState.from_checkpoint(decode_checkpoint(key, encode_checkpoint(picture()), IDENTITY))
 
 
 @dataclass
@@ -374,3 +382,36 @@ def test_with_any_segments_lost_everything_below_the_position_is_held(
 
 def test_a_partition_state_that_was_never_seen_says_so() -> None:
     assert not PartitionState(id=P, first_offset=0, next_offset=0, state=UNSEEN).seen
+
+
+def test_a_checkpoint_is_a_picture_of_when_it_was_taken_however_late_it_is_made() -> None:
+    """It is made in a thread, while the loop accounts for the next segments."""
+    state = WriterState("main")
+    id = PartitionId(TOPIC, 0)
+    state.partitions[id] = PartitionState(
+        id=id, first_offset=0, next_offset=5, leader_epochs=[(0, 0)], state="starting"
+    )
+    state.partitions[id].open_transactions[7] = (0, 3)
+    state.topics[TOPIC] = TopicState(id=TOPIC, name="orders", partitions=1, internal=False, configs={})
+    state.coverage[1] = [(0, 2)]
+    picture = state.picture(
+        identity=IDENTITY,
+        key=checkpoint_key("main", 1, 0),
+        writer_epoch=1,
+        number=0,
+        sealed_ms=1,
+        segments=(),
+        states={id: "following"},
+    )
+    at_once = picture()
+    known = state.partitions[id]
+    known.next_offset, known.state = 9, UNSEEN
+    known.leader_epochs.append((1, 6))
+    known.open_transactions.clear()
+    state.topics[TOPIC].closed = True
+    state.coverage[1][0] = (0, 3)
+    state.partitions.clear()
+    assert picture() == at_once
+    (row,) = at_once.partitions
+    assert (row.next_offset, row.leader_epoch, row.state) == (5, 0, "following")
+    assert row.open_transactions == ((7, 0, 3),)
