@@ -1,4 +1,7 @@
-"""Checkpoints: pictures of the durable state, at an interval and if anything moved (invariant I4: last of all)."""
+"""Checkpoints: pictures of the durable state, at an interval and if anything moved.
+
+The last step that anything rests on (invariant I4): the consumer group's commit follows, and nothing waits for it.
+"""
 
 from __future__ import annotations
 

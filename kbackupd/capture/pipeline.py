@@ -4,6 +4,8 @@
                              ▲
     discovery, positions ────┘  (ledger events)
 
+What a checkpoint covers is committed to a consumer group beside this (`group_commit`), for Kafka's tools to see.
+
 Owns the order of life: recover, look around, fetch; on `stop`: fetch no more, seal, upload, checkpoint, leave.
 """
 
