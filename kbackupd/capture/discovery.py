@@ -123,7 +123,7 @@ class Discovery:
         selected = {
             topic.topic_id: topic
             for topic in metadata.topics
-            if topic.error_code == KafkaErrorCode.NONE and self._selects(topic.name, topic.internal)
+            if topic.error_code == KafkaErrorCode.NONE and self.selects(topic.name, topic.internal)
         }
         configs = await self._configs([topic.name for topic in selected.values()])
         gone, silences = await self._look_for(metadata.topics)
@@ -138,7 +138,8 @@ class Discovery:
         self.rounds += 1
         self.looked_at = begun
 
-    def _selects(self, name: str, internal: bool) -> bool:
+    def selects(self, name: str, internal: bool) -> bool:
+        """Whether a topic of that name is part of the backup."""
         if name in SYSTEM_TOPICS:
             return self._settings.internal_topics
         return not internal and self._settings.topics.selects(name)
@@ -340,7 +341,7 @@ class Discovery:
     def exclude_unselected(self) -> None:
         """Topics of earlier lives that configuration leaves out now: say so once, keep what is there."""
         for durable in self._state.topics.values():
-            if durable.closed or self._selects(durable.name, durable.internal):
+            if durable.closed or self.selects(durable.name, durable.internal):
                 continue
             self._roster.names[durable.id] = durable.name
             self._record_excluded(durable.id, durable.name)
@@ -385,7 +386,7 @@ class Discovery:
         """Take up what earlier lives captured, before the first metadata answer says what is still there."""
         for durable in self._state.topics.values():
             self._roster.names[durable.id] = durable.name
-            if durable.closed or not self._selects(durable.name, durable.internal):
+            if durable.closed or not self.selects(durable.name, durable.internal):
                 continue
             system = durable.name in SYSTEM_TOPICS
             topic = CapturedTopic(

@@ -56,6 +56,9 @@ class Intake:
         self, *, roster: Roster, watermark: Watermark, clock: Clock, metrics: Metrics, problems: Problems
     ) -> None:
         self.open = OpenSegment()
+        self.taken_records = 0
+        """So far, by the batches' headers; durable or not."""
+        self.taken_bytes = 0
         self._roster = roster
         self._watermark = watermark
         self._clock = clock
@@ -200,6 +203,8 @@ class Intake:
         )
         self.open.add(batches, now=fetch.answered_monotonic)
         partition.took(batches)
+        self.taken_records += scan.records
+        self.taken_bytes += scan.good_bytes
         self._metrics.captured(
             "system" if partition.system else "user",
             size_bytes=scan.good_bytes,

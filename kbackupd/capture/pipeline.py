@@ -73,6 +73,8 @@ class Pipeline:
         backup = settings.backup
         self.settings = settings
         self.budget = budget
+        self.identity = resume.identity
+        self.writer_epoch = resume.writer_epoch
         self._source = source
         self._clock = clock
         self._stopping = asyncio.Event()

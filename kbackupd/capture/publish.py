@@ -70,6 +70,8 @@ class Publisher:
         self.next_seq = 0
         self.last_stored: CatalogEntry | None = None
         self.since_checkpoint: list[tuple[str, str, int]] = []
+        self.on_stored: Callable[[CatalogEntry], None] | None = None
+        """Told of every segment that became durable, in the order of their sequences."""
         self._store = store
         self._identity = identity
         self._writer_epoch = writer_epoch
@@ -212,6 +214,8 @@ class Publisher:
                 self._on_forgotten(forgotten)
             self.since_checkpoint.append((next_entry.ref.key, next_entry.ref.digest, next_entry.size_bytes))
             self._next_to_apply += 1
+            if self.on_stored is not None:
+                self.on_stored(next_entry)
             self.begun.set()
         moved = self.watermark.stored(entry)
         self.last_stored = entry

@@ -106,6 +106,8 @@ class Snapshots:
         self._cluster: _Track[ClusterContent] = _Track(
             ClusterSurvey(source, clock=clock), CLUSTER_FORMAT, _cluster_states, ("topics", "acls", "quotas")
         )
+        self.failing: dict[SnapshotPart, str] = {}
+        """What the newest round did not get, and why."""
         self._failed_rounds: dict[SnapshotPart, int] = {}
         self._told_hidden: set[SnapshotPart] = set()
 
@@ -121,6 +123,11 @@ class Snapshots:
             await self.take()
             self._interval_changed.clear()
             await woken(self._interval_changed, self.pause_seconds)
+
+    @property
+    def hidden(self) -> tuple[SnapshotPart, ...]:
+        """Of what permissions hide something."""
+        return tuple(sorted(self._told_hidden))
 
     @property
     def pause_seconds(self) -> float:
@@ -193,11 +200,13 @@ class Snapshots:
             self._missed(part, _summed(failed), "what was known before stays; see the brokers' state")
             return
         self._failed_rounds.pop(part, None)
+        self.failing.pop(part, None)
         self._problems.clear(f"snapshot of {part}")
         if len(denied) < len(states):
             self._metrics.snapshot_read(part)
 
     def _missed(self, part: SnapshotPart, message: str, hint: str) -> None:
+        self.failing[part] = message
         rounds = self._failed_rounds[part] = self._failed_rounds.get(part, 0) + 1
         if rounds >= PROBLEM_AFTER_ROUNDS:
             self._problems.report(f"snapshot of {part}", message, hint=hint)

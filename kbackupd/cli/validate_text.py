@@ -23,12 +23,17 @@ _LINE_SECONDS = 5.0
 
 
 def print_report(console: Console, report: ValidationReport) -> None:
-    sections: list[RenderableType] = [_verdict(report)]
+    print_sections(console, [_verdict(report), *findings_sections(console, report)])
+
+
+def findings_sections(console: Console, report: ValidationReport) -> list[RenderableType]:
+    """Errors, then what is worth knowing; a severity without findings is left out."""
+    sections: list[RenderableType] = []
     for severity, style in ((Severity.ERROR, "bold red"), (Severity.INFORMATION, "bold")):
         findings = [one for one in report.findings if one.severity is severity]
         if findings:
             sections.append(_findings(console, severity, style, findings))
-    print_sections(console, sections)
+    return sections
 
 
 def _verdict(report: ValidationReport) -> RenderableType:

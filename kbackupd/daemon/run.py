@@ -16,6 +16,7 @@ from kbackupd.capture.snapshots import Snapshots
 from kbackupd.capture.source import ClusterQuestions, GroupPositions, Source
 from kbackupd.capture.steering import Steering
 from kbackupd.daemon.descriptors import allow_descriptors
+from kbackupd.daemon.errand import Errand
 from kbackupd.daemon.loop_lag import LoopLag, sampling_lag
 from kbackupd.daemon.memory import budget_bytes, keep_freed_memory, left_for_data
 from kbackupd.daemon.reload import Reloader, no_configuration, reloading_on_hangup
@@ -27,7 +28,7 @@ from kbackupd.flow.budget import MemoryBudget
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.groups import GroupQuestions
 from kbackupd.model.clock import Clock, SystemClock
-from kbackupd.model.errors import IncompleteError, KbackupError, StoreUnavailableError
+from kbackupd.model.errors import ConfigurationError, IncompleteError, KbackupError, StoreUnavailableError
 from kbackupd.model.settings import DaemonSettings
 from kbackupd.observe import events
 from kbackupd.observe.logging import set_level
@@ -62,14 +63,17 @@ async def run_daemon(
     retries: RetryPolicy | None = None,
     dropped_lines: Callable[[], int] | None = None,
     manager: ServiceManager | None = None,
+    errand: Errand | None = None,
 ) -> None:
-    """Back up until SIGTERM or SIGINT, drain, return.
+    """Back up until SIGTERM or SIGINT, or until `errand` is done, drain, return.
 
     Args:
         load: reads the configuration again, for a reload (SIGHUP).
         retries: how long the store insists on one operation before it fails.
         dropped_lines: how many log lines were dropped so far, for the metric.
         manager: is told how we are; None: nobody is.
+        errand: what this life is for, if it is to end by itself (`run --once`). Such a life goes without the socket and
+            the port where it cannot have them.
 
     On return everything fetched is durable and checkpointed. Raises the reason otherwise:
         ConfigurationError: too few descriptors or too little memory to work with.
@@ -113,12 +117,13 @@ async def run_daemon(
             clock=clock,
             metrics=metrics,
             problems=problems,
+            errand=errand,
         )
         if dropped_lines is not None:
             metrics.watch_dropped_lines(dropped_lines)
         # Before the writer's epoch is claimed: a daemon that cannot have its socket, because another one on this host
         # answers there, must not fence that one and then leave too.
-        async with _serving(settings, life.service):
+        async with _serving(settings, life.service, needed=errand is None):
             await _until_stopped(life, lambda: reloader.settings.backup.shutdown_timeout_seconds)
     log.info(events.DAEMON_STOPPED)
 
@@ -129,6 +134,8 @@ class _Life:
     _reloader: Reloader | None = None
     """None: nobody asks this life to obey another configuration."""
     _committer: GroupCommitter | None = None
+    _errand: Errand | None = None
+    """What this life is for; None: to go on until it is stopped."""
 
     def __init__(
         self,
@@ -144,12 +151,14 @@ class _Life:
         metrics: Metrics,
         problems: Problems,
         reloader: Reloader | None = None,
+        errand: Errand | None = None,
     ) -> None:
         """
         Args:
             positions: where durable offsets are committed; None: nowhere.
         """
         self.service = service
+        self._errand = errand
         self._heart = heart
         self._reloader = reloader
         self._settings = settings
@@ -185,11 +194,16 @@ class _Life:
                 self._reloader.began(lambda wanted: self._obey(wanted, pipeline, snapshots))
         # Beside the pipeline, not among its tasks: nothing that happens to a snapshot, or to the consumer group, is the
         # records' concern.
-        beside = [asyncio.create_task(snapshots.run(), name="snapshots")]
+        beside: list[asyncio.Task[None]] = []
         if self._committer is not None:
             beside.append(asyncio.create_task(self._committer.run(), name="group-commits"))
+        if self._errand is None:
+            beside.append(asyncio.create_task(snapshots.run(), name="snapshots"))
         try:
-            await pipeline.run()
+            if self._errand is None:
+                await pipeline.run()
+            else:
+                await self._errand.run(pipeline, snapshots, source=self._source, problems=self.problems)
         finally:
             for task in beside:
                 task.cancel()
@@ -206,6 +220,8 @@ class _Life:
         if self._committer is not None:
             self._committer.stopping(within_seconds=within)
         self._stopped.set()
+        if self._errand is not None:
+            self._errand.stop()
         if self._pipeline is not None:
             self._pipeline.stop()
 
@@ -220,6 +236,8 @@ class _Life:
     async def _take_over(self) -> tuple[Pipeline, Snapshots]:
         # Too little to begin with is told before the claim of an epoch fences a daemon that has enough.
         left_for_data(self._settings.backup.memory_limit_bytes)
+        if self._errand is not None:
+            await self._errand.begin(self._store)
         document, resume = await take_over(self._settings, store=self._store, source=self._source, clock=self._clock)
         for key in resume.recovery.damaged:
             self._metrics.damaged_object_found()
@@ -333,12 +351,18 @@ def retry_listener(metrics: Metrics, problems: Problems, clock: Clock) -> OnRetr
 
 
 @contextlib.asynccontextmanager
-async def _serving(settings: DaemonSettings, service: Service) -> AsyncIterator[None]:
+async def _serving(settings: DaemonSettings, service: Service, *, needed: bool = True) -> AsyncIterator[None]:
     control = ControlServer(service, settings.control.socket)
     http = ObservabilityServer(service, host=settings.observability.host, port=settings.observability.port)
     try:
-        await control.start()
-        await http.start()
+        for server in (control, http):
+            try:
+                await server.start()
+            except ConfigurationError as error:
+                # Where another process answers on the socket, that is no ConfigurationError: it backs this up already.
+                if needed:
+                    raise
+                log.warning(events.SERVER_LEFT_OUT, error=error.message)
         yield
     finally:
         await http.stop()

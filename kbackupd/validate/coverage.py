@@ -1,13 +1,15 @@
 """Is everything there that was expected: topics, partitions (empty ones too), and the time between two instants?
 
-Expected is what each writer's newest checkpoint knew, what `--expect-topic` names, and `--from`/`--to`.
+Expected is what each writer's newest checkpoint knew, what `--expect-topic` names, `--from`/`--to`, and the ends that a
+run of `--once` noted and says it has reached.
 """
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kbackupd.archive.archive import ArchivedTopic
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory, build_history
@@ -21,6 +23,16 @@ DEFAULT_TOLERANCE_SECONDS = 900.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedEnd:
+    """Everything of a partition's `branch` from `first_offset` to `next_offset` is stored, or a gap with a cause."""
+
+    topic: str
+    branch: int
+    first_offset: int
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
     """What somebody outside the archive says must be in it."""
 
@@ -31,6 +43,7 @@ class Expected:
     """The window `[from, to)` that must be covered; either end may be left open."""
     tolerance_seconds: float = DEFAULT_TOLERANCE_SECONDS
     """How long nobody may have looked at a partition inside the window."""
+    ends: Mapping[PartitionId, ExpectedEnd] = field(default_factory=dict)
 
     @property
     def window(self) -> bool:
@@ -68,6 +81,30 @@ def coverage_findings(
         yield from _unseen_partitions(topic, evidence, expected)
         if expected.window and not topic.internal and (not expected.topics or topic.name in expected.topics):
             yield from _topic_window(topic, evidence, expected)
+    for id, end in expected.ends.items():
+        yield from _below_end(id, end, evidence.get(id))
+
+
+def _below_end(id: PartitionId, end: ExpectedEnd, held: PartitionEvidence | None) -> Iterator[Finding]:
+    begun, reached = end.next_offset, end.first_offset
+    if held is not None:
+        # No segment that can be read speaks of the branch: nothing of it is held.
+        with contextlib.suppress(KeyError):
+            history = build_history(held, end.branch)
+            begun, reached = history.first_offset, history.contiguous_next_offset
+    if held is None or begun > end.first_offset or reached < end.next_offset:
+        yield Finding(
+            severity=Severity.ERROR,
+            code=Code.COVERAGE_PARTITION if held is None else Code.COVERAGE_END,
+            message="was captured to its end at the start of the run, and the archive does not hold all of that",
+            action="run it again; if this stays, something deletes or hides objects of the archive",
+            topic=end.topic,
+            topic_id=id.topic_id,
+            partition=id.partition,
+            branch=end.branch,
+            first_offset=end.first_offset if begun > end.first_offset else reached,
+            next_offset=min(begun, end.next_offset) if begun > end.first_offset else end.next_offset,
+        )
 
 
 def _known_to(

@@ -45,6 +45,7 @@ class Code(StrEnum):
     COVERAGE_TOPIC = "coverage.topic"
     COVERAGE_PARTITION = "coverage.partition"
     COVERAGE_TIME = "coverage.time"
+    COVERAGE_END = "coverage.end"
     COVERAGE_UNCHECKED = "coverage.unchecked"
 
 

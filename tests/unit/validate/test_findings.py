@@ -15,10 +15,10 @@ from kbackupd.format.segment import SegmentDraft, seal
 from kbackupd.format.snapshots import decode_cluster, encode_cluster
 from kbackupd.model.errors import ObjectMissingError, StoreUnavailableError
 from kbackupd.model.events import GapCause, TopicSeen
-from kbackupd.model.positions import TopicId
+from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.store.memory import MemoryStore
 from kbackupd.store.protocol import ObjectInfo
-from kbackupd.validate.coverage import Expected
+from kbackupd.validate.coverage import Expected, ExpectedEnd
 from kbackupd.validate.report import Code, Finding, Severity, ValidationReport
 from kbackupd.validate.validate import validate
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder, Life
@@ -491,3 +491,26 @@ class TestCoverage:
         await life.flush()
         built.clock.advance(86_400)
         assert (await check(built, expected=Expected(to_ms=built.clock.now_ms()))).valid
+
+
+async def test_an_end_that_a_run_says_it_reached_must_be_held_from_the_first_offset_on() -> None:
+    built, topic, _ = await filled(4)
+    id = PartitionId(topic, 0)
+
+    async def judged(first_offset: int, next_offset: int, branch: int = 0) -> list[tuple[Code, int | None, int | None]]:
+        end = ExpectedEnd(topic="orders", branch=branch, first_offset=first_offset, next_offset=next_offset)
+        report = await check(built, expected=Expected(ends={id: end}))
+        return [(one.code, one.first_offset, one.next_offset) for one in errors(report)]
+
+    assert await judged(0, 20) == []
+    assert await judged(0, 12) == []
+    assert await judged(0, 21) == [(Code.COVERAGE_END, 20, 21)]
+    assert await judged(0, 20, branch=3) == [(Code.COVERAGE_END, 0, 20)]
+
+
+async def test_an_end_of_a_partition_that_no_segment_speaks_of_is_an_error() -> None:
+    built, topic, _ = await filled(1)
+    end = ExpectedEnd(topic="orders", branch=0, first_offset=0, next_offset=3)
+    report = await check(built, expected=Expected(ends={PartitionId(topic, 7): end}))
+    (found,) = errors(report)
+    assert (found.code, found.partition, found.next_offset) == (Code.COVERAGE_PARTITION, 7, 3)
