@@ -97,12 +97,7 @@ async def run_daemon(
         reloading_on_hangup(reloader),
         sampling_lag(lag),
         _open_archive_store(settings, metrics, problems, clock, retries) as store,
-        KafkaConnection(
-            bootstrap_servers=settings.source.bootstrap_servers,
-            security=settings.source.security,
-            client_id=f"kbackupd-{settings.writer}",
-            clock=clock,
-        ) as connection,
+        _connection_to(settings, clock) as connection,
     ):
         keep_freed_memory()
         life = _Life(
@@ -238,7 +233,9 @@ class _Life:
         left_for_data(self._settings.backup.memory_limit_bytes)
         if self._errand is not None:
             await self._errand.begin(self._store)
-        document, resume = await take_over(self._settings, store=self._store, source=self._source, clock=self._clock)
+        document, resume = await take_over(
+            self._settings, store=self._store, source=self._source, clock=self._clock, problems=self.problems
+        )
         for key in resume.recovery.damaged:
             self._metrics.damaged_object_found()
             self.problems.note(
@@ -296,6 +293,21 @@ class _Life:
         pipeline.checkpointer.on_stored = committer.covered
         self._metrics.watch_group(committer.behind_seconds)
         return committer
+
+
+@contextlib.asynccontextmanager
+async def _connection_to(settings: DaemonSettings, clock: Clock) -> AsyncIterator[KafkaConnection]:
+    """Not started: the first question does that, and it is asked with patience, in sight of status and signals."""
+    connection = KafkaConnection(
+        bootstrap_servers=settings.source.bootstrap_servers,
+        security=settings.source.security,
+        client_id=f"kbackupd-{settings.writer}",
+        clock=clock,
+    )
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 @contextlib.asynccontextmanager

@@ -17,6 +17,7 @@ MANAGER_MISSED: Final = "manager.not_reached"
 CONFIGURATION_RELOADED: Final = "configuration.reloaded"
 CONFIGURATION_REFUSED: Final = "configuration.refused"
 
+CLUSTER_AWAITED: Final = "cluster.awaited"
 ARCHIVE_CREATED: Final = "archive.created"
 ARCHIVE_OPENED: Final = "archive.opened"
 OBJECT_DAMAGED: Final = "object.found_damaged"

@@ -12,7 +12,7 @@ from kbackupd.daemon import take_over
 from kbackupd.daemon.memory import RESERVE_BYTES, rss_bytes
 from kbackupd.daemon.service import Service
 from kbackupd.daemon.systemd import Heartbeat, ServiceManager
-from kbackupd.model.errors import ConfigurationError
+from kbackupd.model.errors import ConfigurationError, KafkaUnavailableError
 from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
 from kbackupd.store.scoped import ScopedStore
@@ -86,3 +86,31 @@ def test_a_daemon_without_memory_to_work_with_does_not_fence_the_one_that_runs()
 
     run(main(), clock=site.clock)
     assert site.keys("writers/") == claims
+
+
+def test_brokers_that_come_back_within_a_minute_are_waited_for_and_status_says_so_meanwhile() -> None:
+    site = Site.new()
+    site.cluster.create("a")
+    site.cluster.metadata_fails = 6
+    life, service = life_at(site)
+
+    async def start() -> tuple[str, ...]:
+        taking = asyncio.ensure_future(life._take_over())
+        await asyncio.sleep(1)
+        reasons = service.health().reasons
+        await taking
+        return reasons
+
+    assert "kafka: no broker answers for metadata" in run(start(), clock=site.clock)
+    assert not any(problem.subject == "kafka" for problem in life.problems.current())
+
+
+def test_brokers_that_stay_away_end_the_start_after_a_minute_and_nothing_is_written() -> None:
+    site = Site.new()
+    site.cluster.metadata_fails = 10_000
+    life, _ = life_at(site)
+    began = site.clock.monotonic()
+    with pytest.raises(KafkaUnavailableError):
+        run(life._take_over(), clock=site.clock)
+    assert 60 <= site.clock.monotonic() - began < 70
+    assert not site.memory.objects
