@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from kbackupd.capture.empty_tail import without_batches
-from kbackupd.capture.goals import GONE, Goal, Goals, Standing
+from kbackupd.capture.goals import GONE, Goals, Standing
 from kbackupd.capture.noting import NotedLogs, note_logs
 from kbackupd.capture.once_progress import OncePhase, OnceProgress
 from kbackupd.capture.pipeline import Pipeline
@@ -48,7 +48,7 @@ BELIEVED_ROUNDS = 2
 """Rounds of discovery without a topic that was there when ends were noted, before it counts as deleted."""
 
 _FETCHED = frozenset({PartitionState.FOLLOWING, PartitionState.CATCHING_UP})
-_HELD_UP = frozenset(PartitionState) - _FETCHED - {PartitionState.CLOSED}
+_HELD_UP = frozenset({PartitionState.RETRYING, PartitionState.QUARANTINED, PartitionState.PAUSED})
 
 log = structlog.get_logger()
 
@@ -356,8 +356,4 @@ class Once:
         progress.partitions, progress.partitions_done = len(goals), goals.reached_count
         progress.offsets, progress.offsets_done = goals.offsets, goals.offsets_done
         progress.records, progress.bytes = self._pipeline.intake.taken_records, self._pipeline.intake.taken_bytes
-        progress.held_up = Counter(_held_up_by(goal) for goal in goals.open if goal.state in _HELD_UP)
-
-
-def _held_up_by(goal: Goal) -> str:
-    return goal.state.value
+        progress.held_up = Counter(goal.state.value for goal in goals.open if goal.state in _HELD_UP)

@@ -49,15 +49,8 @@ def print_report(console: Console, report: OnceReport) -> None:
 
 
 def _head(report: OnceReport) -> RenderableType:
-    verdict = Text()
-    verdict.append(report.verdict.upper(), _STYLES[report.verdict])
-    if report.interrupted:
-        verdict.append(", interrupted")
-    elif report.timed_out:
-        verdict.append(", the time given was over")
-    if report.complete_as_of_ms is not None:
-        whole = report.verdict is OnceVerdict.COMPLETE
-        verdict.append(f"  as of {iso(report.complete_as_of_ms)}" if whole else f"  {_partly(report)}")
+    verdict = Text(report.verdict.upper(), _STYLES[report.verdict])
+    verdict = Text.assemble(verdict, _how_far(report))
     rows = [
         ("archive", f"{report.location}, writer {report.writer} epoch {report.writer_epoch}"),
         ("partitions", f"{report.partitions_complete:,} of {report.partitions:,} complete"),
@@ -77,9 +70,12 @@ def _head(report: OnceReport) -> RenderableType:
     return Group(verdict, *lines)
 
 
-def _partly(report: OnceReport) -> str:
-    as_of = iso(report.complete_as_of_ms or 0)
-    return f"but for what is listed below, as of {as_of}" if not report.interrupted else f"as of {as_of} in part"
+def _how_far(report: OnceReport) -> str:
+    ended = ", interrupted" if report.interrupted else ", the time given was over" if report.timed_out else ""
+    if report.complete_as_of_ms is None or report.verdict is OnceVerdict.NOT_VALID:
+        return ended
+    but = "" if report.verdict is OnceVerdict.COMPLETE else "all but what is listed below, "
+    return f"{ended}  {but}as of {iso(report.complete_as_of_ms)}"
 
 
 def _snapshot(report: OnceReport) -> str:

@@ -162,7 +162,7 @@ class Daemon:
         self.path = f"s3://{bucket}/{prefix}"
         self.backup_id = backup_id
         (self.port,) = free_ports(1)
-        self._environment = kbackupd_environment(s3)
+        self.environment = kbackupd_environment(s3)
         self._program = kbackupd_command("run") if program is None else list(program)
         self._process: GuardedProcess | None = None
         sections: dict[str, Section] = {
@@ -205,7 +205,7 @@ class Daemon:
             [*self._program, "--config", str(self.config)],
             log=self.log,
             cwd=self.directory,
-            env=self._environment,
+            env=self.environment,
         )
 
     def start(self, *, deadline_seconds: float = READY_DEADLINE_SECONDS) -> None:
@@ -319,7 +319,7 @@ class Daemon:
         return run_kbackupd(
             self.directory,
             *arguments,
-            environment=self._environment,
+            environment=self.environment,
             deadline_seconds=deadline_seconds,
             progress=progress,
         )

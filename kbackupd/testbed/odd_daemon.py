@@ -1,4 +1,4 @@
-"""`kbackupd run` with a clock that is wrong or is stepped, little patience for its store, or listings of small pages.
+"""`kbackupd run [--once]` with a clock that is wrong or is stepped, little patience for its store, or listings of small pages.
 
 `python -m kbackupd.testbed.odd_daemon --config FILE [--clock-file FILE] …`: a program of its own, so that signals, exit
 codes and messages are those of a process. Everything else is the real thing. What `ClockFile` holds
@@ -17,6 +17,8 @@ from pathlib import Path
 
 import uvloop
 
+from kbackupd.capture.once_progress import OnceProgress
+from kbackupd.daemon.once import OnceErrand
 from kbackupd.daemon.run import run_daemon
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.errors import KbackupError, principal
@@ -72,12 +74,15 @@ def main() -> int:
     parser.add_argument("--clock-file", type=Path)
     parser.add_argument("--patience-seconds", type=float)
     parser.add_argument("--list-page-keys", type=int, default=s3.LIST_PAGE_KEYS)
+    parser.add_argument("--once", action="store_true")
     options = parser.parse_args()
     s3.LIST_PAGE_KEYS = options.list_page_keys
     settings = load_daemon_settings(options.config, os.environ)
     writer = configure_logging(format=settings.observability.log_format, level=settings.observability.log_level)
     file = ClockFile(options.clock_file) if options.clock_file is not None else None
     clock = WrongClock(options.clock_wrong_seconds, file)
+    progress = OnceProgress(began_at=clock.monotonic())
+    errand = OnceErrand(settings, clock=clock, progress=progress) if options.once else None
     try:
         uvloop.run(
             run_daemon(
@@ -85,13 +90,14 @@ def main() -> int:
                 clock=clock,
                 retries=_retries(options.patience_seconds),
                 dropped_lines=lambda: writer.dropped,
+                errand=errand,
             )
         )
     except BaseException as error:  # noqa: BLE001  as the command line does it
         return _explain(error)
     finally:
         writer.close()
-    return 0
+    return 0 if errand is None or errand.report is None else errand.report.exit_code
 
 
 def _retries(patience_seconds: float | None) -> RetryPolicy | None:
