@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
 from kbackupd.capture.roster import NO_LEADER
@@ -49,8 +49,10 @@ class NotedLogs:
     """Topics of the backup that metadata answers with an error, and that error's name."""
 
 
-async def note_logs(source: Source, selects: Callable[[str, bool], bool]) -> NotedLogs:
-    """Ask for every partition of the topics that `selects` (name, internal).
+async def note_logs(
+    source: Source, selects: Callable[[str, bool], bool], *, told: Container[PartitionId] = ()
+) -> NotedLogs:
+    """Ask for every partition of the topics that `selects` (name, internal), but for those that have `told` already.
 
     Raises: KafkaUnavailableError, KafkaDeniedError, when it cannot be told which partitions there are.
     """
@@ -61,15 +63,17 @@ async def note_logs(source: Source, selects: Callable[[str, bool], bool]) -> Not
     for topic in topics:
         if topic.error_code == KafkaErrorCode.NONE:
             for row in topic.partitions:
+                if PartitionId(topic.topic_id, row.partition) in told:
+                    continue
                 asked = TopicPartition(topic.name, row.partition)
                 known[asked] = topic.topic_id
                 if row.leader_id >= 0:
                     by_leader[row.leader_id][asked] = row
-    told = dict.fromkeys(known, NO_LEADER) | await _ask(source, by_leader)
+    answers = dict.fromkeys(known, NO_LEADER) | await _ask(source, by_leader)
     same = _ids(await source.metadata()) if known else set()
     return NotedLogs(
         logs=tuple(
-            _noted(tp, id, told[tp] if id in same else "its topic is being replaced") for tp, id in known.items()
+            _noted(tp, id, answers[tp] if id in same else "its topic is being replaced") for tp, id in known.items()
         ),
         names=frozenset(topic.name for topic in metadata.topics),
         unreadable={

@@ -229,7 +229,11 @@ class Once:
             while True:
                 asked_ms = self._clock.now_ms()
                 try:
-                    logs = await note_logs(self._source, self._pipeline.discovery.selects)
+                    logs = await note_logs(
+                        self._source,
+                        self._pipeline.discovery.selects,
+                        told={goal.id for goal in self.goals if goal.noted},
+                    )
                 except (KafkaUnavailableError, KafkaDeniedError) as error:
                     self._unreachable = error
                 else:
