@@ -12,6 +12,7 @@ from pathlib import Path
 from kbackupd.archive.archive import Archive
 from kbackupd.archive.history import GapSpan, PartitionHistory
 from kbackupd.archive.new_file import NewFile
+from kbackupd.model.errors import UsageError
 from kbackupd.model.positions import OffsetRange
 
 WRITE_BYTES = 1 << 20
@@ -55,12 +56,17 @@ async def dump(
 
     Raises:
         RefusedError: the file exists.
-        UsageError: there can be no such file, or its directory is not ours to write to.
+        UsageError: no batch holds an offset of the range that was asked for, and nothing of it is a hole; or there can
+            be no such file, or its directory is not ours to write to.
         UnwritableError: the disk is full, read-only or broken.
         CorruptObjectError: stored bytes are damaged.
     """
     begin = history.first_offset if first_offset is None else max(first_offset, history.first_offset)
     end = history.next_offset if next_offset is None else min(next_offset, history.next_offset)
+    ranged = first_offset is not None or next_offset is not None
+    holes = tuple(hole for hole in history.holes if hole.first_offset < end and hole.next_offset > begin)
+    if ranged and begin >= end:
+        raise nothing_there(archive, history, first_offset, next_offset)
     file = await asyncio.to_thread(NewFile.create, output, log_file_name(begin))
     first, reached, count, written = -1, -1, 0, 0
     waiting: list[memoryview] = []
@@ -75,6 +81,8 @@ async def dump(
             if held >= WRITE_BYTES:
                 await asyncio.to_thread(file.write, waiting)
                 written, held, waiting = written + held, 0, []
+        if ranged and not count and not holes:
+            raise nothing_there(archive, history, first_offset, next_offset)
         await asyncio.to_thread(file.write, waiting)
         written += held
         await asyncio.to_thread(file.publish)
@@ -91,5 +99,21 @@ async def dump(
         batches=count,
         bytes=written,
         gaps=tuple(gap for gap in history.gaps if gap.first_offset < end and gap.next_offset > begin),
-        holes=tuple(hole for hole in history.holes if hole.first_offset < end and hole.next_offset > begin),
+        holes=holes,
+    )
+
+
+def nothing_there(
+    archive: Archive, history: PartitionHistory, first_offset: int | None, next_offset: int | None
+) -> UsageError:
+    """An empty file would look like a dump of something."""
+    name = f"{archive.name_of(history.id)}/{history.id.partition}"
+    wanted = f" from offset {first_offset}" if first_offset is not None else ""
+    wanted += f" below offset {next_offset}" if next_offset is not None else ""
+    first = min((one.first_offset for one in history.slices), default=None)
+    held = f"batches between {first} and {history.slices[-1].next_offset}" if first is not None else "no batch at all"
+    causes = ", ".join(sorted({gap.cause.value for gap in history.gaps}))
+    return UsageError(
+        f"the archive has no record batch of {name}{wanted}: nothing was written",
+        hint=f"it has {held}" + (f"; gaps: {causes}" if causes else ""),
     )

@@ -44,9 +44,9 @@ def command(
 ) -> None:
     """Write a partition's batches, byte for byte, as a log file that Kafka's own DumpLogSegments reads.
 
-    Batches are written whole, also where --from or --to lie inside one. Exit codes: 0 written · 2 no file can be
-    made there · 3 stored bytes are damaged · 4 it could not be written, or the archive not be read · 5 the file
-    exists · 6 written, but offsets are missing that nothing explains.
+    Batches are written whole, also where --from or --to lie inside one. Exit codes: 0 written · 2 there is no such
+    batch, or no file can be made there · 3 stored bytes are damaged · 4 it could not be written, or the archive not
+    be read · 5 the file exists · 6 written, but offsets are missing that nothing explains.
     """
     storage, id = one_archive(path, backup_id, config)
     if first is not None and following is not None and first >= following:

@@ -96,8 +96,10 @@ def details(progress: OnceProgress, now: float) -> str:
     """How much, in one line."""
     line = (
         f"{progress.partitions_done:,} of {progress.partitions:,} partitions, {progress.records:,} records,"
-        f" {format_bytes(progress.bytes)}, {format_bytes(progress.rate_bytes_per_second(now))}/s"
+        f" {format_bytes(progress.bytes)}"
     )
+    if progress.phase is OncePhase.CAPTURING:
+        line += f", {format_bytes(progress.rate_bytes_per_second(now))}/s"
     held_up = ", ".join(f"{count:,} {state}" for state, count in sorted(progress.held_up.items()))
     return f"{line}; {held_up}" if held_up else line
 

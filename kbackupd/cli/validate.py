@@ -11,6 +11,7 @@ from kbackupd.cli.archive_place import BackupIdOption, ConfigOption, PathOption,
 from kbackupd.cli.instants import duration, instant
 from kbackupd.cli.output import OutputFormat, print_json, stdout_console
 from kbackupd.cli.validate_text import print_report, reading
+from kbackupd.model.clock import SystemClock, iso
 from kbackupd.model.errors import UsageError
 from kbackupd.model.settings import StorageSettings
 from kbackupd.validate.coverage import Expected
@@ -53,6 +54,13 @@ def command(
     )
     if expected.from_ms is not None and expected.to_ms is not None and expected.from_ms >= expected.to_ms:
         raise UsageError("--from is not before --to")
+    now_ms = SystemClock().now_ms()
+    for option, at_ms in (("--from", expected.from_ms), ("--to", expected.to_ms)):
+        if at_ms is not None and at_ms > now_ms:
+            raise UsageError(
+                f"{option}: {iso(at_ms)} is in the future; it is {iso(now_ms)}",
+                hint="no archive can cover what has not happened yet",
+            )
     report = uvloop.run(_validate(storage, id, deep=deep, expected=expected))
     if output is OutputFormat.JSON:
         print_json(report)

@@ -324,7 +324,6 @@ async def _open_archive_store(
     store = await open_store(
         settings.storage,
         policy=retries,
-        create=True,
         on_operation=ended,
         on_retry=retried,
         on_failure=metrics.store_failed,

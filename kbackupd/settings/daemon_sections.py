@@ -68,7 +68,8 @@ class S3Section(S3Access):
 
 class FilesystemSection(Section):
     path: AbsolutePath
-    """Directory that holds the archives, on a disk that is not the brokers'."""
+    """Directory that holds the archives, on a disk that is not the brokers'. It must exist: a missing one may be a
+    volume that is not mounted."""
 
 
 class StorageSection(Section):

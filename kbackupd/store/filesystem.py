@@ -137,7 +137,11 @@ class FilesystemStore:
             if create:
                 _make_durable_directory(self._root)
             if not self._root.is_dir():
-                raise StoreDeniedError(f"no directory {self._root}", hint="is the path right, and the volume mounted?")
+                raise StoreDeniedError(
+                    f"no directory {self._root}",
+                    hint="is the path right, and the volume mounted? If both are, make it: kbackupd does not, so that "
+                    "no backup lands on the disk below a volume that is not there",
+                )
             if not self._temporary.is_dir():
                 return
             for leftover in self._temporary.iterdir():

@@ -23,7 +23,6 @@ async def open_store(
     *,
     policy: RetryPolicy | None = None,
     limits: S3Limits | None = None,
-    create: bool = False,
     on_operation: OnOperation | None = None,
     on_retry: OnRetry | None = None,
     on_failure: OnFailure | None = None,
@@ -34,18 +33,16 @@ async def open_store(
 
     Nothing is sent to a bucket yet: that it can be reached shows with the first operation.
 
-    Args:
-        create: make a missing directory (for the daemon; a reader of archives should hear that there is none).
-
     Raises:
-        StoreDeniedError: a directory that is missing or may not be used, an unknown profile.
+        StoreDeniedError: a directory that is missing or may not be used, an unknown profile. Nobody makes it: where a
+            volume should be, and is not mounted, a backup would fill the disk below.
     """
     store: ObjectStore
     match settings.backend:
         case S3Settings() as backend:
             store = await S3Store.open(with_aws_environment(backend, environ), limits=limits)
         case FilesystemSettings() as backend:
-            store = await FilesystemStore.open(backend.path, create=create, clock=clock)
+            store = await FilesystemStore.open(backend.path, create=False, clock=clock)
         case other:
             assert_never(other)
     if on_operation is not None:

@@ -186,11 +186,14 @@ async def test_server_on_this_machine_is_never_looked_for_behind_a_proxy(monkeyp
         await store.close()
 
 
-async def test_directory_is_made_for_the_daemon_and_missed_by_a_reader(tmp_path: Path) -> None:
+async def test_a_missing_directory_is_made_by_nobody_for_it_may_be_a_volume_that_is_not_mounted(tmp_path: Path) -> None:
     settings = StorageSettings(backend=FilesystemSettings(path=tmp_path / "archive"))
-    with pytest.raises(StoreDeniedError, match="no directory"):
+    with pytest.raises(StoreDeniedError, match="no directory") as refused:
         await open_store(settings)
-    store = await open_store(settings, create=True)
+    assert "mounted" in refused.value.hint
+    assert not settings.backend.path.exists()  # type: ignore[union-attr]  # it is a directory's
+    (tmp_path / "archive").mkdir()
+    store = await open_store(settings)
     assert store.location == settings.url
     await store.put_if_absent("key", [b"x"])
     await store.close()

@@ -148,6 +148,10 @@ def test_expectations_are_checked(where: Path, capsys: pytest.CaptureFixture[str
             ("--path", "file:///tmp", "--backup-id", "main", "--from", "2026-01-02", "--to", "2026-01-01"),
             "--from is not before --to",
         ),
+        (
+            ("--path", "file:///tmp", "--backup-id", "main", "--from", "2026-01-02", "--to", "9999-01-01"),
+            "--to: 9999-01-01T00:00:00.000Z is in the future",
+        ),
     ],
 )
 def test_a_wrong_call_ends_with_2_and_says_how_to_do_it(
@@ -182,6 +186,7 @@ def test_dump_writes_a_partition_and_refuses_to_overwrite(
         (("--topic", "orders", "--partition", "0", "--branch", "7"), "it has 0, 1"),
         (("--topic", "orders", "--partition", "0", "--topic-id", "A" * 22), "no incarnation"),
         (("--topic", "orders", "--partition", "0", "--from", "5", "--to", "5"), "--from is not before --to"),
+        (("--topic", "orders", "--partition", "0", "--from", "1000000"), "has no record batch of orders/0 from offset"),
     ],
 )
 def test_dump_of_what_is_not_there_ends_with_2_and_says_what_there_is(
@@ -189,6 +194,7 @@ def test_dump_of_what_is_not_there_ends_with_2_and_says_what_there_is(
 ) -> None:
     assert call("dump", *at(where), *arguments, "--output", str(tmp_path / "0.log")) == 2
     assert said in capsys.readouterr().err
+    assert not (tmp_path / "0.log").exists()
 
 
 def test_dump_to_where_no_file_can_be_is_the_users_mistake_and_not_a_fault_of_ours(
