@@ -85,7 +85,7 @@ class _Picture:
 def headline(progress: OnceProgress, now: float) -> str:
     """What it does, how far it is, and how long it will take."""
     took = format_duration(now - progress.began_at)
-    if progress.phase is not OncePhase.CAPTURING:
+    if progress.phase is not OncePhase.CAPTURING or not progress.offsets:
         return f"{progress.phase}  {took}"
     eta = progress.eta_seconds(now)
     left = f"ETA {format_duration(eta)}" if eta is not None else "ETA unknown"
