@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -12,10 +12,11 @@ from kbackupd.capture.once_progress import OncePhase, OnceProgress
 from kbackupd.capture.snapshots import Snapshots
 from kbackupd.daemon.once import OnceErrand
 from kbackupd.daemon.once_report import OnceReport, OnceVerdict
-from kbackupd.kafka.types import KafkaErrorCode
+from kbackupd.kafka.types import KafkaErrorCode, OffsetAnswer, TopicPartition
 from kbackupd.model.errors import (
     ConfigurationError,
     FencedError,
+    IncompleteError,
     KafkaUnavailableError,
     StoreUnavailableError,
     principal,
@@ -639,6 +640,80 @@ def test_a_snapshot_that_cannot_be_read_is_missing_and_one_that_is_hidden_is_tol
     report = run(one.go(), clock=site.clock)
     assert report.exit_code == 6
     assert {part.name for part in report.missing if part.what == "snapshot"}
+
+
+def test_a_snapshot_that_fails_at_first_is_asked_for_again_and_the_run_is_complete() -> None:
+    site = Site.new()
+    site.cluster.create("a")
+    one = OnceRun(site)
+    one.groups.down.add(1)
+
+    async def repair(_: OnceRun) -> None:
+        await asyncio.sleep(PATIENCE_SECONDS / 2)
+        one.groups.down.clear()
+
+    report = run(one.go(repair), clock=site.clock)
+    assert (report.verdict, report.missing) == (OnceVerdict.COMPLETE, ())
+
+
+def test_stopped_while_it_validates_it_reports_what_it_captured_and_that_nothing_was_validated() -> None:
+    site = Site.new()
+    site.cluster.create("a")
+    site.cluster.log("a").append(5)
+    one = OnceRun(site)
+
+    async def never(_: StorageSettings) -> ObjectStore:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    one.errand._opening = never
+
+    async def stop(it: OnceRun) -> None:
+        assert it.life is not None
+        await it.life.until(lambda: it.progress.phase is OncePhase.VALIDATING, "validation")
+        it.stop()
+
+    report = run(one.go(stop), clock=site.clock)
+    assert (report.exit_code, report.interrupted, report.records, report.validation) == (6, True, 5, None)
+    site.check()
+
+
+def test_a_drain_after_the_time_given_takes_no_longer_than_shutdown_timeout() -> None:
+    """Hazard 50."""
+    site = Site.new()
+    site.cluster.create("a", 2)
+    site.cluster.log("a", 0).append(5)
+    site.cluster.down.add(2)
+    site.upload_seconds = lambda key: 1e6 if "segments/" in key else 0.01
+    began = site.clock.monotonic()
+    with pytest.raises(BaseExceptionGroup) as failed:
+        once(site, timeout_seconds=10)
+    cause = principal(failed.value)
+    assert isinstance(cause, IncompleteError)
+    assert "backup.shutdown_timeout (30 s)" in cause.message
+    assert 40 <= site.clock.monotonic() - began < 50
+
+
+def test_two_thousand_partitions_are_noted_with_a_handful_of_requests() -> None:
+    """Hazard 56."""
+    site = Site.new()
+    for number in range(20):
+        site.cluster.create(f"topic-{number}", 100)
+    requests: list[int] = []
+    honest = site.cluster.list_offsets
+
+    async def counting(
+        node_id: int, asked: Mapping[TopicPartition, tuple[int, int]]
+    ) -> Mapping[TopicPartition, OffsetAnswer]:
+        requests.append(len(asked))
+        return await honest(node_id, asked)
+
+    site.cluster.list_offsets = counting  # type: ignore[method-assign]  # the same, counted
+    report = once(site)
+    assert (report.verdict, report.partitions_complete) == (OnceVerdict.COMPLETE, 2_000)
+    # Two questions to each of two leaders, from capture's look-ups and from the run.
+    assert len(requests) <= 12
+    assert report.total_seconds < 30
 
 
 def test_topics_made_while_it_runs_are_not_waited_for() -> None:
