@@ -22,7 +22,7 @@ from kbackupd.capture.request_size import RECEIVING_COPIES
 from kbackupd.capture.snapshots import Snapshots
 from kbackupd.capture.source import Source
 from kbackupd.capture.waiting import woken
-from kbackupd.kafka.types import FetchTarget
+from kbackupd.kafka.types import FetchTarget, KafkaErrorCode
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import (
     IncompleteError,
@@ -40,12 +40,13 @@ from kbackupd.observe.problems import Problems
 TICK_SECONDS = 0.25
 NOTING_SECONDS = 1.0
 """Between two rounds of asking leaders that did not answer where their logs end."""
+UNMET_SECONDS = 2.0
 TAIL_SECONDS = 5.0
 """A partition below its end that is being fetched and does not move for so long may have nothing left."""
 TAIL_BYTES = 1 << 20
 TAIL_TIMEOUT_SECONDS = 15.0
-BELIEVED_ROUNDS = 2
-"""Rounds of discovery without a topic that was there when ends were noted, before it counts as deleted."""
+BELIEVED_AFTER = 2
+"""Brokers deny so often in a row, by name, a topic that capture has not met yet, before it counts as deleted (I5)."""
 
 _FETCHED = frozenset({PartitionState.FOLLOWING, PartitionState.CATCHING_UP})
 _HELD_UP = frozenset({PartitionState.RETRYING, PartitionState.QUARANTINED, PartitionState.PAUSED})
@@ -127,7 +128,7 @@ class Once:
         self._drain_seconds = drain_seconds
         self._stopped = asyncio.Event()
         self._began = clock.monotonic()
-        self._rounds_when_noted = 0
+        self._denied: dict[TopicId, int] = {}
         self._unreachable: KafkaUnavailableError | KafkaDeniedError | None = None
         self._over_since: float | None = None
         self._store_at: tuple[int, float] = (0, self._began)
@@ -146,6 +147,7 @@ class Once:
             beside = [
                 group.create_task(self._note(), name="ends"),
                 group.create_task(self._probe_tails(), name="tails"),
+                group.create_task(self._look_for_unmet(), name="unmet"),
             ]
             await self._until_over(running)
             for task in beside:
@@ -256,7 +258,6 @@ class Once:
             if one.id not in self.goals and (first or one.topic in self.unreadable):
                 self.goals.add(one.id, one.topic, listed=True, now=now)
         if first:
-            self._rounds_when_noted = self._pipeline.discovery.rounds
             self.names = logs.names
             self.unreadable = dict(logs.unreadable)
             for partition in roster.partitions.values():
@@ -295,10 +296,7 @@ class Once:
         pipeline = self._pipeline
         partition = pipeline.roster.partitions.get(id)
         if partition is None:
-            believed = pipeline.discovery.rounds - self._rounds_when_noted >= BELIEVED_ROUNDS
-            if not believed:
-                pipeline.roster.metadata_wanted.set()
-            return GONE if believed else None
+            return GONE if self._denied.get(id.topic_id, 0) >= BELIEVED_AFTER else None
         state, reason = partition.state, partition.reason
         if partition.paused:
             reason = "paused by an operator"
@@ -314,6 +312,28 @@ class Once:
             state=state,
             reason=reason,
         )
+
+    async def _look_for_unmet(self) -> None:
+        """Discovery closes what it has met; a topic that was deleted before that, nobody else would miss."""
+        while True:
+            await asyncio.sleep(UNMET_SECONDS)
+            met = self._pipeline.roster.partitions
+            unmet = {goal.id.topic_id: goal.topic for goal in self.goals.open if goal.id not in met and goal.waiting}
+            if not unmet:
+                continue
+            self._pipeline.roster.metadata_wanted.set()
+            try:
+                metadata = await self._source.metadata(sorted(set(unmet.values())))
+            except (KafkaUnavailableError, KafkaDeniedError):
+                continue
+            rows = {row.name: row for row in metadata.topics}
+            for topic_id, name in unmet.items():
+                row = rows.get(name)
+                denied = row is not None and (
+                    row.error_code == KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+                    or (row.error_code == KafkaErrorCode.NONE and row.topic_id != topic_id)
+                )
+                self._denied[topic_id] = self._denied.get(topic_id, 0) + 1 if denied else 0
 
     # Tails without records --------------------------------------------------------------------------------------------
 

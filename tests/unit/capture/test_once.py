@@ -394,6 +394,30 @@ def test_a_topic_deleted_before_capture_met_it_does_not_keep_it_waiting() -> Non
     assert (report.verdict, report.partitions) == (OnceVerdict.COMPLETE, 1)
 
 
+def test_a_topic_that_capture_has_not_met_and_that_metadata_answers_with_an_error_is_not_called_deleted() -> None:
+    """Invariant I5."""
+    site = Site.new()
+    site.cluster.create("a")
+    site.cluster.create("odd")
+    site.cluster.log("odd").append(3)
+    without = site.cluster.picture()
+    without = replace(without, topics=tuple(topic for topic in without.topics if topic.name != "odd"))
+
+    async def break_(one: OnceRun) -> None:
+        # Discovery looked first, and before "odd" was there; the ends were noted of both.
+        await one.noted()
+        assert one.life is not None
+        assert one.life.state("odd") is None
+        site.cluster.topic_errors["odd"] = KafkaErrorCode.LEADER_NOT_AVAILABLE
+        await asyncio.sleep(PATIENCE_SECONDS / 2)
+        site.cluster.topic_errors.clear()
+
+    site.cluster.lagging.append(without)
+    report = once(site, break_)
+    assert (report.verdict, report.partitions, report.records) == (OnceVerdict.COMPLETE, 2, 3)
+    site.check()
+
+
 def test_retention_that_passes_the_noted_end_ends_it_with_a_declared_gap() -> None:
     """Hazard 11."""
     site = Site.new()
