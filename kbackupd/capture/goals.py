@@ -27,7 +27,9 @@ class Fate(StrEnum):
     CUT = "cut"
     """An election took what had been there at the start before it was captured."""
     STUCK = "stuck"
-    """It failed, was slow, or had no leader, until the run ended."""
+    """It failed, or had no leader, until the run ended."""
+    UNFINISHED = "unfinished"
+    """It was still being captured when the run ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +155,8 @@ class Goal:
                 return Fate.PAUSED
             case PartitionState.CLOSED:
                 return Fate.DELETED
+            case PartitionState.FOLLOWING | PartitionState.CATCHING_UP if not self.reason:
+                return Fate.UNFINISHED
             case _:
                 return Fate.STUCK
 

@@ -74,8 +74,10 @@ def _how_far(report: OnceReport) -> str:
     ended = ", interrupted" if report.interrupted else ", the time given was over" if report.timed_out else ""
     if report.complete_as_of_ms is None or report.verdict is OnceVerdict.NOT_VALID:
         return ended
+    if ended:
+        return f"{ended}  in part as of {iso(report.complete_as_of_ms)}"
     but = "" if report.verdict is OnceVerdict.COMPLETE else "all but what is listed below, "
-    return f"{ended}  {but}as of {iso(report.complete_as_of_ms)}"
+    return f"  {but}as of {iso(report.complete_as_of_ms)}"
 
 
 def _snapshot(report: OnceReport) -> str:

@@ -29,7 +29,7 @@ class MissingPart:
     """`partition`, `topic` or `snapshot`."""
     name: str
     fate: str
-    """`paused`, `deleted`, `cut`, `stuck`; of topics and snapshots `unread`."""
+    """`paused`, `deleted`, `cut`, `stuck`, `unfinished`; of topics and snapshots `unread`."""
     first_offset: int = -1
     next_offset: int = -1
     reason: str
@@ -141,12 +141,14 @@ def _reason(goal: Goal) -> str:
                 return goal.reason
             if not goal.noted:
                 return goal.unknown or "its leader never told where its log ends"
-            return f"{goal.state.value}, and not at its end when the run ended"
+            return f"{goal.state.value} when the run ended"
 
 
+_LATER = "a later run goes on where this one came to"
 _HINTS = {
     Fate.PAUSED: "kbackupd ctl resume, while kbackupd run is up; the next --once captures it",
-    Fate.STUCK: "a later run goes on where this one came to",
+    Fate.STUCK: _LATER,
+    Fate.UNFINISHED: _LATER,
 }
 
 

@@ -51,6 +51,11 @@ def test_an_empty_partition_is_reached_at_its_first_answer() -> None:
     assert made.offsets == 0
 
 
+def test_what_is_still_being_captured_at_the_end_is_unfinished_and_not_stuck() -> None:
+    assert see(goals(), 6.0, AT).fate is Fate.UNFINISHED
+    assert see(goals(), 6.0, replace(AT, state=PartitionState.RETRYING, reason="X")).fate is Fate.STUCK
+
+
 def test_a_paused_partition_is_not_waited_for_until_it_is_resumed() -> None:
     made = goals()
     paused = replace(AT, state=PartitionState.PAUSED, reason="paused by an operator")

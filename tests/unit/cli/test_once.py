@@ -144,7 +144,7 @@ def test_an_archive_that_is_not_valid_shows_the_findings_and_claims_no_instant(
 
 def test_an_interrupted_run_says_so_and_that_nothing_was_validated(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(report(OnceVerdict.INCOMPLETE, interrupted=True), capsys)
-    assert text.startswith("INCOMPLETE, interrupted  all but")
+    assert text.startswith("INCOMPLETE, interrupted  in part as of")
     assert "validated   no: interrupted" in text
 
 
