@@ -23,6 +23,7 @@ from kbackupd.kafka.errors import error_for_code
 from kbackupd.kafka.types import KafkaErrorCode, OffsetToCommit, TopicPartition
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
+from kbackupd.model.positions import TopicId
 from kbackupd.model.segment import Checkpoint, PartitionCheckpoint, TopicCheckpoint
 from kbackupd.model.settings import SYSTEM_TOPICS
 from kbackupd.observe import events
@@ -135,6 +136,8 @@ class GroupCommitter:
         self._checkpoint: Checkpoint | None = None
         self._said: dict[TopicPartition, int] = {}
         """Offsets the group has, as it told or took them."""
+        self._incarnations: Mapping[str, TopicId] = {}
+        """Of the open topics in the newest checkpoint that was looked at, by name."""
         self._compared_at: float | None = None
         self._node_id = -1
         self._interval_seconds = interval_seconds
@@ -229,6 +232,7 @@ class GroupCommitter:
         if checkpoint is not None:
             # In a thread: at 10,000 partitions this takes as long as many a fetch.
             self._wanted = await asyncio.to_thread(committable, checkpoint.topics, checkpoint.partitions)
+            self._forget_deleted({topic.name: topic.id for topic in checkpoint.topics if not topic.closed})
         if self._node_id < 0:
             self._node_id = await self._coordinator()
         now = self._clock.monotonic()
@@ -249,6 +253,16 @@ class GroupCommitter:
                 break  # the others would be refused alike; one topic's refusal keeps no other from being committed
         self._judge(refused)
         return moved, len(due) - moved
+
+    def _forget_deleted(self, incarnations: Mapping[str, TopicId]) -> None:
+        """A coordinator forgets a deleted topic's positions: what its successor has is not what was said of it.
+
+        A job that makes its topic anew every day fills it with as many records as the day before.
+        """
+        kept = {name for name, id in incarnations.items() if self._incarnations.get(name, id) == id}
+        if self._incarnations.keys() - kept:
+            self._said = {tp: offset for tp, offset in self._said.items() if tp.topic in kept}
+        self._incarnations = incarnations
 
     async def _coordinator(self) -> int:
         found = (await self._source.find_coordinators([self._group])).get(self._group)

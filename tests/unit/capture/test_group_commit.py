@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -194,6 +195,31 @@ def test_a_position_above_the_archive_is_reported_once_and_set_back_never_obeyed
     assert note.hint
     assert told == [events.GROUP_FOUND_AHEAD]
     assert stand.problems.current() == ()
+
+
+def test_a_topic_made_anew_with_as_many_records_is_committed_anew() -> None:
+    """Hazard 20: the coordinator forgot the old one's position, and equal numbers say nothing."""
+    stand = Stand()
+    stand.covers(orders_0=5, other_0=1)
+    del stand.said["orders", 0]
+    held = checkpoint(orders_0=5, other_0=1)
+    old, new = topic_id("orders"), topic_id("orders2")
+    renewed = replace(
+        held,
+        topics=(replace(held.topics[0], closed=True, deleted=True), held.topics[1], replace(held.topics[0], id=new)),
+        partitions=(*held.partitions, replace(held.partitions[0], id=PartitionId(new, 0))),
+    )
+    assert old != new
+    stand.committer.covered(renewed)
+    stand.round()
+    assert stand.said == {("orders", 0): 5, ("other", 0): 1}
+    assert len(stand.cluster.commits[-1]) == 1
+    gone = replace(held, topics=held.topics[1:], partitions=held.partitions[1:])
+    for each in (gone, held):
+        stand.committer.covered(each)
+        stand.round()
+    assert dict(stand.cluster.commits[-1]) == positions(orders_0=5)
+    assert len(stand.cluster.commits) == 3
 
 
 def test_a_log_that_was_cut_takes_the_group_back_without_a_report() -> None:
