@@ -27,8 +27,11 @@ log = structlog.get_logger()
 
 
 def no_configuration() -> DaemonSettings:
-    """What a daemon reads that was given its settings by a program."""
-    raise RefusedError("this daemon was started without a configuration file", hint="restart it instead")
+    """What a daemon reads that has nothing to read again."""
+    raise RefusedError(
+        "this daemon reads its configuration only once",
+        hint="it ends by itself (run --once), or a program gave it its settings: start it anew",
+    )
 
 
 class Reloader:

@@ -34,8 +34,8 @@ Reload = Callable[[], Awaitable[ReloadReport]]
 
 
 async def nothing_to_reload() -> ReloadReport:
-    """What a daemon answers that was not started from a file."""
-    raise RefusedError("this daemon was started without a configuration file", hint="restart it instead")
+    """What a daemon answers that is not made to obey another configuration."""
+    raise RefusedError("this daemon reads its configuration only once", hint="start it anew")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
