@@ -39,6 +39,7 @@ alerts: $(STAMP)  ## the alert rules: promtool's tests, and every expression aga
 
 bench: $(STAMP)  ## throughput, CPU per GiB and peak RSS as a share of what the machine can do
 	$(BIN)/python -m bench.throughput
+	$(BIN)/python -m bench.throughput --batch-records 1 --gib 0.1 --topics uncompressed,lz4
 
 UV_COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q
 BUILD_REQUIRES = import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))

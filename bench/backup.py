@@ -14,10 +14,11 @@ from pathlib import Path
 
 import yaml
 
+from bench.places import Place
 from kbackupd.model.errors import KbackupError
 from kbackupd.observe import events
 from kbackupd.server.client import ControlClient
-from kbackupd.testbed.daemon import kbackupd_command, kbackupd_environment
+from kbackupd.testbed.daemon import kbackupd_command
 from kbackupd.testbed.ports import free_ports
 from kbackupd.testbed.process import Deadline, GuardedProcess
 
@@ -42,9 +43,15 @@ class BackupRun:
 
 
 def back_up(
-    directory: Path, *, bootstrap: str, topic: str, records: int, settings: Mapping[str, object] | None = None
+    directory: Path,
+    *,
+    place: Place,
+    bootstrap: str,
+    topic: str,
+    records: int,
+    settings: Mapping[str, object] | None = None,
 ) -> BackupRun:
-    """Run `kbackupd run` over a new archive in `directory` until all `records` of `topic` are durable, then stop it.
+    """Run `kbackupd run` over a new archive in `place` until all `records` of `topic` are durable, then stop it.
 
     Everything is at its default but what this needs: one topic, a flush as soon as the daemon listens (or the last
     segment would wait for its age).
@@ -58,7 +65,7 @@ def back_up(
     document = {
         "backup_id": "bench",
         "source": {"bootstrap_servers": [bootstrap], "topics": {"include": [topic]}, "internal_topics": False},
-        "storage": {"type": "filesystem", "filesystem": {"path": str(directory / "archive")}},
+        "storage": place.storage(directory.name),
         "backup": dict(settings or {}),
         "observability": {"listen": f"127.0.0.1:{port}"},
         "control": {"socket": str(socket)},
@@ -69,7 +76,7 @@ def back_up(
         kbackupd_command("run", "--config", str(config)),
         log=log,
         cwd=directory,
-        env=kbackupd_environment(),
+        env=place.environment,
     )
     try:
         deadline = Deadline(DEADLINE_SECONDS)

@@ -1,25 +1,24 @@
-"""What the machine can do at all, measured with the same request and object sizes as the daemon's.
+"""What reading alone takes: every byte of a topic fetched, every batch's CRC-32C checked, nothing kept.
 
-Two limits: fetching every byte of a topic and throwing it away, and writing the bytes that the daemon stored to the
-same disk with an fsync per object. A backup has to do both and can overlap them, so the slower of the two is its limit.
+The other limit is what the archive's place takes for the bytes the daemon stored (`places`). A backup has to do both
+and can overlap them, so the slower of the two is its limit.
 """
 
 from __future__ import annotations
 
-import os
+import struct
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import dataclass
 
 import uvloop
+from crc32c import crc32c
 
+from bench.places import Cost
 from kbackupd.capture.partition import FETCH_BYTES, SessionKind
 from kbackupd.capture.request_size import REQUEST_BYTES
 from kbackupd.capture.session_loop import MAX_WAIT_MS, TIMEOUT_SECONDS
 from kbackupd.daemon.memory import keep_freed_memory
-from kbackupd.format.batch import iter_batches
-from kbackupd.format.header import MalformedBatchError
+from kbackupd.format.header import CRC_COVERS_FROM, HEADER_BYTES, LENGTH_OVERHEAD
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.fetch import FetchSession
 from kbackupd.kafka.metadata import cluster_metadata
@@ -29,20 +28,27 @@ from kbackupd.model.errors import KafkaUnavailableError
 from kbackupd.model.positions import PartitionId
 from kbackupd.model.settings import SecuritySettings
 
-WRITERS = 4
-"""As many objects are written at once as the daemon uploads."""
+_WALKED = struct.Struct(">qi5xI2xi")
+"""Of a batch's header: base offset, length, CRC, last offset delta."""
 
 
-def fetch_and_discard(bootstrap: str, topic: str, *, request_bytes: int) -> float:
-    """Seconds to read all of `topic` through the daemon's own fetch session and keep nothing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    cost: Cost
+    batches: int
 
-    With memory kept as the daemon keeps it: left to chance, that alone makes this twice as fast or slow.
+
+def fetch_and_check(bootstrap: str, topic: str, *, request_bytes: int) -> Reading:
+    """Read all of `topic` through the daemon's own fetch session, check every CRC and keep nothing.
+
+    One thing after the other in one thread. With memory kept as the daemon keeps it: left to chance, that alone makes
+    this twice as fast or slow.
     """
     keep_freed_memory()
     return uvloop.run(_fetch_all(bootstrap, topic, request_bytes))
 
 
-async def _fetch_all(bootstrap: str, topic: str, request_bytes: int) -> float:
+async def _fetch_all(bootstrap: str, topic: str, request_bytes: int) -> Reading:
     clock = SystemClock()
     async with KafkaConnection(
         bootstrap_servers=[bootstrap], security=SecuritySettings(), client_id="bench", clock=clock
@@ -61,7 +67,8 @@ async def _fetch_all(bootstrap: str, topic: str, request_bytes: int) -> float:
         for id_ in leader_of:
             session.want(id_, FetchTarget(offset=0, max_bytes=per_partition))
         left = set(leader_of)
-        started = time.perf_counter()
+        batches = 0
+        started, cpu_before = time.perf_counter(), time.process_time()
         while left:
             answer = await session.fetch(
                 max_bytes=min(REQUEST_BYTES[SessionKind.CATCHING_UP], request_bytes),
@@ -71,47 +78,29 @@ async def _fetch_all(bootstrap: str, topic: str, request_bytes: int) -> float:
             for part in answer.partitions:
                 if part.error_code != KafkaErrorCode.NONE:
                     raise KafkaUnavailableError(f"{topic}/{part.id.partition}: error {part.error_code}")
-                next_offset = _next_offset(part.records)
-                if next_offset is not None:
+                next_offset, found = _checked(part.records)
+                batches += found
+                if found:
                     session.want(part.id, FetchTarget(offset=next_offset, max_bytes=per_partition))
-                if (next_offset or part.asked_offset) >= part.high_watermark:
+                if (next_offset if found else part.asked_offset) >= part.high_watermark:
                     session.forget(part.id)
                     left.discard(part.id)
-        seconds = time.perf_counter() - started
+        cost = Cost(seconds=time.perf_counter() - started, cpu_seconds=time.process_time() - cpu_before)
         await session.close()
-        return seconds
+        return Reading(cost=cost, batches=batches)
 
 
-def _next_offset(records: bytes) -> int | None:
-    """By the headers of the whole batches; none of their bytes is looked at."""
-    next_offset = None
-    try:
-        for header, _ in iter_batches(records):
-            next_offset = header.next_offset
-    except MalformedBatchError:
-        pass  # an answer may end in a partial batch
-    return next_offset
-
-
-def write_fsynced(directory: Path, sizes: Sequence[int]) -> float:
-    """Seconds to write files of these sizes, each fsynced, several at once; they are removed afterwards."""
-    directory.mkdir(parents=True)
-    noise = os.urandom(max(sizes))
-
-    def write(number: int) -> None:
-        with (directory / str(number)).open("xb", buffering=0) as file:
-            view = memoryview(noise)[: sizes[number]]
-            while view:
-                view = view[file.write(view) or 0 :]
-            os.fsync(file.fileno())
-            # As the daemon does: without it new pages, not the disk, are what a virtual machine waits for.
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-    started = time.perf_counter()
-    with ThreadPoolExecutor(WRITERS) as pool:
-        list(pool.map(write, range(len(sizes))))
-    seconds = time.perf_counter() - started
-    for file in directory.iterdir():
-        file.unlink()
-    directory.rmdir()
-    return seconds
+def _checked(records: bytes) -> tuple[int, int]:
+    """Where the whole batches of `records` end, and how many there are, by the least that tells it."""
+    view = memoryview(records)
+    position = batches = next_offset = 0
+    while len(view) - position >= HEADER_BYTES:
+        base_offset, length, crc, last_offset_delta = _WALKED.unpack_from(view, position)
+        end = position + LENGTH_OVERHEAD + length
+        if end > len(view):
+            break  # an answer may end in a partial batch
+        if crc32c(view[position + CRC_COVERS_FROM : end]) != crc:
+            raise KafkaUnavailableError(f"the batch at offset {base_offset} fails its CRC")
+        position, next_offset = end, base_offset + last_offset_delta + 1
+        batches += 1
+    return next_offset, batches

@@ -35,15 +35,22 @@ class LoadedTopic:
     """Of the record batches in the broker's log files."""
 
 
-def fill_topic(kafka: KafkaServer, name: str, *, codec: Codec, raw_bytes: int) -> LoadedTopic:
-    """Create `name` and produce `raw_bytes` of values to it, evenly over its partitions; on return all are stored."""
+def fill_topic(
+    kafka: KafkaServer, name: str, *, codec: Codec, raw_bytes: int, batch_records: int | None = None
+) -> LoadedTopic:
+    """Create `name` and produce `raw_bytes` of values to it, evenly over its partitions; on return all are stored.
+
+    Args:
+        batch_records: no batch holds more; None: as many as fit 1 MB. A batch costs the broker a request: one record in
+            each is produced at some thousands a second.
+    """
     create_topic(kafka.bootstrap, name, partitions=PARTITIONS)
     producer = Producer(
         {
             "bootstrap.servers": kafka.bootstrap,
             "compression.type": codec,
             "linger.ms": 100,
-            "batch.num.messages": 100_000,
+            "batch.num.messages": 100_000 if batch_records is None else batch_records,
             "batch.size": 1_000_000,
             "queue.buffering.max.messages": 200_000,
             "enable.idempotence": True,

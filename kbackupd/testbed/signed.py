@@ -34,16 +34,21 @@ class SignedClient:
         *,
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-        body: bytes = b"",
+        body: bytes | memoryview = b"",
+        sign_body: bool = True,
     ) -> tuple[int, bytes]:
         """Send one signed request; returns the status and the whole body, whatever the status.
+
+        Args:
+            sign_body: False leaves the body's digest out of the signature, where hashing it would be measured too.
 
         Raises:
             OSError: no connection, a reset, or no answer within the timeout.
         """
         encoded_path = quote(path, safe="/-_.~")
         encoded_query = "&".join(f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in sorted((query or {}).items()))
-        sent = self._sign(method, encoded_path, encoded_query, headers or {}, body)
+        digest = hashlib.sha256(body).hexdigest() if sign_body else "UNSIGNED-PAYLOAD"
+        sent = self._sign(method, encoded_path, encoded_query, headers or {}, digest)
         connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_seconds)
         try:
             target = f"{encoded_path}?{encoded_query}" if encoded_query else encoded_path
@@ -55,9 +60,8 @@ class SignedClient:
         finally:
             connection.close()
 
-    def _sign(self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> dict[str, str]:
+    def _sign(self, method: str, path: str, query: str, headers: Mapping[str, str], digest: str) -> dict[str, str]:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        digest = hashlib.sha256(body).hexdigest()
         signed = {
             **{name.lower(): value for name, value in headers.items()},
             "host": f"{self._host}:{self._port}",
