@@ -42,7 +42,7 @@ def uvarint(value: int) -> bytes:
     return bytes(out)
 
 
-def read_uvarint(buffer: bytes, position: int) -> tuple[int, int]:
+def read_uvarint(buffer: bytes | bytearray, position: int) -> tuple[int, int]:
     """The unsigned varint at `position`, and the position after it."""
     value = buffer[position]
     position += 1
@@ -179,7 +179,8 @@ class RawResponse:
     waiter no more than "closed".
     """
 
-    buffer: bytes
+    buffer: bytes | bytearray
+    """A bytearray only where the request is one that copies out what it keeps."""
     position: int
 
     @classmethod

@@ -16,11 +16,12 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from aiokafka.conn import AIOKafkaConnection, CloseReason, collect_hosts
+from aiokafka.conn import CloseReason, collect_hosts
 from aiokafka.errors import KafkaError
 
 from kbackupd.kafka.codec import WireError, WireRequest
 from kbackupd.kafka.errors import KafkaFailure, translate
+from kbackupd.kafka.frames import FramedConnection
 from kbackupd.kafka.security import SecurityArguments, security_arguments
 from kbackupd.kafka.types import BrokerInfo, KafkaErrorCode
 from kbackupd.kafka.wire import MetadataRequest
@@ -60,7 +61,7 @@ class Sender(Protocol):
 class _Link:
     """One broker and lane: its connection, if there is one, and the lock under which it is made."""
 
-    connection: AIOKafkaConnection | None = None
+    connection: FramedConnection | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -228,7 +229,7 @@ class KafkaConnection:
         if waits:
             await asyncio.wait(waits, timeout=_CLOSE_SECONDS)
 
-    async def _link(self, node_id: int, lane: int) -> AIOKafkaConnection:
+    async def _link(self, node_id: int, lane: int) -> FramedConnection:
         while True:
             link = self._links.setdefault((node_id, lane), _Link())
             async with link.lock:
@@ -253,11 +254,11 @@ class KafkaConnection:
                 link.connection = connection
                 return connection
 
-    async def _connect(self, host: str, port: int) -> AIOKafkaConnection:
+    async def _connect(self, host: str, port: int) -> FramedConnection:
         what = f"connecting to {host}:{port}"
         if self._arguments is None:
             self._arguments = security_arguments(self._security)
-        connection = AIOKafkaConnection(
+        connection = FramedConnection(
             host,
             port,
             client_id=self._client_id,
@@ -280,7 +281,7 @@ class KafkaConnection:
         return connection
 
     async def _exchange(
-        self, connection: AIOKafkaConnection, request: WireRequest[T], what: str, *, connecting: bool = False
+        self, connection: FramedConnection, request: WireRequest[T], what: str, *, connecting: bool = False
     ) -> T:
         if not _usable(connection):
             raise KafkaUnavailableError(f"{what}: the connection broke", code=KafkaErrorCode.NETWORK_EXCEPTION)

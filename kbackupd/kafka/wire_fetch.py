@@ -87,13 +87,13 @@ class FetchRequest(WireRequest[FetchResponse]):
         forgotten = ((id_, int32(id_.partition)) for id_ in self.forgotten)
         return b"".join([head, *_topics(wanted), *_topics(forgotten), string(self.rack), EMPTY_TAGS])
 
-    def decode(self, buffer: bytes, position: int) -> FetchResponse:
+    def decode(self, buffer: bytes | bytearray, position: int) -> FetchResponse:
         throttle_ms, error_code, session_id = _RESPONSE_HEAD.unpack_from(buffer, position)
         position += _RESPONSE_HEAD.size
         partitions: list[PartitionAnswer] = []
         topic_count, position = read_uvarint(buffer, position)
         for _ in range(topic_count - 1):
-            topic_id = topic_id_from_uuid(uuid.UUID(bytes=buffer[position : position + 16]))
+            topic_id = topic_id_from_uuid(uuid.UUID(bytes=bytes(buffer[position : position + 16])))
             partition_count, position = read_uvarint(buffer, position + 16)
             for _ in range(partition_count - 1):
                 partition, position = _partition(buffer, position, topic_id, self.asked)
@@ -118,7 +118,7 @@ def _topics(partitions: Iterable[tuple[PartitionId, bytes]]) -> list[bytes]:
 
 
 def _partition(
-    buffer: bytes, position: int, topic_id: TopicId, asked: Mapping[PartitionId, FetchTarget]
+    buffer: bytes | bytearray, position: int, topic_id: TopicId, asked: Mapping[PartitionId, FetchTarget]
 ) -> tuple[PartitionAnswer, int]:
     index, error_code, high_watermark, last_stable, log_start = _RESPONSE_PARTITION.unpack_from(buffer, position)
     position += _RESPONSE_PARTITION.size
@@ -130,7 +130,8 @@ def _partition(
     length, position = read_uvarint(buffer, position + 4)
     records = b""
     if length > 1:
-        records = buffer[position : position + length - 1]
+        # A view first: of a bytearray even a slice would be a copy, and a second one made it bytes.
+        records = bytes(memoryview(buffer)[position : position + length - 1])
         if len(records) != length - 1:
             raise WireError(f"{length - 1} bytes of records announced at {position}, {len(records)} came")
         position += length - 1
@@ -155,7 +156,7 @@ def _partition(
     return answer, position
 
 
-def _partition_tags(buffer: bytes, position: int) -> tuple[DivergingEpoch | None, int]:
+def _partition_tags(buffer: bytes | bytearray, position: int) -> tuple[DivergingEpoch | None, int]:
     diverging = None
     count, position = read_uvarint(buffer, position)
     for _ in range(count):
@@ -168,7 +169,7 @@ def _partition_tags(buffer: bytes, position: int) -> tuple[DivergingEpoch | None
     return diverging, position
 
 
-def _skip_tags(buffer: bytes, position: int) -> int:
+def _skip_tags(buffer: bytes | bytearray, position: int) -> int:
     count, position = read_uvarint(buffer, position)
     for _ in range(count):
         _, position = read_uvarint(buffer, position)

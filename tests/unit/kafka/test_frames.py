@@ -1,0 +1,167 @@
+"""Answers as they come off the wire: cut anywhere, of any size, ended at any point; each whole frame exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+import uuid
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kbackupd.kafka import frames
+from kbackupd.kafka.codec import int16, int32, int64, uvarint
+from kbackupd.kafka.connection import KafkaConnection
+from kbackupd.kafka.fetch import FetchSession
+from kbackupd.kafka.frames import FrameReader
+from kbackupd.kafka.types import FetchTarget
+from kbackupd.model.clock import SystemClock
+from kbackupd.model.errors import KafkaUnavailableError
+from kbackupd.model.positions import PartitionId, topic_id_from_uuid, topic_id_to_uuid
+from kbackupd.model.settings import SecuritySettings
+from tests.unit.kafka.sockets import fake_broker
+
+_FETCH = 1
+_TOPIC = topic_id_from_uuid(uuid.UUID(int=7))
+
+
+class _Before(asyncio.StreamReaderProtocol):
+    """The protocol that was there first; notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.told.append("lost")
+
+    def eof_received(self) -> bool:
+        self.told.append("eof")
+        return True
+
+
+def _framed(*bodies: bytes) -> bytes:
+    return b"".join(struct.pack(">i", len(body)) + body for body in bodies)
+
+
+def _feed(reader: FrameReader, data: bytes, step: int) -> None:
+    """As an event loop does: never more than the buffer it was given takes, at most `step` bytes at a time."""
+    while data:
+        buffer = reader.get_buffer(-1)
+        taken = min(step, len(buffer), len(data))
+        buffer[:taken] = data[:taken]
+        buffer.release()
+        reader.buffer_updated(taken)
+        data = data[taken:]
+
+
+@given(bodies=st.lists(st.binary(max_size=300), max_size=6), step=st.integers(1, 400), grow=st.integers(1, 500))
+def test_frames_come_out_as_they_went_in_however_the_bytes_are_cut(bodies: list[bytes], step: int, grow: int) -> None:
+    async def received() -> list[bytes]:
+        reader = FrameReader(_Before())
+        _feed(reader, _framed(*bodies), step)
+        return [bytes(await reader.frame()) for _ in bodies]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frames, "GROW_BYTES", grow)
+        assert asyncio.run(received()) == bodies
+
+
+async def test_who_waits_for_a_frame_gets_it_when_its_last_byte_comes() -> None:
+    reader = FrameReader(_Before())
+    waiting = asyncio.create_task(reader.frame())
+    data = _framed(b"answer")
+    _feed(reader, data[:-1], 3)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    _feed(reader, data[-1:], 3)
+    assert await waiting == b"answer"
+
+
+async def test_what_was_whole_before_the_connection_ended_is_still_handed_out_and_then_the_end() -> None:
+    before = _Before()
+    reader = FrameReader(before)
+    _feed(reader, _framed(b"whole") + _framed(b"cut off")[:-2], 100)
+    reader.eof_received()
+    reader.connection_lost(None)
+
+    assert not reader.at_eof()
+    assert await reader.frame() == b"whole"
+    assert reader.at_eof()
+    with pytest.raises(EOFError):
+        await reader.frame()
+    assert before.told == ["eof", "lost"]
+
+
+async def test_a_reset_ends_the_waiting_with_itself() -> None:
+    reader = FrameReader(_Before())
+    waiting = asyncio.create_task(reader.frame())
+    await asyncio.sleep(0)
+    reader.connection_lost(ConnectionResetError("by the peer"))
+    with pytest.raises(ConnectionResetError):
+        await waiting
+
+
+async def test_a_senseless_length_takes_no_memory() -> None:
+    reader = FrameReader(_Before())
+    _feed(reader, struct.pack(">i", 2**31 - 1), 4)
+    assert len(reader.get_buffer(-1)) == frames.GROW_BYTES
+
+    negative = FrameReader(_Before())
+    _feed(negative, struct.pack(">i", -5), 4)
+    with pytest.raises(EOFError, match="-5 bytes"):
+        await negative.frame()
+
+
+def _fetch_answer(records: bytes) -> bytes:
+    """Of one partition, behind the correlation id: no tags, no throttling, no error, session 0."""
+    partition = int32(0) + int16(0) + int64(9) * 2 + int64(0) + b"\x01" + int32(-1)
+    partition += uvarint(len(records) + 1) + records + b"\0"
+    topic = topic_id_to_uuid(_TOPIC).bytes + uvarint(2) + partition + b"\0"
+    return b"\0" + int32(0) + int16(0) + int32(0) + uvarint(2) + topic + b"\0"
+
+
+@contextlib.asynccontextmanager
+async def _session_with(answer: bytes) -> AsyncIterator[FetchSession]:
+    """A session with a broker that answers every fetch so; b"": that hangs up."""
+    async with (
+        fake_broker(respond=lambda key, _: answer if key == _FETCH else None) as broker,
+        KafkaConnection(
+            bootstrap_servers=[f"127.0.0.1:{broker.port}"],
+            security=SecuritySettings(),
+            client_id="test",
+            clock=SystemClock(),
+        ) as connection,
+    ):
+        session = FetchSession(connection, 1, clock=SystemClock())
+        session.want(PartitionId(_TOPIC, 0), FetchTarget(offset=0, max_bytes=1 << 20))
+        yield session
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_fetch_answers_of_megabytes_arrive_as_the_bytes_that_were_sent(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    records = bytes(range(256)) * (12 << 10)
+
+    async def received() -> list[bytes]:
+        async with _session_with(_fetch_answer(records)) as session:
+            return [
+                part.records
+                for _ in range(3)
+                for part in (await session.fetch(max_bytes=1 << 20, max_wait_ms=1, timeout_seconds=60.0)).partitions
+            ]
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        found = runner.run(received())
+    assert found == [records] * 3
+    assert {type(one) for one in found} == {bytes}
+
+
+async def test_a_broker_that_hangs_up_instead_of_answering_is_unavailable_not_a_hang() -> None:
+    async with _session_with(b"") as session:
+        with pytest.raises(KafkaUnavailableError):
+            await session.fetch(max_bytes=1 << 20, max_wait_ms=1, timeout_seconds=60.0)
