@@ -182,7 +182,7 @@ class BackupSettings:
     segment_max_bytes: int = 32 * MIB
     checkpoint_interval_seconds: float = 30.0
     compression_codec: Literal["zstd", "none"] = "zstd"
-    compression_level: int = 3
+    compression_level: int = 2
     memory_limit_bytes: int = 384 * MIB
     start: StartPolicy = StartPolicy.EARLIEST
     discovery_interval_seconds: float = 15.0

@@ -84,7 +84,7 @@ class StorageSection(Section):
 class CompressionSection(Section):
     codec: Annotated[Literal["zstd", "none"], one_of("zstd", "none"), Kind("zstd or none")] = written("zstd")
     """For batches their producer left uncompressed; compressed ones are stored as they are."""
-    level: Annotated[Whole, between(1, 19)] = written("3")
+    level: Annotated[Whole, between(1, 19)] = written("2")
     """zstd level, 1 (fastest) to 19 (smallest); means nothing with codec none."""
 
 

@@ -42,7 +42,7 @@ def test_the_example_says_what_the_documentation_promises() -> None:
             segment_max_bytes=32 * MIB,
             checkpoint_interval_seconds=30.0,
             compression_codec="zstd",
-            compression_level=3,
+            compression_level=2,
             memory_limit_bytes=384 * MIB,
             start=StartPolicy.EARLIEST,
             discovery_interval_seconds=15.0,
