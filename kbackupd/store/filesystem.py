@@ -33,6 +33,7 @@ from kbackupd.model.errors import (
 from kbackupd.store.buffers import COMPARE_CHUNK_BYTES, equal_bytes
 from kbackupd.store.keys import RESERVED_FIRST_SEGMENT, checked_key
 from kbackupd.store.protocol import Buffer, ObjectInfo
+from kbackupd.store.synced_file import write_synced
 
 STALE_TEMPORARY_MS = 24 * 3600 * 1000
 LIST_CHUNK_KEYS = 500
@@ -154,11 +155,7 @@ class FilesystemStore:
             self._temporary.mkdir(exist_ok=True)
             unfinished = self._temporary / uuid.uuid4().hex
             try:
-                with unfinished.open("xb", buffering=0) as file:
-                    for part in parts:
-                        _write_all(file.fileno(), part)
-                    os.fsync(file.fileno())
-                    _leave_page_cache(file.fileno())
+                write_synced(unfinished, parts)
                 if abandoned.is_set():
                     return
                 _make_durable_directory(path.parent)
@@ -272,25 +269,6 @@ class FilesystemStore:
             ):
                 raise ObjectMissingError(key) from error
             raise StoreUnavailableError(said, cause="io") from error
-
-
-def _write_all(descriptor: int, part: Buffer) -> None:
-    view = memoryview(part).cast("B")
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _leave_page_cache(descriptor: int) -> None:
-    """Give the pages of a synced file back at once, where the system knows how.
-
-    Nobody reads a segment soon after it was written. Left alone a backup at full speed fills the machine's memory with
-    them, drives out what others need there (a broker lives on it), and has the kernel find a fresh page for every one
-    of its own: on a virtual machine that cost more time than everything else the daemon did. And whoever validates an
-    object afterwards reads what is on the disk.
-    """
-    if hasattr(os, "posix_fadvise"):
-        with suppress(OSError):  # advice, and some file systems take none
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _fsync_directory(directory: Path) -> None:
