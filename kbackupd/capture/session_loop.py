@@ -37,6 +37,9 @@ INLINE_SCAN_BYTES = 64 << 10
 """Less than this is checked at once: handing it to a thread would cost more."""
 SKIM_BATCHES = 512
 """Where an answer holds more batches of a partition than this, the check finds their end, in its thread."""
+SKIM_ANSWER_BATCHES = 8_192
+"""Of all its partitions together: some milliseconds. An answer of a thousand partitions with a few hundred tiny batches
+each is within the bound of every one of them, and would hold the event loop for a tenth of a second."""
 BACKOFF_MAX_SECONDS = 10.0
 HALVINGS_MAX = 7
 LARGE_BATCH_SECONDS = 600.0
@@ -291,6 +294,7 @@ class SessionLoop:
             False, and nothing is wanted anew, unless every partition's end can be told this way and cheaply.
         """
         ends: list[tuple[PartitionCapture, BatchesEnd]] = []
+        left = SKIM_ANSWER_BATCHES
         for part in answer.partitions:
             partition = self.partitions.get(part.id)
             if partition is None or part.asked_offset != partition.position:
@@ -298,9 +302,10 @@ class SessionLoop:
             if part.error_code != KafkaErrorCode.NONE or part.diverging is not None:
                 return False
             if part.records:
-                end = skim_batches(part.records, batches_max=SKIM_BATCHES)
+                end = skim_batches(part.records, batches_max=min(SKIM_BATCHES, left))
                 if end is None or end.next_offset <= partition.position:
                     return False
+                left -= end.batches
                 ends.append((partition, end))
         for partition, end in ends:
             ahead = replace(partition.target(), offset=end.next_offset, last_fetched_epoch=end.leader_epoch)

@@ -155,6 +155,7 @@ class BatchesEnd:
 
     next_offset: int
     leader_epoch: int
+    batches: int
 
 
 def skim_batches(records: bytes, *, batches_max: int) -> BatchesEnd | None:
@@ -165,9 +166,10 @@ def skim_batches(records: bytes, *, batches_max: int) -> BatchesEnd | None:
         order, and perhaps the beginning of one more.
     """
     position, total = 0, len(records)
+    batches = 0
     next_offset = leader_epoch = -1
     unpack = _SCANNED.unpack_from
-    for _ in range(batches_max):
+    while batches < batches_max:
         if total - position < HEADER_BYTES:
             break
         base, length, epoch, magic, _, _, delta, _, _, _ = unpack(records, position)
@@ -182,10 +184,11 @@ def skim_batches(records: bytes, *, batches_max: int) -> BatchesEnd | None:
             break
         position += LENGTH_OVERHEAD + length
         next_offset, leader_epoch = base + delta + 1, epoch
+        batches += 1
     else:
         if position < total:
             return None
-    return BatchesEnd(next_offset=next_offset, leader_epoch=leader_epoch) if position else None
+    return BatchesEnd(next_offset=next_offset, leader_epoch=leader_epoch, batches=batches) if position else None
 
 
 def _run_flags(flags: int, attributes: int) -> RunFlag:

@@ -7,7 +7,10 @@ import math
 
 import pytest
 
+from kbackupd.capture import session_loop
 from kbackupd.capture.partition import SessionKind
+from kbackupd.format.batch import BatchesEnd, skim_batches
+from kbackupd.kafka.types import FetchAnswer
 from tests.unit.capture.site import Life, Site
 
 
@@ -109,4 +112,41 @@ def test_over_a_line_too_slow_for_what_is_asked_by_default_less_is_asked_and_eve
         assert site.cluster.fetches - asked_before < 20, "once the line is fast again, it asks for as much as ever"
 
     site.run_life(script)
+    site.check()
+
+
+def test_however_many_partitions_an_answer_holds_the_loop_reads_a_bounded_number_of_headers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each was within its own bound, and a thousand of them held the event loop for a tenth of a second."""
+    site = Site.new()
+    site.cluster.nodes = 1
+    logs = site.cluster.create("tiny", 12).logs
+    for log in logs:
+        for _ in range(60):
+            log.append(1, value=b"z" * 20_000)
+    read: list[int] = []
+    looked_ahead: list[bool] = []
+    look_ahead = session_loop.SessionLoop._look_ahead
+
+    def skim(records: bytes, *, batches_max: int) -> BatchesEnd | None:
+        end = skim_batches(records, batches_max=batches_max)
+        read[-1] += batches_max if end is None else end.batches
+        return end
+
+    def spied(loop: session_loop.SessionLoop, answer: FetchAnswer) -> bool:
+        read.append(0)
+        looked_ahead.append(look_ahead(loop, answer))
+        return looked_ahead[-1]
+
+    monkeypatch.setattr(session_loop, "SKIM_ANSWER_BATCHES", 40)
+    monkeypatch.setattr(session_loop, "skim_batches", skim)
+    monkeypatch.setattr(session_loop.SessionLoop, "_look_ahead", spied)
+
+    async def script(life: Life) -> None:
+        await life.durable()
+
+    site.run_life(script)
+    assert max(read) == 40
+    assert False in looked_ahead
     site.check()

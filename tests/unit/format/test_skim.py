@@ -28,6 +28,7 @@ def test_of_sound_bytes_it_tells_the_end_that_the_check_will_find(counts: list[i
     if scan.batches:
         assert end is not None
         assert (end.next_offset, end.leader_epoch) == (scan.next_offset, scan.leader_epochs[-1][0])
+        assert end.batches == scan.batches
     else:
         assert end is None
 
@@ -42,8 +43,11 @@ def test_of_whatever_bytes_it_says_something_or_nothing_but_does_not_fail(data: 
 
 
 def test_more_batches_than_allowed_are_left_to_the_check() -> None:
-    assert skim_batches(log_of([1] * 5), batches_max=5) is not None
+    end = skim_batches(log_of([1] * 5), batches_max=5)
+    assert end is not None
+    assert end.batches == 5
     assert skim_batches(log_of([1] * 6), batches_max=5) is None
+    assert skim_batches(log_of([1]), batches_max=0) is None
 
 
 def test_legacy_messages_are_left_to_the_check() -> None:
