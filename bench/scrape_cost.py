@@ -1,4 +1,4 @@
-"""What one scrape of /metrics and one /status cost the event loop at 10,000 partitions: `python -m bench.scrape`.
+"""What one scrape of /metrics and one /status cost the event loop at 10,000 partitions: `python -m bench.scrape_cost`.
 
 A whole pipeline of the daemon's follows a cluster in memory, in virtual time, until everything is durable; then the
 answers are computed again and again while real time is measured. Nothing else runs meanwhile, so wall and processor
