@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from bench.places import Place
+from bench.process import cpu_seconds, peak_rss_bytes
 from kbackupd.model.errors import KbackupError
 from kbackupd.observe import events
 from kbackupd.server.client import ControlClient
@@ -83,14 +82,14 @@ def back_up(
         while not (begun := _happened(log, events.POSITIONS_RECOVERED)):
             _require(process, deadline, "did not get to work")
             time.sleep(0.002)
-        startup_cpu = _cpu_seconds(process.pid)
+        startup_cpu = cpu_seconds(process.pid)
         asyncio.run(_flush(socket, topic, records, process, deadline))
         stored = _happened(log, events.SEGMENT_STORED)
         while sum(int(str(line["records"])) for line in stored) < records:
             _require(process, deadline, "did not store everything")
             time.sleep(0.002)
             stored = _happened(log, events.SEGMENT_STORED)
-        cpu, peak = _cpu_seconds(process.pid), _peak_rss_bytes(process.pid)
+        cpu, peak = cpu_seconds(process.pid), peak_rss_bytes(process.pid)
         process.stop(deadline_seconds=60.0)
     finally:
         process.kill()
@@ -141,14 +140,3 @@ def _happened(log: Path, event: str) -> list[dict[str, object]]:
 
 def _instant(line: Mapping[str, object]) -> float:
     return datetime.fromisoformat(str(line["timestamp"])).timestamp()
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _peak_rss_bytes(pid: int) -> int:
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    assert found is not None, "the kernel tells every process's peak"
-    return int(found[1]) << 10
