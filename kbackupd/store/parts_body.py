@@ -1,14 +1,12 @@
-"""An HTTP body made of several buffers, sent from where they lie: nothing is joined, so an upload costs no copy."""
+"""An HTTP body of several buffers, sent from where they lie: nothing large is joined, so an upload costs no copy."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 
+from kbackupd.store.buffers import gathered, total_bytes
 from kbackupd.store.protocol import Buffer
-
-PIECE_BYTES = 256 << 10
-"""Handed to the connection at once: some socket buffers' worth, so that a slow peer holds the sender back."""
 
 
 class PartsBody:
@@ -19,19 +17,19 @@ class PartsBody:
     """
 
     def __init__(self, parts: Sequence[Buffer]) -> None:
-        self._views = [memoryview(part).cast("B") for part in parts]
-        self._size = sum(view.nbytes for view in self._views)
+        self._parts = parts
+        self._size = total_bytes(parts)
         self._position = 0
 
-    async def __aiter__(self) -> AsyncIterator[memoryview]:
-        for piece in self._pieces(0):
+    async def __aiter__(self) -> AsyncIterator[Buffer]:
+        for piece in gathered(self._parts):
             yield piece
 
     def read(self, size: int = -1) -> bytes:
         """Bytes from the position on, joined."""
         left = self._size - self._position if size < 0 else size
         found = bytearray()
-        for piece in self._pieces(self._position):
+        for piece in gathered(self._parts, skip=self._position):
             found += piece[: left - len(found)]
             if len(found) >= left:
                 break
@@ -45,12 +43,3 @@ class PartsBody:
 
     def tell(self) -> int:
         return self._position
-
-    def _pieces(self, position: int) -> Iterator[memoryview]:
-        for view in self._views:
-            if position >= view.nbytes:
-                position -= view.nbytes
-                continue
-            for first in range(position, view.nbytes, PIECE_BYTES):
-                yield view[first : first + PIECE_BYTES]
-            position = 0

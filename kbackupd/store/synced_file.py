@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from kbackupd.store.buffers import total_bytes
+from kbackupd.store.buffers import gathered, total_bytes
 from kbackupd.store.protocol import Buffer
 
 PIECE_BYTES = 1 << 20
@@ -40,7 +40,7 @@ def write_synced(path: Path, parts: Sequence[Buffer]) -> None:
         if direct and fcntl.fcntl(descriptor, fcntl.F_GETFL) & _DIRECT:
             _write_direct(descriptor, parts)
         else:
-            for part in parts:
+            for part in gathered(parts):
                 _write_all(descriptor, memoryview(part).cast("B"))
         os.fsync(descriptor)
         if hasattr(os, "posix_fadvise"):
