@@ -18,7 +18,7 @@ from kbackupd.capture.steering import Steering
 from kbackupd.daemon.descriptors import allow_descriptors
 from kbackupd.daemon.errand import Errand
 from kbackupd.daemon.loop_lag import LoopLag, sampling_lag
-from kbackupd.daemon.memory import budget_bytes, keep_freed_memory, left_for_data
+from kbackupd.daemon.memory import budget_bytes, collect_seldom, keep_freed_memory, left_for_data
 from kbackupd.daemon.reload import Reloader, no_configuration, reloading_on_hangup
 from kbackupd.daemon.service import Service, nothing_to_reload
 from kbackupd.daemon.source import QUESTION_SECONDS, KafkaQuestions, KafkaSource
@@ -189,7 +189,7 @@ class _Life:
                 self._reloader.began(lambda wanted: self._obey(wanted, pipeline, snapshots))
         # Beside the pipeline, not among its tasks: nothing that happens to a snapshot, or to the consumer group, is the
         # records' concern.
-        beside: list[asyncio.Task[None]] = []
+        beside = [asyncio.create_task(collect_seldom(), name="garbage")]
         if self._committer is not None:
             beside.append(asyncio.create_task(self._committer.run(), name="group-commits"))
         if self._errand is None:
