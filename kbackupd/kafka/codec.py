@@ -142,6 +142,21 @@ class Reader:
         value, self._position = read_uvarint(self._buffer, self._position)
         return value
 
+    def unpack(self, layout: struct.Struct) -> tuple[int, ...]:
+        """Several numbers at once."""
+        values = layout.unpack_from(self._buffer, self._position)
+        self._position += layout.size
+        return values
+
+    def int32_array(self) -> tuple[int, ...]:
+        """A compact array of 32-bit numbers; a null one reads as empty."""
+        count = self.uvarint() - 1
+        if count <= 0:
+            return ()
+        values = struct.unpack_from(f">{count}i", self._buffer, self._position)
+        self._position += 4 * count
+        return values
+
     def take(self, length: int) -> bytes:
         end = self._position + length
         value = self._buffer[self._position : end]
