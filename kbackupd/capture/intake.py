@@ -24,7 +24,7 @@ from kbackupd.model.path import BatchScan, RecordBatches
 from kbackupd.model.positions import PartitionId
 from kbackupd.model.segment import RunFlag, Sample
 from kbackupd.observe import events
-from kbackupd.observe.metrics import Metrics
+from kbackupd.observe.metrics import Metrics, Stream
 from kbackupd.observe.problems import Problems
 
 BEHIND_ANSWERS = 3
@@ -64,6 +64,15 @@ class Intake:
         self._clock = clock
         self._metrics = metrics
         self._problems = problems
+        self._captured: dict[Stream, list[int]] = {"user": [0, 0, 0], "system": [0, 0, 0]}
+        """Bytes, batches and records taken in and not yet told, by stream."""
+
+    def count(self) -> None:
+        """Tell the metrics what was taken in since the last time: once per answer, not once per partition of it."""
+        for stream, counts in self._captured.items():
+            if counts[1]:
+                self._metrics.captured(stream, size_bytes=counts[0], batches=counts[1], records=counts[2])
+                counts[:] = (0, 0, 0)
 
     def record(self, event: LedgerEvent) -> None:
         """Put a ledger event into the open segment, and say it."""
@@ -205,12 +214,10 @@ class Intake:
         partition.took(batches)
         self.taken_records += scan.records
         self.taken_bytes += scan.good_bytes
-        self._metrics.captured(
-            "system" if partition.system else "user",
-            size_bytes=scan.good_bytes,
-            batches=scan.batches,
-            records=scan.records,
-        )
+        counts = self._captured["system" if partition.system else "user"]
+        counts[0] += scan.good_bytes
+        counts[1] += scan.batches
+        counts[2] += scan.records
 
     def _corrupt(self, partition: PartitionCapture, answer: PartitionAnswer, fetch: FetchAnswer, node: int) -> bool:
         """The first batch fails its CRC. Again, then keep the bytes and go on at the next good batch."""

@@ -15,6 +15,7 @@ from kbackupd.capture.intake import Intake
 from kbackupd.capture.partition import PartitionCapture
 from kbackupd.capture.roster import NO_LEADER, Roster
 from kbackupd.capture.source import Source
+from kbackupd.capture.waiting import TURN_PARTITIONS
 from kbackupd.kafka.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, KafkaErrorCode, OffsetAnswer, TopicPartition
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
@@ -122,7 +123,9 @@ class Positioner:
         }
         epochs = await self._source.epoch_end_offsets(node_id, checks) if checks else {}
         same = await self._still_the_same(group)
-        for partition in group:
+        for turn, partition in enumerate(group, start=1):
+            if turn % TURN_PARTITIONS == 0:
+                await asyncio.sleep(0)
             tp = _by_name(partition)
             # Meanwhile it may have been closed, or have moved to another leader, which knows better than this one.
             if self._roster.settled(partition):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
 
@@ -21,11 +21,13 @@ from kbackupd.capture.rate import RateLimit
 from kbackupd.capture.request_size import RECEIVING_COPIES, SMALLEST_REQUEST_BYTES, request_bytes
 from kbackupd.capture.roster import Roster
 from kbackupd.capture.source import Session
+from kbackupd.capture.waiting import TURN_PARTITIONS
 from kbackupd.flow.budget import MemoryBudget
 from kbackupd.format.batch import BatchesEnd, skim_batches
 from kbackupd.kafka.types import FetchAnswer, KafkaErrorCode, PartitionAnswer
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
+from kbackupd.model.path import BatchScan
 from kbackupd.model.positions import PartitionId
 from kbackupd.observe import events
 from kbackupd.observe.metrics import Metrics
@@ -308,7 +310,7 @@ class SessionLoop:
                 left -= end.batches
                 ends.append((partition, end))
         for partition, end in ends:
-            ahead = replace(partition.target(), offset=end.next_offset, last_fetched_epoch=end.leader_epoch)
+            ahead = partition.target()._replace(offset=end.next_offset, last_fetched_epoch=end.leader_epoch)
             self._session.want(partition.id, ahead)
         return True
 
@@ -340,8 +342,23 @@ class SessionLoop:
         now = self._clock.monotonic()
         if largest >= self._largest_batch_bytes or now - self._largest_at >= LARGE_BATCH_SECONDS:
             self._largest_batch_bytes, self._largest_at = largest, now
-        for (partition, part), scan in zip(todo, scanned, strict=True):
-            # While the thread worked, an operator may have paused it or the topic may have gone.
+        try:
+            await self._take_parts(came, answer, todo, scanned)
+        finally:
+            self._intake.count()
+        self._after_answer()
+
+    async def _take_parts(
+        self,
+        came: _Received,
+        answer: FetchAnswer,
+        parts: list[tuple[PartitionCapture, PartitionAnswer]],
+        scans: list[BatchScan],
+    ) -> None:
+        for turn, ((partition, part), scan) in enumerate(zip(parts, scans, strict=True), start=1):
+            if turn % TURN_PARTITIONS == 0:
+                await asyncio.sleep(0)
+            # While others had their turn, an operator may have paused it or the topic may have gone.
             if self.partitions.get(part.id) is not partition or part.asked_offset != partition.position:
                 continue
             before = self._intake.open.facts.held_bytes
@@ -361,7 +378,6 @@ class SessionLoop:
                 self._roster.place(partition)
             else:
                 self._session.want(partition.id, partition.target())
-        self._after_answer()
 
     def _measure(self, partition: PartitionCapture) -> None:
         """Remember a partition that needs larger requests than the others."""

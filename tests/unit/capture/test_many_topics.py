@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import ValuesView
+import asyncio
+from collections import Counter
+from collections.abc import Callable, ValuesView
+from typing import ParamSpec, TypeVar
 
 from kbackupd.capture.roster import CapturedTopic
+from kbackupd.capture.waiting import TURN_PARTITIONS
 from kbackupd.model.events import TopicSeen
 from kbackupd.model.positions import TopicId
 from tests.unit.capture.site import Life, Site
@@ -18,6 +22,65 @@ class CountedLooks(dict[TopicId, CapturedTopic]):
     def values(self) -> ValuesView[CapturedTopic]:  # type: ignore[override]  # what dict returns has no public name
         self.looks += 1
         return super().values()
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Turns:
+    """Counts how often something is done within one turn of the event loop."""
+
+    def __init__(self) -> None:
+        self._turn = 0
+        self._ending = False
+        self._done: dict[str, Counter[int]] = {}
+
+    def counted(self, what: str, inner: Callable[P, R]) -> Callable[P, R]:
+        done = self._done.setdefault(what, Counter())
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            if not self._ending:
+                self._ending = True
+                asyncio.get_running_loop().call_soon(self._end)
+            done[self._turn] += 1
+            return inner(*args, **kwargs)
+
+        return call
+
+    def _end(self) -> None:
+        self._ending = False
+        self._turn += 1
+
+    def most(self, what: str) -> int:
+        return max(self._done[what].values())
+
+    def all(self, what: str) -> int:
+        return self._done[what].total()
+
+
+def test_thousands_of_partitions_leave_everybody_else_a_turn() -> None:
+    """Hazard 56: first positions and a first answer concern every partition at once. Done in one go, either
+    kept probes, scrapes and the other brokers' answers waiting for a third of a second."""
+    site = Site.new()
+    site.cluster = type(site.cluster)(site.clock, nodes=1)
+    for number in range(24):
+        site.cluster.create(f"topic-{number}", 50)
+    for topic in site.cluster.topics.values():
+        for log in topic.logs:
+            log.append(1)
+    turns = Turns()
+
+    async def script(life: Life) -> None:
+        roster, intake = life.pipeline.roster, life.pipeline.intake
+        roster.settled = turns.counted("positioned", roster.settled)  # type: ignore[method-assign]
+        intake.answered = turns.counted("answered", intake.answered)  # type: ignore[method-assign]
+        await life.until(lambda: len(site.footers()) > 0, "the first flush")
+
+    site.run_life(script)
+    for what in ("positioned", "answered"):
+        assert turns.all(what) >= 1_200, what
+        assert turns.most(what) <= TURN_PARTITIONS, what
 
 
 def test_ten_thousand_topics_are_not_looked_through_for_each_new_one() -> None:
