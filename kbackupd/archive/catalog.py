@@ -271,7 +271,7 @@ def gather_evidence(segments: Sequence[CatalogSegment]) -> dict[PartitionId, Par
 def _usable(runs: Iterable[Run]) -> dict[PartitionId, list[Run]]:
     usable: dict[PartitionId, list[Run]] = {}
     for run in runs:
-        if not run.flags & RunFlag.CORRUPT:
+        if not run.flags.corrupt:
             usable.setdefault(run.id, []).append(run)
     return usable
 

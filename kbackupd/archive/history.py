@@ -41,7 +41,7 @@ class StoredRun:
 
     @property
     def corrupt(self) -> bool:
-        return bool(self.run.flags & RunFlag.CORRUPT)
+        return self.run.flags.corrupt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,9 +33,9 @@ from kbackupd.model.segment import (
     Footer,
     Identity,
     ObjectRef,
+    OpenTransaction,
     PartitionCheckpoint,
     Run,
-    RunFlag,
     TopicCheckpoint,
 )
 
@@ -131,7 +131,7 @@ class WriterState:
         self._apply_topics(footer)
         steps: dict[PartitionId, list[Run | Gap | Truncated]] = defaultdict(list)
         for run in footer.runs:
-            if not run.flags & RunFlag.CORRUPT:
+            if not run.flags.corrupt:
                 steps[run.id].append(run)
         for event in footer.events:
             # The gap of a deletion moves nothing: should the topic prove alive after all (a lagging broker's answer was
@@ -222,16 +222,21 @@ class WriterState:
 
     def _settle_transactions(self, footer: Footer, held_back: set[PartitionId]) -> None:
         """The footer's word on what is open replaces ours for every partition it holds runs of."""
-        touched = {run.id for run in footer.runs if not run.flags & RunFlag.CORRUPT}
-        # Held back by a lost segment, a partition stands before what this footer speaks of.
-        reached = {id for id in touched - held_back if id in self.partitions and self.partitions[id].seen}
-        for id in reached:
-            self.partitions[id].open_transactions.clear()
-        for open_ in footer.open_transactions:
-            if open_.id in reached:
-                self.partitions[open_.id].open_transactions[open_.producer_id] = (
-                    open_.producer_epoch,
-                    open_.first_offset,
+        open_now: dict[PartitionId, list[OpenTransaction]] = defaultdict(list)
+        for row in footer.open_transactions:
+            open_now[row.id].append(row)
+        for run in footer.runs:
+            # Held back by a lost segment, a partition stands before what this footer speaks of.
+            if run.flags.corrupt or run.id in held_back:
+                continue
+            partition = self.partitions.get(run.id)
+            if partition is None or not partition.seen:
+                continue
+            if partition.open_transactions:
+                partition.open_transactions.clear()
+            if run.id in open_now:
+                partition.open_transactions.update(
+                    {row.producer_id: (row.producer_epoch, row.first_offset) for row in open_now[run.id]}
                 )
 
     def picture(
@@ -363,6 +368,13 @@ class WriterState:
 
 def _advance(partition: PartitionState, items: list[Run | Gap | Truncated]) -> bool:
     """Move `partition` over what is contiguous in `items`, branch after branch; False if it is held back."""
+    if len(items) == 1 and isinstance(only := items[0], Run) and only.branch == partition.branch:
+        # What nearly every segment says of nearly every partition: in few steps, ten thousand times a flush.
+        if _first_offset(only) > partition.next_offset:
+            return False
+        partition.next_offset = max(partition.next_offset, only.next_offset)
+        add_epochs(partition.leader_epochs, only.leader_epochs)
+        return True
     by_branch: dict[int, list[Run | Gap | Truncated]] = defaultdict(list)
     for item in items:
         by_branch[item.branch].append(item)
@@ -396,7 +408,7 @@ def _advance(partition: PartitionState, items: list[Run | Gap | Truncated]) -> b
 
 
 def _first_offset(item: Run | Gap) -> int:
-    return item.covers.first_offset if isinstance(item, Run) else item.first_offset
+    return min(item.asked_offset, item.next_offset) if isinstance(item, Run) else item.first_offset
 
 
 def _drop_transactions_from(partition: PartitionState, offset: int) -> None:

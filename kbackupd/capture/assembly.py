@@ -13,7 +13,7 @@ from kbackupd.format.segment import RunDraft
 from kbackupd.model.events import Gap, GapCause, LedgerEvent, PartitionSeen, Truncated
 from kbackupd.model.path import RecordBatches
 from kbackupd.model.positions import PartitionId
-from kbackupd.model.segment import OpenTransaction, RunFlag, Sample, TransactionOutcome
+from kbackupd.model.segment import OpenTransaction, Sample, TransactionOutcome
 
 SAMPLES_MAX = 5_000
 """Beyond this many, a partition's newest sample replaces the one before instead of joining it."""
@@ -62,7 +62,7 @@ class OpenSegment:
             draft = RunDraft.of(batches)
             self._runs.append(draft)
             self._last[batches.id] = draft
-        if not batches.scan.flags & RunFlag.CORRUPT:
+        if not batches.scan.flags.corrupt:
             self._next_offsets[batches.id] = batches.scan.next_offset
         for marker in batches.scan.markers:
             self._outcomes.append(

@@ -18,7 +18,6 @@ from kbackupd.kafka.types import DivergingEpoch, FetchTarget
 from kbackupd.model.events import Gap, GapCause, Truncated
 from kbackupd.model.path import MarkerSeen, RecordBatches, TransactionBegun
 from kbackupd.model.positions import PartitionId
-from kbackupd.model.segment import RunFlag
 from kbackupd.model.status import PartitionState
 
 BACKOFF_FIRST_SECONDS = 0.2
@@ -31,6 +30,9 @@ CORRUPT_ATTEMPTS = 3
 class SessionKind(StrEnum):
     FOLLOWING = "following"
     CATCHING_UP = "catching-up"
+
+    # The enum's own runs Python code at every look-up by kind, several per partition and answer.
+    __hash__ = str.__hash__
 
 
 FETCH_BYTES = {SessionKind.FOLLOWING: 1 << 20, SessionKind.CATCHING_UP: 8 << 20}
@@ -163,8 +165,10 @@ class PartitionCapture:
         if scan.leader_epochs:
             add_epochs(self.leader_epochs, scan.leader_epochs)
             self.check_epoch = scan.leader_epochs[-1][0]
-        if scan.flags & RunFlag.LEGACY_MAGIC:
+        if scan.flags.legacy:
             self.check_epoch = -1
+        if not scan.begun and not scan.markers:
+            return
         steps: list[TransactionBegun | MarkerSeen] = [*scan.begun, *scan.markers]
         for step in sorted(steps, key=lambda step: step.offset):
             if isinstance(step, MarkerSeen):

@@ -18,7 +18,8 @@ class Watermark:
 
     def __init__(self, durable: Mapping[PartitionId, int] | None = None) -> None:
         self._durable = dict(durable or {})
-        self._in_flight: dict[PartitionId, deque[tuple[int, int]]] = {}
+        self._in_flight: dict[PartitionId, list[tuple[int, int]]] = {}
+        """No deques: ten thousand empty ones are six megabytes."""
         self._partitions_of: dict[int, tuple[PartitionId, ...]] = {}
         self._landed: set[int] = set()
         self._cuts: dict[PartitionId, deque[int]] = {}
@@ -45,7 +46,7 @@ class Watermark:
             self._durable[id] = min(self._durable[id], offset)
         waiting = self._in_flight.get(id)
         if waiting:
-            self._in_flight[id] = deque((seq, min(next_offset, offset)) for seq, next_offset in waiting)
+            self._in_flight[id] = [(seq, min(next_offset, offset)) for seq, next_offset in waiting]
 
     def sealed(
         self, seq: int, next_offsets: Mapping[PartitionId, int], cuts: Mapping[PartitionId, int] | None = None
@@ -66,8 +67,12 @@ class Watermark:
         self._partitions_of[seq] = tuple(next_offsets)
         for id, next_offset in next_offsets.items():
             # A cut that came after this segment was closed holds for it as well.
-            reach = min((next_offset, *self._cuts.get(id, ())))
-            self._in_flight.setdefault(id, deque()).append((seq, reach))
+            reach = min((next_offset, *self._cuts[id])) if id in self._cuts else next_offset
+            waiting = self._in_flight.get(id)
+            if waiting is None:
+                self._in_flight[id] = [(seq, reach)]
+            else:
+                waiting.append((seq, reach))
 
     def stored(self, entry: CatalogEntry) -> list[PartitionId]:
         """Account for a durable segment; returns the partitions whose durable offset this moved."""
@@ -78,7 +83,7 @@ class Watermark:
             waiting = self._in_flight[id]
             before = self._durable.get(id)
             while waiting and waiting[0][0] in self._landed:
-                self._durable[id] = waiting.popleft()[1]
+                self._durable[id] = waiting.pop(0)[1]
             if not waiting:
                 del self._in_flight[id]
             if self._durable.get(id) != before:

@@ -43,6 +43,8 @@ __all__ = [
     "skim_batches",
 ]
 
+_FLAGS = tuple(RunFlag(bits) for bits in range(64))
+_LEGACY_MAGIC = int(RunFlag.LEGACY_MAGIC)
 _SCANNED = struct.Struct(">qiibIhiqq14xi")
 """A header without producer id, epoch and sequence, which only transactional batches are asked for."""
 
@@ -87,7 +89,7 @@ def scan_batches(records: bytes | memoryview, *, asked_offset: int) -> BatchScan
             base, length, epoch, magic, crc, attributes, delta, base_ms, max_ms, _, _, _, count = found
             size = length + 12
             holds = zlib.crc32(view[position + 16 : position + size]) == crc
-            flags |= RunFlag.LEGACY_MAGIC
+            flags |= _LEGACY_MAGIC
         else:
             base, length, epoch, magic, crc, attributes, delta, base_ms, max_ms, count = unpack(view, position)
             size = length + 12
@@ -198,7 +200,7 @@ def _run_flags(flags: int, attributes: int) -> RunFlag:
         flags |= RunFlag.TRANSACTIONAL
     if attributes & CONTROL:
         flags |= RunFlag.CONTROL
-    return RunFlag(flags)
+    return _FLAGS[flags]
 
 
 def _scan_odd(view: memoryview, position: int) -> BatchHeader | int:

@@ -81,7 +81,8 @@ class RunDraft:
             and batches.scan.first_offset >= self.next_offset
             and batches.branch == self.branch
             and batches.replica == self.replica
-            and not (self.flags | batches.scan.flags) & RunFlag.CORRUPT
+            and not self.flags.corrupt
+            and not batches.scan.flags.corrupt
         )
 
     def append(self, batches: RecordBatches) -> None:
@@ -89,7 +90,8 @@ class RunDraft:
         scan = batches.scan
         self.next_offset = scan.next_offset
         self.captured_ms = batches.captured_ms
-        self.flags |= scan.flags
+        if scan.flags != self.flags:
+            self.flags |= scan.flags
         if scan.batches:
             self.base_timestamp_ms = (
                 min(self.base_timestamp_ms, scan.base_timestamp_ms) if self.batches else scan.base_timestamp_ms
@@ -170,7 +172,7 @@ def run_findings(run: Run, raw: bytes) -> Iterator[BatchFinding]:
 
     A corrupt-at-source run is exempt: it holds what the broker served, and proves nothing.
     """
-    if run.flags & RunFlag.CORRUPT:
+    if run.flags.corrupt:
         return
     scan = scan_batches(raw, asked_offset=run.asked_offset)
     if scan.good_bytes != len(raw):

@@ -1,4 +1,8 @@
-"""What Kafka's answers say, as plain values: the vocabulary of this rim. No aiokafka and no I/O in here."""
+"""What Kafka's answers say, as plain values: the vocabulary of this rim. No aiokafka and no I/O in here.
+
+What is made once per partition of an answer is a named tuple, for those cost a third of a frozen dataclass to make
+(docs/adr/0019).
+"""
 
 from __future__ import annotations
 
@@ -173,8 +177,7 @@ class BrokerInfo:
     rack: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionMetadata:
+class PartitionMetadata(NamedTuple):
     """`leader_id` −1: no leader now (`error_code` then says LEADER_NOT_AVAILABLE); `leader_epoch` −1: not known."""
 
     partition: int
@@ -213,8 +216,7 @@ class ClusterMetadata:
     topics: tuple[TopicMetadata, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FetchTarget:
+class FetchTarget(NamedTuple):
     """What a fetch session asks for one partition.
 
     Args:
@@ -240,8 +242,7 @@ class DivergingEpoch:
     end_offset: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionAnswer:
+class PartitionAnswer(NamedTuple):
     """One partition's part of a fetch answer.
 
     `records` are the broker's own batches, b"" if none (Kafka's null and empty mean the same here); the last batch
@@ -281,8 +282,7 @@ class FetchAnswer:
     answered_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OffsetAnswer:
+class OffsetAnswer(NamedTuple):
     """`offset` and `leader_epoch` are −1 where an `error_code` left them unknown."""
 
     error_code: int
@@ -290,8 +290,7 @@ class OffsetAnswer:
     leader_epoch: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochEnd:
+class EpochEnd(NamedTuple):
     """Where the largest epoch ≤ the asked one ends on the leader: `leader_epoch` that epoch, `end_offset` the offset
     after its last record; both −1 where the leader knows no such epoch or an `error_code` says why not."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kbackupd.model.positions import PartitionId
 from kbackupd.model.segment import Footer, ObjectRef, RunFlag
@@ -34,8 +35,7 @@ class TransactionBegun:
     producer_epoch: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchScan:
+class BatchScan(NamedTuple):
     """What the headers of the whole, CRC-checked batches at the start of some fetched bytes say."""
 
     first_offset: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
 class PartitionState(StrEnum):
@@ -33,8 +33,7 @@ class PartitionState(StrEnum):
 FlushOutcome = Literal["stored", "nothing new"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionSample:
+class PartitionSample(NamedTuple):
     """Where one partition stands at this moment; what the live gauges are computed from at a scrape."""
 
     topic: str

@@ -57,11 +57,11 @@ def comparable(value: object) -> object:
     if not isinstance(value, Footer):
         return value
     runs = tuple(
-        replace(run, position=0, stored_bytes=0, crc32c=0) if run.codec == "zstd" else run for run in value.runs
+        run._replace(position=0, stored_bytes=0, crc32c=0) if run.codec == "zstd" else run for run in value.runs
     )
     if all(run.codec == "none" for run in runs):
         return value
-    return replace(value, runs=tuple(replace(run, position=0) for run in runs), body_bytes=0, body_sha256="")
+    return replace(value, runs=tuple(run._replace(position=0) for run in runs), body_bytes=0, body_sha256="")
 
 
 @pytest.mark.parametrize("name", KEYS)

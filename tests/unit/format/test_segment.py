@@ -104,7 +104,7 @@ def test_a_run_takes_only_what_goes_on_where_it_ends() -> None:
     assert not run.accepts(replace(going_on, branch=1))
     assert not run.accepts(replace(going_on, replica=2))
     assert not run.accepts(fetched(batch(2, 4), id_=ID, asked_offset=3)), "the log would run backwards"
-    assert not run.accepts(replace(going_on, scan=replace(going_on.scan, flags=RunFlag.CORRUPT)))
+    assert not run.accepts(replace(going_on, scan=going_on.scan._replace(flags=RunFlag.CORRUPT)))
     corrupt = corrupt_run()
     assert not corrupt.accepts(fetched(batch(502), id_=corrupt.id, asked_offset=502))
 
@@ -189,7 +189,7 @@ def test_stored_bytes_are_checked_before_they_are_believed() -> None:
     with pytest.raises(CorruptObjectError, match="bytes instead of"):
         run_bytes(run, stored[:-1])
     with pytest.raises(CorruptObjectError, match="zstd frame is not of 1 bytes"):
-        run_bytes(replace(run, raw_bytes=1), stored)
+        run_bytes(run._replace(raw_bytes=1), stored)
 
 
 @pytest.mark.parametrize(

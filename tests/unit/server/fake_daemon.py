@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from kbackupd.model.clock import ManualClock
@@ -142,7 +141,7 @@ class FakeDaemon:
             key = f"segments/main/3/{self.seq:016}-{self.clock.now_ms()}.kbs"
             self.last_segment = SegmentStatus(key=key, sealed_ms=self.clock.now_ms(), stored_bytes=4_404_019)
         for p in new:
-            self._replace(p, replace(p, durable_offset=p.high_watermark, lag_records=0, exposure_seconds=0.0))
+            self._replace(p, p._replace(durable_offset=p.high_watermark, lag_records=0, exposure_seconds=0.0))
         self.flushed.set()
         return FlushReport(
             topics=topics,
@@ -187,7 +186,7 @@ class FakeDaemon:
     def _set_paused(self, topics: str, paused: bool) -> PauseReport:
         matching = self._matching(topics)
         for p in matching:
-            self._replace(p, replace(p, state=PartitionState.PAUSED if paused else PartitionState.FOLLOWING))
+            self._replace(p, p._replace(state=PartitionState.PAUSED if paused else PartitionState.FOLLOWING))
         names = tuple(sorted({p.topic for p in matching}))
         return PauseReport(topics=names, partitions=len(matching), paused=paused, durable=True)
 

@@ -312,7 +312,7 @@ class TestCheckpoints:
         forged = replace(
             lying,
             topics=(known, replace(known, id=other, name="lost")),
-            partitions=(row, replace(row, id=row.id._replace(topic_id=other))),
+            partitions=(row, row._replace(id=row.id._replace(topic_id=other))),
         )
         built.tamper(key, encode_checkpoint(forged))
         found = errors(await check(built))
