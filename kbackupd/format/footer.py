@@ -23,6 +23,7 @@ from kbackupd.format.columns import (
     TopicIndex,
     Violation,
     check_columns,
+    check_indices,
     check_ranges,
     decode_json,
     partition_ids,
@@ -30,7 +31,14 @@ from kbackupd.format.columns import (
 from kbackupd.format.container import Tail
 from kbackupd.format.keys import SegmentKey, parse_segment_key
 from kbackupd.format.ledger import EventRow, decode_event, encode_event
-from kbackupd.format.run_table import LeaderEpochColumns, RunColumns, decode_runs, encode_leader_epochs, encode_runs
+from kbackupd.format.run_table import (
+    LeaderEpochColumns,
+    RunColumns,
+    check_runs,
+    decode_runs,
+    encode_leader_epochs,
+    encode_runs,
+)
 from kbackupd.model.errors import CorruptObjectError
 from kbackupd.model.events import LedgerEvent
 from kbackupd.model.positions import TopicId
@@ -169,15 +177,41 @@ def decode_footer(key: str, tail: Tail) -> Footer:
         raise CorruptObjectError(key, f"footer: {problem}") from problem
 
 
-def _decode(key: str, tail: Tail, rows: _Footer) -> Footer:
+def check_footer(key: str, tail: Tail) -> None:
+    """Refuse what `decode_footer` would refuse, without making ten thousand values that nobody asked for.
+
+    Raises:
+        CorruptObjectError: any rule of the specification is broken.
+    """
+    rows = decode_json(key, "footer", tail.footer_json, _Footer)
+    try:
+        topics = _head(key, rows)
+        ids = [topic_id for topic_id, _ in topics]
+        _decode_earlier(rows)
+        check_runs(rows.runs, rows.leader_epochs, ids, tail.body_bytes)
+        _decode_outcomes(rows.outcomes, ids)
+        _decode_open(rows.open_transactions, ids)
+        _check_samples(rows.samples, ids)
+        for _ in _decode_events(rows.events, topics):
+            pass
+    except Violation as problem:
+        raise CorruptObjectError(key, f"footer: {problem}") from problem
+
+
+def _head(key: str, rows: _Footer) -> list[tuple[TopicId, str]]:
+    """The topics' dictionary, once it and the numbers beside it are checked."""
     if parse_segment_key(key) != SegmentKey(rows.writer, rows.writer_epoch, rows.seq, rows.sealed_ms):
         raise Violation("writer, writer_epoch, seq or sealed_ms contradict the key")
     topics = [(TopicId(topic_id), name) for topic_id, name in rows.topics]
-    names = dict(topics)
-    if len(names) != len(topics):
+    if len(dict(topics)) != len(topics):
         raise Violation("topics: a topic id stands twice")
     if any(seq >= rows.seq for seq in rows.in_flight) or sorted(set(rows.in_flight)) != rows.in_flight:
         raise Violation("in_flight: not earlier sequences in ascending order")
+    return topics
+
+
+def _decode(key: str, tail: Tail, rows: _Footer) -> Footer:
+    topics = _head(key, rows)
     ids = [topic_id for topic_id, _ in topics]
     return Footer(
         identity=tail.identity,
@@ -192,7 +226,7 @@ def _decode(key: str, tail: Tail, rows: _Footer) -> Footer:
         sealed_monotonic_ms=rows.sealed_monotonic_ms,
         body_bytes=tail.body_bytes,
         body_sha256=rows.body_sha256,
-        topics=names,
+        topics=dict(topics),
         runs=decode_runs(rows.runs, rows.leader_epochs, ids, tail.body_bytes),
         outcomes=_decode_outcomes(rows.outcomes, ids),
         open_transactions=_decode_open(rows.open_transactions, ids),
@@ -244,8 +278,13 @@ def _decode_open(table: _OpenTransactions, ids: Sequence[TopicId]) -> tuple[Open
     )
 
 
-def _decode_samples(table: _Samples, ids: Sequence[TopicId]) -> tuple[Sample, ...]:
+def _check_samples(table: _Samples, ids: Sequence[TopicId]) -> None:
     check_columns("samples", table)
+    check_indices("samples: topic", table.topic, len(ids))
+
+
+def _decode_samples(table: _Samples, ids: Sequence[TopicId]) -> tuple[Sample, ...]:
+    _check_samples(table, ids)
     keys = partition_ids("samples: topic", table.topic, table.partition, ids)
     columns = zip(*(getattr(table, name) for name in table.__struct_fields__[2:]), strict=True)
     return tuple(

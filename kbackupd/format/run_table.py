@@ -94,15 +94,29 @@ def encode_leader_epochs(runs: Sequence[Run]) -> LeaderEpochColumns:
     )
 
 
-def decode_runs(
+def check_runs(
     table: RunColumns, leader_epochs: LeaderEpochColumns, ids: Sequence[TopicId], body_bytes: int
-) -> tuple[Run, ...]:
+) -> dict[int, tuple[tuple[int, int], ...]]:
+    """Refuse what `decode_runs` would refuse, without making the runs; returns the leader epochs by row.
+
+    Raises:
+        Violation: a rule of the specification is broken.
+    """
     count = check_columns("runs", table)
     check_columns("leader_epochs", leader_epochs)
+    check_indices("runs: topic", table.topic, len(ids))
     check_indices("runs: flags", table.flags, len(_FLAGS))
     check_indices("runs: codec", table.codec, len(CODECS))
     epochs = group_pairs("leader_epochs", leader_epochs.run, leader_epochs.epoch, leader_epochs.start_offset, count)
     _check_layout(table, body_bytes)
+    return epochs
+
+
+def decode_runs(
+    table: RunColumns, leader_epochs: LeaderEpochColumns, ids: Sequence[TopicId], body_bytes: int
+) -> tuple[Run, ...]:
+    """The runs; raises as `check_runs`."""
+    epochs = check_runs(table, leader_epochs, ids, body_bytes)
     keys = partition_ids("runs: topic", table.topic, table.partition, ids)
     columns = zip(*(getattr(table, name) for name in table.__struct_fields__[2:]), strict=True)
     return tuple(

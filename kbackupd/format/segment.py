@@ -20,7 +20,7 @@ from kbackupd.format.container import (
     encode_tail,
     parse_tail,
 )
-from kbackupd.format.footer import decode_footer, encode_footer
+from kbackupd.format.footer import check_footer, decode_footer, encode_footer
 from kbackupd.format.keys import segment_key
 from kbackupd.format.run import RunDraft, describe_run, run_bytes, run_findings
 from kbackupd.model.errors import CorruptObjectError
@@ -102,7 +102,7 @@ def seal_over(draft: SegmentDraft, body: StoredBody) -> SealedSegment:
 def _refuse_unreadable(key: str, identity: Identity, footer_json: bytes, body_bytes: int, digest: str) -> None:
     # What is stored can never be corrected. A defect of the caller must stop here, not at the first restore.
     try:
-        decode_footer(
+        check_footer(
             key,
             Tail(kind=SEGMENT, identity=identity, footer_json=footer_json, body_bytes=body_bytes, digest=digest),
         )

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbackupd.format.checkpoint import decode_checkpoint, encode_checkpoint
-from kbackupd.format.container import Tail
-from kbackupd.format.footer import decode_footer, encode_footer
+from kbackupd.format.container import SEGMENT as SEGMENT_KIND
+from kbackupd.format.container import NeedMore, Tail, parse_tail
+from kbackupd.format.footer import check_footer, decode_footer, encode_footer
 from kbackupd.format.segment import open_footer, seal
 from kbackupd.format.snapshots import decode_cluster, decode_groups, encode_cluster, encode_groups
 from kbackupd.model.errors import CorruptObjectError
@@ -187,6 +188,12 @@ def test_a_footer_that_breaks_a_rule_is_refused_and_the_rule_is_named(edit: Any,
     with pytest.raises(CorruptObjectError, match="footer: ") as caught:
         open_footer(SEGMENT.ref.key, wrong, len(wrong))
     assert message in caught.value.reason
+    # What is asked before writing refuses all that reading refuses, and in the same words.
+    tail = parse_tail(SEGMENT.ref.key, wrong, len(wrong), kind=SEGMENT_KIND)
+    assert not isinstance(tail, NeedMore)
+    with pytest.raises(CorruptObjectError) as checked:
+        check_footer(SEGMENT.ref.key, tail)
+    assert checked.value.reason == caught.value.reason
 
 
 @pytest.mark.parametrize(
