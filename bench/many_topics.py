@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import struct
 import threading
 import time
 from collections import defaultdict
@@ -16,8 +17,10 @@ from collections.abc import Iterable, Sequence
 
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
+from crc32c import crc32c
 
 from kbackupd.format.codecs import ZSTD
+from kbackupd.format.header import CRC_COVERS_FROM
 from kbackupd.format.records import RawRecord, build_batch, encode_body
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.metadata import cluster_metadata
@@ -35,6 +38,8 @@ HEAVY_VALUE_BYTES = 500
 _DEADLINE_SECONDS = 300.0
 _ANSWER_SECONDS = 30.0
 _CODEC_NONE = 0
+_CRC, _CRC_AT = struct.Struct(">I"), 17
+_TIMESTAMPS, _TIMESTAMPS_AT = struct.Struct(">qq"), 27
 _NOT_YET = frozenset({KafkaErrorCode.NOT_LEADER_OR_FOLLOWER, KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION})
 
 
@@ -181,7 +186,7 @@ class Load:
     async def _heavy(self, connection: KafkaConnection, parts: list[tuple[int, list[TopicPartition]]]) -> None:
         targets = [(node_id, asked) for node_id, part in parts for asked in part][: self._heavy_partitions]
         gap = HEAVY_BATCH_RECORDS * HEAVY_VALUE_BYTES / max(1, self._heavy_bytes_per_second)
-        bodies = list(_heavy_bodies())
+        batches = list(_heavy_batches())
         due = time.monotonic()
         lane = connection.new_lane()
         for turn, (node_id, asked) in enumerate(itertools.cycle(targets)):
@@ -194,11 +199,7 @@ class Load:
                 return
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             due += gap
-            batch = build_batch(
-                (RawRecord(0, 0, number, body) for number, body in enumerate(bodies[turn % len(bodies)])),
-                codec=ZSTD,
-                base_timestamp_ms=_now_ms(),
-            )
+            batch = _stamped(batches[turn % len(batches)])
             await self._send(connection, node_id, [asked], batch, lane=lane)
             self.produced += HEAVY_BATCH_RECORDS
 
@@ -233,10 +234,23 @@ def _one_record() -> bytes:
     )
 
 
-def _heavy_bodies() -> Iterable[list[bytes]]:
+def _heavy_batches() -> Iterable[bytes]:
+    """Some, made once: zstd and a thousand steps of Python each would make the producer the busiest of all."""
     chance = random.Random(7)
     for _ in range(16):
-        yield [
+        bodies = [
             encode_body(b"%d" % number, chance.randbytes(HEAVY_VALUE_BYTES // 5) * 5)
             for number in range(HEAVY_BATCH_RECORDS)
         ]
+        yield build_batch(
+            (RawRecord(0, 0, number, body) for number, body in enumerate(bodies)), codec=ZSTD, base_timestamp_ms=0
+        )
+
+
+def _stamped(batch: bytes) -> bytes:
+    """The batch as if all its records were made now."""
+    stamped = bytearray(batch)
+    now = _now_ms()
+    _TIMESTAMPS.pack_into(stamped, _TIMESTAMPS_AT, now, now)
+    _CRC.pack_into(stamped, _CRC_AT, crc32c(memoryview(stamped)[CRC_COVERS_FROM:]))
+    return bytes(stamped)

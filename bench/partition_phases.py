@@ -92,6 +92,7 @@ class Watched:
             held("idle, scrape median", 1000 * quantile([one.seconds for one in scrapes], 0.5), "ms", digits=0),
             held("scrape, size", scrapes[-1].size_bytes / KIB, "KiB", digits=0),
         )
+        self._lagged("idle", scrapes)
         self._probe("idle")
 
     def under_load(self, name: str, seconds: float, *, heavy: bool) -> None:
@@ -114,6 +115,7 @@ class Watched:
             held(f"{name}, scrape median", 1000 * quantile([one.seconds for one in scrapes], 0.5), "ms", digits=0),
             held(f"{name}, scrape slowest", 1000 * max(one.seconds for one in scrapes), "ms", digits=0),
         )
+        self._lagged(name, scrapes)
         self._probe(name)
         # Records made before `until` must all be durable, or those that took longest would be missing.
         load.heavy.clear()
@@ -217,6 +219,12 @@ class Watched:
             held(f"{name}, exposure as told, p50", quantile(claimed, 0.5), "s"),
             held(f"{name}, exposure as told, p99", quantile(claimed, 0.99), "s", most=most, aim=f"< {most:g} s"),
         )
+
+    def _lagged(self, name: str, scrapes: list[Scraped]) -> None:
+        """As the daemon tells it: without the probes, and without the way to it."""
+        told = [one.loop_lag_seconds for one in scrapes if one.loop_lag_seconds is not None]
+        if told:
+            self._add(held(f"{name}, loop lag as told, longest", 1000 * max(told), "ms", digits=0))
 
     def _probe(self, name: str) -> None:
         """How long the event loop keeps somebody waiting: after the processor's figures, which it would spoil."""

@@ -29,6 +29,8 @@ from kbackupd.testbed.s3 import S3Server
 
 BUCKET = "bench"
 PREFIX = "many"
+START_SECONDS = 600.0
+"""For the brokers: three of them on a machine with other work take minutes."""
 
 
 def main() -> int:
@@ -124,12 +126,16 @@ def _cluster(brokers: int, directory: Path) -> Iterator[str]:
         "log.segment.delete.delay.ms": "60000",
         "log.index.size.max.bytes": str(1 << 20),
     }
+    kafka: KafkaServer | KafkaCluster
     if brokers == 1:
-        with KafkaServer(heap="2g", jvm_options=(), directory=directory / "kafka", properties=properties) as kafka:
-            yield kafka.bootstrap
+        kafka = KafkaServer(heap="2g", jvm_options=(), directory=directory / "kafka", properties=properties)
     else:
-        with KafkaCluster(brokers, heap="1g", properties=properties) as cluster:
-            yield cluster.bootstrap
+        kafka = KafkaCluster(brokers, heap="1g", properties=properties)
+    try:
+        kafka.start(deadline_seconds=START_SECONDS)
+        yield kafka.bootstrap
+    finally:
+        kafka.close()
 
 
 def _say(text: str) -> None:

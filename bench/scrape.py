@@ -11,6 +11,8 @@ PROBE_EVERY_SECONDS = 0.02
 _TIMEOUT_SECONDS = 60.0
 _EXPOSURE = re.compile(rb"^kbackupd_rpo_exposure_seconds\{[^}]*\} (\S+)$", re.MULTILINE)
 
+_LOOP_LAG = re.compile(rb"^kbackupd_loop_lag_max_seconds (\S+)$", re.MULTILINE)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scraped:
@@ -18,6 +20,8 @@ class Scraped:
     size_bytes: int
     exposures: tuple[float, ...]
     """RPO exposure in seconds as told, per topic by its worst partition; the system topics among them."""
+    loop_lag_seconds: float | None
+    """The event loop's largest lag of the last minute or two, as the daemon measures it; None where it does not."""
 
 
 def scrape(port: int) -> Scraped:
@@ -34,7 +38,13 @@ def scrape(port: int) -> Scraped:
     finally:
         connection.close()
     seconds = time.perf_counter() - began
-    return Scraped(seconds=seconds, size_bytes=len(body), exposures=tuple(map(float, _EXPOSURE.findall(body))))
+    lag = _LOOP_LAG.search(body)
+    return Scraped(
+        seconds=seconds,
+        size_bytes=len(body),
+        exposures=tuple(map(float, _EXPOSURE.findall(body))),
+        loop_lag_seconds=None if lag is None else float(lag[1]),
+    )
 
 
 def loop_waits(port: int, *, seconds: float) -> list[float]:

@@ -80,26 +80,29 @@ def scan_batches(records: bytes | memoryview, *, asked_offset: int) -> BatchScan
     transactions: TransactionScan | None = None
     partial_needs = corrupt = 0
     unpack = _SCANNED.unpack_from
+    last_header = total - HEADER_BYTES
     while position < total:
-        if total - position < HEADER_BYTES or view[position + 16] != 2:
+        if position > last_header or view[position + 16] != 2:
             found = _scan_odd(view, position)
             if isinstance(found, int):
                 partial_needs, corrupt = max(found, 0), int(found < 0)
                 break
             base, length, epoch, magic, crc, attributes, delta, base_ms, max_ms, _, _, _, count = found
             size = length + 12
-            holds = zlib.crc32(view[position + 16 : position + size]) == crc
+            following = position + size
+            holds = zlib.crc32(view[position + 16 : following]) == crc
             flags |= _LEGACY_MAGIC
         else:
             base, length, epoch, magic, crc, attributes, delta, base_ms, max_ms, count = unpack(view, position)
             size = length + 12
+            following = position + size
             if size < 61 or delta < 0 or count < 0 or not 0 <= base <= MAX_OFFSET - delta:
                 corrupt = 1
                 break
-            if position + size > total:
+            if following > total:
                 partial_needs = size
                 break
-            holds = crc32c(view[position + 21 : position + size]) == crc
+            holds = crc32c(view[position + 21 : following]) == crc
         # A base offset is outside the CRC: one that goes back is the only sign that it is damaged.
         if not holds or (base < expected and count_batches):
             corrupt = 1
@@ -113,13 +116,14 @@ def scan_batches(records: bytes | memoryview, *, asked_offset: int) -> BatchScan
         expected = base + delta + 1
         count_batches += 1
         count_records += count
-        attributes_seen |= attributes
-        if attributes & 7:
-            compressed_bytes += size
-        if attributes & 0x10:
-            if transactions is None:
-                transactions = TransactionScan()
-            transactions.see(view[position : position + size])
+        if attributes:
+            attributes_seen |= attributes
+            if attributes & 7:
+                compressed_bytes += size
+            if attributes & 0x10:
+                if transactions is None:
+                    transactions = TransactionScan()
+                transactions.see(view[position:following])
         if epoch > last_epoch:
             last_epoch = epoch
             epochs.append((epoch, base))
@@ -129,7 +133,7 @@ def scan_batches(records: bytes | memoryview, *, asked_offset: int) -> BatchScan
             max_timestamp_ms = max_ms
         if size > largest:
             largest = size
-        position += size
+        position = following
     left = total - position
     return BatchScan(
         first_offset=first_offset,
