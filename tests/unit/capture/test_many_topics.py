@@ -11,6 +11,7 @@ from kbackupd.capture.roster import CapturedTopic
 from kbackupd.capture.waiting import TURN_PARTITIONS
 from kbackupd.model.events import TopicSeen
 from kbackupd.model.positions import TopicId
+from tests.fake_broker import FakeCluster
 from tests.unit.capture.site import Life, Site
 
 
@@ -63,11 +64,9 @@ def test_thousands_of_partitions_leave_everybody_else_a_turn() -> None:
     """Hazard 56: first positions and a first answer concern every partition at once. Done in one go, either
     kept probes, scrapes and the other brokers' answers waiting for a third of a second."""
     site = Site.new()
-    site.cluster = type(site.cluster)(site.clock, nodes=1)
+    site.cluster = FakeCluster(site.clock, nodes=1)
     for number in range(24):
-        site.cluster.create(f"topic-{number}", 50)
-    for topic in site.cluster.topics.values():
-        for log in topic.logs:
+        for log in site.cluster.create(f"topic-{number}", 50).logs:
             log.append(1)
     turns = Turns()
 
@@ -81,6 +80,41 @@ def test_thousands_of_partitions_leave_everybody_else_a_turn() -> None:
     for what in ("positioned", "answered"):
         assert turns.all(what) >= 1_200, what
         assert turns.most(what) <= TURN_PARTITIONS, what
+
+
+def _first_life(topics: int, partitions: int) -> tuple[Counter[str], int, int]:
+    """Questions asked of one broker until all is durable, tasks by then, objects stored."""
+    site = Site.new()
+    cluster = site.cluster = FakeCluster(site.clock, nodes=1)
+    for number in range(topics):
+        for log in cluster.create(f"topic-{number}", partitions).logs:
+            log.append(1)
+    asked: Counter[str] = Counter()
+    tasks: list[int] = []
+    cluster.metadata = _counting(asked, "metadata", cluster.metadata)  # type: ignore[method-assign]
+    cluster.list_offsets = _counting(asked, "offsets", cluster.list_offsets)  # type: ignore[method-assign]
+    cluster.topic_configs = _counting(asked, "configurations", cluster.topic_configs)  # type: ignore[method-assign]
+    cluster.session = _counting(asked, "sessions", cluster.session)  # type: ignore[method-assign]
+
+    async def script(life: Life) -> None:
+        await life.until(lambda: len(site.keys("checkpoints/")) > 0, "the first checkpoint")
+        tasks.append(len(asyncio.all_tasks()))
+
+    site.run_life(script, stop=False)
+    return asked, tasks[0], len(site.keys("segments/")) + len(site.keys("checkpoints/"))
+
+
+def _counting(counts: Counter[str], what: str, inner: Callable[P, R]) -> Callable[P, R]:
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        counts[what] += 1
+        return inner(*args, **kwargs)
+
+    return call
+
+
+def test_a_thousand_partitions_cost_no_more_requests_tasks_and_objects_than_two() -> None:
+    """Hazard 56: serial start-up, a call, a task or a socket per partition."""
+    assert _first_life(20, 50) == _first_life(1, 2)
 
 
 def test_ten_thousand_topics_are_not_looked_through_for_each_new_one() -> None:
