@@ -16,7 +16,9 @@ import zstandard
 
 MAGIC = {
     f"KB{name}".encode() + b"\0\0\1": kind
-    for name, kind in {"SEG": "segment", "CKP": "checkpoint", "GRP": "groups", "CLU": "cluster"}.items()
+    for name, kind in zip(
+        ("SEG", "CKP", "GRP", "CLU", "RUP"), ("segment", "checkpoint", "groups", "cluster", "rollup"), strict=True
+    )
 }
 END = b"KBEND\0\0\1"
 

@@ -1,4 +1,4 @@
-"""The frame of segments, checkpoints, snapshots: magic, body, footer, envelope, trailer (docs/format.md, Containers).
+"""The frame of all objects but documents: magic, body, footer, envelope, trailer (docs/format.md, Containers).
 
 Nothing is believed before the digest holds: a flipped bit is damage, never "a format I do not know".
 """
@@ -21,11 +21,13 @@ SEGMENT = "segment"
 CHECKPOINT = "checkpoint"
 GROUPS = "groups"
 CLUSTER = "cluster"
+ROLLUP = "rollup"
 MAGIC = {
     SEGMENT: b"KBSEG\x00\x00\x01",
     CHECKPOINT: b"KBCKP\x00\x00\x01",
     GROUPS: b"KBGRP\x00\x00\x01",
     CLUSTER: b"KBCLU\x00\x00\x01",
+    ROLLUP: b"KBRUP\x00\x00\x01",
 }
 END_MAGIC = b"KBEND\x00\x00\x01"
 MAGIC_BYTES = 8
@@ -130,7 +132,7 @@ def parse_tail(
     Args:
         tail: the object's last bytes, as many as there are at hand (all of them will do).
         total_size: of the whole object.
-        kind: SEGMENT, CHECKPOINT, GROUPS or CLUSTER.
+        kind: SEGMENT, CHECKPOINT, GROUPS, CLUSTER or ROLLUP.
         expect: the archive it must belong to; None takes any.
 
     Raises:

@@ -51,7 +51,7 @@ from kbackupd.model.segment import (
 )
 
 
-class _Earlier(Struct):
+class EarlierRow(Struct):
     writer_epoch: Count
     durable: list[Range]
     last: Ref | None
@@ -91,7 +91,7 @@ class _Footer(Struct):
     seq: Count
     previous: Ref | None
     in_flight: list[Count]
-    earlier: list[_Earlier]
+    earlier: list[EarlierRow]
     sealed_ms: Count
     sealed_monotonic_ms: Int64
     body_sha256: Digest
@@ -118,7 +118,7 @@ def encode_footer(footer: Footer) -> bytes:
             seq=footer.seq,
             previous=Ref.of(footer.previous),
             in_flight=list(footer.in_flight),
-            earlier=[_Earlier(row.writer_epoch, list(row.durable), Ref.of(row.last)) for row in footer.earlier],
+            earlier=encode_earlier(footer.earlier),
             sealed_ms=footer.sealed_ms,
             sealed_monotonic_ms=footer.sealed_monotonic_ms,
             body_sha256=footer.body_sha256,
@@ -221,7 +221,7 @@ def _decode(key: str, tail: Tail, rows: _Footer) -> Footer:
         seq=rows.seq,
         previous=None if rows.previous is None else rows.previous.value(),
         in_flight=tuple(rows.in_flight),
-        earlier=_decode_earlier(rows),
+        earlier=decode_earlier(rows.earlier, following_epoch=rows.writer_epoch),
         sealed_ms=rows.sealed_ms,
         sealed_monotonic_ms=rows.sealed_monotonic_ms,
         body_bytes=tail.body_bytes,
@@ -239,11 +239,16 @@ def _decode_events(rows: Sequence[EventRow], topics: Sequence[tuple[TopicId, str
     return (decode_event(row, topics) for row in rows)
 
 
-def _decode_earlier(rows: _Footer) -> tuple[EarlierEpoch, ...]:
+def encode_earlier(rows: Iterable[EarlierEpoch]) -> list[EarlierRow]:
+    return [EarlierRow(row.writer_epoch, list(row.durable), Ref.of(row.last)) for row in rows]
+
+
+def decode_earlier(rows: Iterable[EarlierRow], *, following_epoch: int | None) -> tuple[EarlierEpoch, ...]:
+    """Raises Violation unless the epochs ascend and, if that is known, are below the one whose word this is."""
     earlier = []
     reached = -1
-    for row in rows.earlier:
-        if not reached < row.writer_epoch < rows.writer_epoch:
+    for row in rows:
+        if not reached < row.writer_epoch or (following_epoch is not None and row.writer_epoch >= following_epoch):
             raise Violation("earlier: not earlier epochs in ascending order")
         reached = row.writer_epoch
         earlier.append(

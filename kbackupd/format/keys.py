@@ -14,6 +14,7 @@ RESTORE_GUIDE_KEY = "RESTORE.md"
 WRITERS_PREFIX = "writers/"
 SEGMENTS_PREFIX = "segments/"
 CHECKPOINTS_PREFIX = "checkpoints/"
+ROLLUPS_PREFIX = "rollups/"
 
 SnapshotKind = Literal["groups", "cluster"]
 """Also the first segment of the keys."""
@@ -22,12 +23,17 @@ MAX_WRITER_EPOCH = 10**10 - 1
 MAX_SEQ = 10**16 - 1
 MAX_SEALED_MS = 10**13 - 1
 """In the year 2286."""
+MAX_LEVEL = 99
+MAX_GENERATION = 9999
 
 WRITER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _CLAIM = re.compile(r"writers/([^/]+)/([0-9]{10})\.json", re.ASCII)
 _SEGMENT = re.compile(r"segments/([^/]+)/([0-9]{10})/([0-9]{16})-([0-9]{13})\.kbs", re.ASCII)
 _CHECKPOINT = re.compile(r"checkpoints/([^/]+)/([0-9]{10})/([0-9]{16})\.kbc", re.ASCII)
 _SNAPSHOT = re.compile(r"(groups|cluster)/([^/]+)/([0-9]{10})/([0-9]{16})-([0-9]{13})\.kbn", re.ASCII)
+_ROLLUP = re.compile(
+    r"rollups/([^/]+)/([0-9]{2})/([0-9]{10})-([0-9]{16})-([0-9]{10})-([0-9]{16})-([0-9]{4})\.kbr", re.ASCII
+)
 
 
 class ClaimKey(NamedTuple):
@@ -58,6 +64,26 @@ class SnapshotKey(NamedTuple):
     writer_epoch: int
     number: int
     taken_ms: int
+
+
+class RollupKey(NamedTuple):
+    """The first and the last segment that a roll-up covers; which in between are, it says itself."""
+
+    writer: str
+    level: int
+    first_epoch: int
+    first_seq: int
+    last_epoch: int
+    last_seq: int
+    generation: int
+
+    @property
+    def first(self) -> tuple[int, int]:
+        return self.first_epoch, self.first_seq
+
+    @property
+    def last(self) -> tuple[int, int]:
+        return self.last_epoch, self.last_seq
 
 
 def _writer(name: str) -> str:
@@ -125,6 +151,22 @@ def snapshot_key(kind: SnapshotKind, writer: str, writer_epoch: int, number: int
     return f"{prefix}{_digits(taken_ms, MAX_SEALED_MS, 'time')}.kbn"
 
 
+def writer_rollups_prefix(writer: str) -> str:
+    """All roll-ups of all levels over a writer's segments."""
+    return f"{ROLLUPS_PREFIX}{_writer(writer)}/"
+
+
+def rollup_key(at: RollupKey) -> str:
+    digits = [
+        _digits(at.first_epoch, MAX_WRITER_EPOCH, "writer epoch"),
+        _digits(at.first_seq, MAX_SEQ, "sequence"),
+        _digits(at.last_epoch, MAX_WRITER_EPOCH, "writer epoch"),
+        _digits(at.last_seq, MAX_SEQ, "sequence"),
+        _digits(at.generation, MAX_GENERATION, "generation"),
+    ]
+    return f"{writer_rollups_prefix(at.writer)}{_digits(at.level, MAX_LEVEL, 'level')}/{'-'.join(digits)}.kbr"
+
+
 def parse_claim_key(key: str) -> ClaimKey | None:
     match = _CLAIM.fullmatch(key)
     if match is None or not WRITER_NAME.fullmatch(match[1]):
@@ -152,3 +194,10 @@ def parse_snapshot_key(key: str) -> SnapshotKey | None:
         return None
     kind: SnapshotKind = "groups" if match[1] == "groups" else "cluster"
     return SnapshotKey(kind, match[2], int(match[3]), int(match[4]), int(match[5]))
+
+
+def parse_rollup_key(key: str) -> RollupKey | None:
+    match = _ROLLUP.fullmatch(key)
+    if match is None or not WRITER_NAME.fullmatch(match[1]):
+        return None
+    return RollupKey(match[1], *map(int, match.groups()[1:]))
