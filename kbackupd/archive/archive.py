@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from kbackupd.archive.catalog import Catalog, CatalogSegment, DamagedObject, abandoned_places, gather_evidence
+from kbackupd.archive.catalog import Catalog, DamagedObject, abandoned_places, gather_evidence
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory, build_history
 from kbackupd.archive.losses import LostSegment, settled_catalog
 from kbackupd.archive.reader import READ_AHEAD_BYTES, StoredBatch, read_history
+from kbackupd.archive.segments import CatalogSegment, WantedTopic
 from kbackupd.format import keys
 from kbackupd.model.archive import ArchiveDocument
 from kbackupd.model.errors import ArchiveInvalidError, CorruptObjectError, ForeignArchiveError, ObjectMissingError
-from kbackupd.model.events import Gap, PartitionSeen, TopicDeleted, TopicExcluded, TopicSeen, Truncated
+from kbackupd.model.events import TopicDeleted, TopicExcluded, TopicSeen
 from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.store.protocol import ObjectStore
 from kbackupd.store.scoped import ScopedStore
@@ -58,31 +59,46 @@ class ArchivedTopic:
 class Archive:
     """An archive as it was when it was opened; what a running daemon adds later is not seen.
 
-    Its footers stay in memory; bodies are read by range when `read` asks for them. Nothing to close: the store belongs
-    to the caller.
+    What its footers say of the topics it was opened for stays in memory; bodies are read by range when `read` asks for
+    them. Nothing to close: the store belongs to the caller.
     """
 
     def __init__(
-        self, store: ObjectStore, catalog: Catalog, document: ArchiveDocument, lost: Sequence[LostSegment] = ()
+        self,
+        store: ObjectStore,
+        catalog: Catalog,
+        document: ArchiveDocument,
+        lost: Sequence[LostSegment] = (),
+        wanted: WantedTopic | None = None,
     ) -> None:
         """`store` is scoped to the archive; use `open`."""
         self._store = store
         self._catalog = catalog
         self._document = document
         self._lost = tuple(lost)
+        self._wanted = wanted
         self._topics = {topic.topic_id: topic for topic in archived_topics(catalog.segments)}
         self._evidence = gather_evidence(catalog.segments)
 
     @classmethod
     async def open(
-        cls, store: ObjectStore, backup_id: str, *, pinned: Mapping[tuple[str, int], int] | None = None
+        cls,
+        store: ObjectStore,
+        backup_id: str,
+        *,
+        pinned: Mapping[tuple[str, int], int] | None = None,
+        wanted: WantedTopic | None = None,
+        through_rollups: bool = True,
     ) -> Archive:
-        """Read the identity and every footer of the archive `backup_id` under `store` (the `--path`).
+        """Read the identity of the archive `backup_id` under `store` (the `--path`), and what its footers say.
 
-        Damaged and lost objects do not stop it; they are in `damaged` and `lost`.
+        Damaged and lost objects do not stop it; they are in `damaged` and `lost`. Damaged roll-ups cost time only.
 
         Args:
             pinned: what an earlier `pinned` said, to see the archive as it was then.
+            wanted: the topics, by name, whose partitions will be asked for; None: all. Which topics there are is known
+                in any case. Memory is about 1 KB for each run of these topics.
+            through_rollups: False reads every footer; what is found is the same.
 
         Raises:
             ObjectMissingError: there is no such archive.
@@ -92,8 +108,8 @@ class Archive:
             KbackupError: the store could not say for certain what is there.
         """
         scoped = ScopedStore(store, backup_id)
-        catalog, lost = await settled_catalog(scoped, pinned=pinned)
-        return cls(scoped, catalog, known_document(catalog, scoped.location, backup_id), lost)
+        catalog, lost = await settled_catalog(scoped, pinned=pinned, wanted=wanted, through_rollups=through_rollups)
+        return cls(scoped, catalog, known_document(catalog, scoped.location, backup_id), lost, wanted)
 
     @property
     def document(self) -> ArchiveDocument:
@@ -115,7 +131,7 @@ class Archive:
 
     @property
     def segments(self) -> Sequence[CatalogSegment]:
-        """Every readable segment, in the order (writer, writer epoch, sequence)."""
+        """Readable segments in the order (writer, writer epoch, sequence), as `Catalog.segments`."""
         return self._catalog.segments
 
     @property
@@ -126,9 +142,8 @@ class Archive:
     def pinned(self) -> Mapping[tuple[str, int], int]:
         """(writer, writer epoch) → the sequence after the last one seen: a plan made on this archive rests on these."""
         following: dict[tuple[str, int], int] = {}
-        for segment in self._catalog.segments:
-            place = segment.place
-            following[place.writer, place.writer_epoch] = place.seq + 1
+        for writer, epoch, seq, *_ in self._catalog.sealed():
+            following[writer, epoch] = max(seq + 1, following.get((writer, epoch), 0))
         return following
 
     @property
@@ -161,7 +176,15 @@ class Archive:
         return sorted(found, key=lambda id: (order.get(id.topic_id, len(order)), id.topic_id, id.partition))
 
     def evidence(self, id: PartitionId) -> PartitionEvidence:
-        """All that the segments say about the partition; nothing at all for one nobody ever saw."""
+        """All that the segments say about the partition; nothing at all for one nobody ever saw.
+
+        Raises:
+            LookupError: the archive was opened without its topic.
+        """
+        topic = self._topics.get(id.topic_id)
+        if topic is not None and self._wanted is not None and not self._wanted(topic.name):
+            # "Nothing" would be an answer, and a wrong one.
+            raise LookupError(f"{self.location} was opened without topic {topic.name!r}")
         return self._evidence.get(id) or PartitionEvidence(id=id)
 
     def history(self, id: PartitionId, branch: int | None = None) -> PartitionHistory:
@@ -309,19 +332,17 @@ def _add_unnamed(topics: dict[TopicId, ArchivedTopic], segment: CatalogSegment) 
     Their data must not disappear, and a checkpoint knows them too.
     """
     footer = segment.footer
-    mentions = [(run.id, run.system) for run in footer.runs]
-    mentions += [(event.id, False) for event in footer.events if isinstance(event, PartitionSeen | Gap | Truncated)]
-    for id, system in mentions:
-        held = topics.get(id.topic_id)
+    for topic_id, partitions, internal in segment.mentions:
+        held = topics.get(topic_id)
         if held is None:
-            topics[id.topic_id] = ArchivedTopic(
-                topic_id=id.topic_id,
-                name=footer.topics[id.topic_id],
-                partitions=id.partition + 1,
-                internal=system,
+            topics[topic_id] = ArchivedTopic(
+                topic_id=topic_id,
+                name=footer.topics[topic_id],
+                partitions=partitions,
+                internal=internal,
                 first_seen_ms=footer.sealed_ms,
                 last_writer=segment.place.writer,
                 last_seen_ms=footer.sealed_ms,
             )
-        elif id.partition >= held.partitions:
-            topics[id.topic_id] = replace(held, partitions=id.partition + 1)
+        elif partitions > held.partitions:
+            topics[topic_id] = replace(held, partitions=partitions)

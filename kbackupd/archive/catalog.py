@@ -1,19 +1,21 @@
 """Everything a listing and the footers say about an archive, read once, with what could not be trusted named.
 
-Keeps I5: what the store cannot say for certain is an error; only bytes that certainly are not what was written are
-put down as damaged. Nothing here opens a segment's body.
+Footers are read through roll-ups where these stand for them. Keeps I5: what the store cannot say for certain is an
+error; only bytes that certainly are not what was written are put down as damaged. Nothing here opens a segment's body.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 from kbackupd.archive.history import OnBranches, PartitionEvidence, SegmentPlace, StoredRun
 from kbackupd.archive.lineage import ROOT_BRANCH
+from kbackupd.archive.rollup_read import Chosen, UsableRollup, choose_rollups, rolled_segments
+from kbackupd.archive.segments import CatalogSegment, SealedPlace, WantedTopic, catalog_segment, sealed_place
 from kbackupd.format import documents, keys
 from kbackupd.format.container import TAIL_READ_BYTES, NeedMore
 from kbackupd.format.segment import open_footer
@@ -22,9 +24,7 @@ from kbackupd.model.errors import CorruptObjectError, ObjectMissingError, Unsupp
 from kbackupd.model.events import Gap, PartitionSeen, Truncated
 from kbackupd.model.positions import PartitionId
 from kbackupd.model.segment import (
-    Footer,
     Identity,
-    ObjectRef,
     OpenTransaction,
     Run,
     RunFlag,
@@ -50,31 +50,56 @@ class DamagedObject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CatalogSegment:
-    place: SegmentPlace
-    ref: ObjectRef
-    footer: Footer
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
-    """An archive as its listing, documents and footers show it; segments in the order (writer, epoch, sequence)."""
+    """An archive as its listing, documents, roll-ups and footers show it."""
 
     objects: tuple[ObjectInfo, ...]
     document: ArchiveDocument | None
     """None: `backup.json` is missing or among `damaged`."""
     claims: Mapping[keys.ClaimKey, WriterClaim]
     segments: tuple[CatalogSegment, ...]
+    """In the order (writer, epoch, sequence): those read by their footers, and of those that roll-ups stand for the
+    ones that say something of the topics wanted, or of what topics and lives there are."""
     damaged: tuple[DamagedObject, ...]
+    """Segments and documents. A segment that a roll-up stands for is not looked at."""
+    rollups: tuple[UsableRollup, ...] = ()
+    """Those that stand for segments."""
+    direct: frozenset[SegmentPlace] = frozenset()
+    """Segments that were read by their footers."""
+    damaged_rollups: tuple[DamagedObject, ...] = ()
+    """Met and left out; the segments they cover were read instead."""
+
+    def sealed(self) -> Iterator[SealedPlace]:
+        """Every readable segment, in no order."""
+        yield from (sealed_place(segment) for segment in self.segments if segment.place in self.direct)
+        for rollup in self.rollups:
+            yield from rollup.sealed()
+
+    @property
+    def readable(self) -> int:
+        """How many segments can be read."""
+        return len(self.direct) + sum(rollup.opened.footer.segments for rollup in self.rollups)
+
+    @property
+    def readable_bytes(self) -> int:
+        direct = sum(segment.size_bytes for segment in self.segments if segment.place in self.direct)
+        return direct + sum(rollup.stored_bytes for rollup in self.rollups)
 
 
-async def load_catalog(store: ObjectStore, *, pinned: Mapping[tuple[str, int], int] | None = None) -> Catalog:
-    """List the archive and read its documents and every footer, 32 requests at a time.
+async def load_catalog(
+    store: ObjectStore,
+    *,
+    pinned: Mapping[tuple[str, int], int] | None = None,
+    wanted: WantedTopic | None = None,
+    through_rollups: bool = True,
+) -> Catalog:
+    """List the archive and read its documents, its roll-ups and the footers that no roll-up stands for, 32 at a time.
 
     Args:
         store: scoped to the archive.
         pinned: (writer, writer epoch) → the first sequence to leave out; whole epochs that are not in it are left out.
+        wanted: of which topics rows are kept; None: of all.
+        through_rollups: False reads every footer.
 
     Raises:
         KbackupError: the store could not say for certain what is there.
@@ -88,13 +113,18 @@ async def load_catalog(store: ObjectStore, *, pinned: Mapping[tuple[str, int], i
         data = await _present(store.get(key))
         return None if data is None else _judged(damaged, key, lambda: documents.decode_claim(key, data, identity))
 
-    async def footer(info: ObjectInfo) -> CatalogSegment | None:
-        return await read_catalog_segment(store, info, identity, damaged)
-
     claim_keys = [info.key for info in objects if keys.parse_claim_key(info.key)]
     claims = await bounded(claim_keys, claim)
-    wanted = [info for info in objects if _wanted(keys.parse_segment_key(info.key), pinned)]
-    segments = [segment for segment in await bounded(wanted, footer) if segment is not None]
+    listed = [
+        (at, info) for info in objects if (at := keys.parse_segment_key(info.key)) is not None and _counted(at, pinned)
+    ]
+    rollups = [rollup for info in objects if (rollup := keys.parse_rollup_key(info.key)) is not None]
+    chosen, rolled = await _rolled(store, listed, rollups if through_rollups else (), identity, wanted)
+
+    async def footer(info: ObjectInfo) -> CatalogSegment | None:
+        return await read_catalog_segment(store, info, identity, damaged, wanted)
+
+    direct = [segment for segment in await bounded(chosen.uncovered, footer) if segment is not None]
     return Catalog(
         objects=tuple(objects),
         document=document,
@@ -103,9 +133,40 @@ async def load_catalog(store: ObjectStore, *, pinned: Mapping[tuple[str, int], i
             for key, found in zip(claim_keys, claims, strict=True)
             if found is not None and (parsed := keys.parse_claim_key(key)) is not None
         },
-        segments=tuple(sorted(segments, key=lambda segment: segment.place)),
+        segments=tuple(sorted([*direct, *rolled], key=lambda segment: segment.place)),
         damaged=tuple(sorted(damaged, key=lambda one: one.key)),
+        rollups=tuple(chosen.usable),
+        direct=frozenset(segment.place for segment in direct),
+        damaged_rollups=tuple(
+            DamagedObject(
+                key=key, reason=error.reason, hint=error.hint, unsupported=isinstance(error, UnsupportedFormatError)
+            )
+            for key, error in sorted(chosen.damaged.items())
+        ),
     )
+
+
+async def _rolled(
+    store: ObjectStore,
+    listed: Sequence[tuple[keys.SegmentKey, ObjectInfo]],
+    rollups: Sequence[keys.RollupKey],
+    identity: Identity | None,
+    wanted: WantedTopic | None,
+) -> tuple[Chosen, list[CatalogSegment]]:
+    """The roll-ups that count and what they say. One whose rows prove damaged is left out, and it is chosen again."""
+    damaged: dict[str, CorruptObjectError | UnsupportedFormatError] = {}
+    while True:
+        chosen = await choose_rollups(store, listed, rollups, identity, damaged)
+        found: list[CatalogSegment] = []
+        try:
+            for rollup in chosen.usable:
+                found += await rolled_segments(store, rollup, wanted)
+        except CorruptObjectError as error:
+            damaged = {**chosen.damaged, error.key: error}
+        except ObjectMissingError:
+            continue  # one went away meanwhile: choosing again meets it
+        else:
+            return chosen, found
 
 
 async def bounded(items: Iterable[Item], work: Callable[[Item], Awaitable[Result]]) -> list[Result]:
@@ -141,14 +202,16 @@ async def _backup_document(
 
 
 async def read_catalog_segment(
-    store: ObjectStore, info: ObjectInfo, identity: Identity | None, damaged: list[DamagedObject]
+    store: ObjectStore,
+    info: ObjectInfo,
+    identity: Identity | None,
+    damaged: list[DamagedObject],
+    wanted: WantedTopic | None = None,
 ) -> CatalogSegment | None:
     """One segment's footer by one or two suffix reads; what is wrong with it goes to `damaged`.
 
     None also where the object went away between listing and reading: pruning may do that.
     """
-    at = keys.parse_segment_key(info.key)
-    assert at is not None, info.key
     length = TAIL_READ_BYTES
     while True:
         found = await _present(store.get_suffix(info.key, length))
@@ -160,8 +223,7 @@ async def read_catalog_segment(
             return None
         if not isinstance(opened, NeedMore):
             footer, ref = opened
-            place = SegmentPlace(at.writer, at.writer_epoch, at.seq)
-            return CatalogSegment(place=place, ref=ref, footer=footer, size_bytes=size)
+            return catalog_segment(footer, ref, size, wanted)
         length = opened.bytes
 
 
@@ -182,8 +244,8 @@ def _judged(damaged: list[DamagedObject], key: str, decode: Callable[[], Result]
     return None
 
 
-def _wanted(at: keys.SegmentKey | None, pinned: Mapping[tuple[str, int], int] | None) -> bool:
-    return at is not None and (pinned is None or at.seq < pinned.get((at.writer, at.writer_epoch), 0))
+def _counted(at: keys.SegmentKey, pinned: Mapping[tuple[str, int], int] | None) -> bool:
+    return pinned is None or at.seq < pinned.get((at.writer, at.writer_epoch), 0)
 
 
 @dataclass(slots=True)

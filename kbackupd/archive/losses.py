@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kbackupd.archive.catalog import Catalog, load_catalog
+from kbackupd.archive.segments import WantedTopic
 from kbackupd.archive.sequences import judge_sequences
 from kbackupd.format import keys
 from kbackupd.format.checkpoint import decode_checkpoint
@@ -31,22 +32,26 @@ class LostSegment:
 
 
 async def settled_catalog(
-    store: ObjectStore, *, pinned: Mapping[tuple[str, int], int] | None = None
+    store: ObjectStore,
+    *,
+    pinned: Mapping[tuple[str, int], int] | None = None,
+    wanted: WantedTopic | None = None,
+    through_rollups: bool = True,
 ) -> tuple[Catalog, tuple[LostSegment, ...]]:
     """The catalog, and what is missing from it for good.
 
     A listing takes time: a page may have passed the place of a segment that landed before one which a later page shows.
-    What is then missing is there when asked again, and everything is looked at again.
+    What is then missing is there when asked again, and everything is looked at again. Arguments as of `load_catalog`.
 
     Raises:
         KbackupError: the store could not say for certain what is there.
     """
     for _ in range(LOOKS_MAX - 1):
-        catalog = await load_catalog(store, pinned=pinned)
+        catalog = await load_catalog(store, pinned=pinned, wanted=wanted, through_rollups=through_rollups)
         lost = await _lost(store, catalog, pinned)
         if not await any_appeared(store, [one.key.removesuffix("*") for one in lost]):
             return catalog, lost
-    catalog = await load_catalog(store, pinned=pinned)
+    catalog = await load_catalog(store, pinned=pinned, wanted=wanted, through_rollups=through_rollups)
     return catalog, await _lost(store, catalog, pinned)
 
 
@@ -60,7 +65,7 @@ async def _lost(
     store: ObjectStore, catalog: Catalog, pinned: Mapping[tuple[str, int], int] | None
 ) -> tuple[LostSegment, ...]:
     checkpoints = await _newest_checkpoints(store, catalog)
-    judged = judge_sequences((info.key for info in catalog.objects), catalog.segments, checkpoints)
+    judged = judge_sequences((info.key for info in catalog.objects), catalog.sealed(), checkpoints)
     return tuple(
         LostSegment(
             key=f"{keys.segment_seq_prefix(one.writer, one.writer_epoch, seq)}*",

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kbackupd.archive.catalog import CatalogSegment
+from kbackupd.archive.segments import SealedPlace
 from kbackupd.format import keys
 from kbackupd.model.segment import Checkpoint
 
@@ -34,13 +34,13 @@ class EpochJudgement:
 
 
 def judge_sequences(
-    segment_keys: Iterable[str], segments: Iterable[CatalogSegment], checkpoints: Iterable[Checkpoint]
+    segment_keys: Iterable[str], sealed: Iterable[SealedPlace], checkpoints: Iterable[Checkpoint]
 ) -> tuple[EpochJudgement, ...]:
     """Judge every writer epoch that anything speaks of.
 
     Args:
         segment_keys: of every segment in the listing.
-        segments: the readable ones.
+        sealed: the readable ones, in any order.
         checkpoints: the readable ones.
     """
     present: dict[WriterEpoch, set[int]] = defaultdict(set)
@@ -50,25 +50,26 @@ def judge_sequences(
             present[at.writer, at.writer_epoch].add(at.seq)
     proofs = _proofs(checkpoints)
     described: dict[WriterEpoch, list[tuple[int, int]]] = defaultdict(list)
-    sealed: dict[WriterEpoch, list[int]] = defaultdict(list)
+    sequences: dict[WriterEpoch, list[int]] = defaultdict(list)
     flying: dict[WriterEpoch, Counter[int]] = defaultdict(Counter)
-    for segment in segments:
-        footer = segment.footer
-        sealed[footer.writer, footer.writer_epoch].append(footer.seq)
-        flying[footer.writer, footer.writer_epoch].update(footer.in_flight)
-        for earlier in footer.earlier:
-            epoch = (footer.writer, earlier.writer_epoch)
+    for one in sealed:
+        sequences[one.writer, one.writer_epoch].append(one.seq)
+        flying[one.writer, one.writer_epoch].update(one.in_flight)
+        for earlier in one.earlier:
+            epoch = (one.writer, earlier.writer_epoch)
             described[epoch] += earlier.durable
             for first, end in earlier.durable:
-                found = f"writer epoch {footer.writer_epoch} found it at its start"
+                found = f"writer epoch {one.writer_epoch} found it at its start"
                 proofs.setdefault(epoch, {}).setdefault((first, end), found)
+    for kept in sequences.values():
+        kept.sort()
     judgements = []
     for epoch in sorted({*present, *proofs, *described}):
         there = present[epoch]
         following = max([seq + 1 for seq in there] + [end for _, end in proofs.get(epoch, ())], default=0)
         missing = [seq for seq in range(following) if seq not in there]
         lost = {
-            seq: why for seq in missing if (why := _proof(seq, proofs.get(epoch, {}), sealed[epoch], flying[epoch]))
+            seq: why for seq in missing if (why := _proof(seq, proofs.get(epoch, {}), sequences[epoch], flying[epoch]))
         }
         counted_on = described.get(epoch)
         judgements.append(

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kbackupd.archive.archive import Archive
-from kbackupd.archive.catalog import CatalogSegment, DamagedObject
+from kbackupd.archive.catalog import DamagedObject
+from kbackupd.archive.segments import CatalogSegment
 from kbackupd.archive.snapshots import snapshot_among
 from kbackupd.format.snapshots import CLUSTER_FORMAT, GROUPS_FORMAT
 from kbackupd.model.events import TopicDeleted, TopicSeen

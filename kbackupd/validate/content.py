@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from kbackupd.archive.catalog import CatalogSegment
+from kbackupd.archive.segments import CatalogSegment
 from kbackupd.format.batch import crc_holds, iter_batches, scan_batches
 from kbackupd.format.codecs import PayloadError, UnknownCodecError, decompress_payload
 from kbackupd.format.container import MAGIC_BYTES

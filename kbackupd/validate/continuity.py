@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kbackupd.archive.archive import archived_topics
-from kbackupd.archive.catalog import CatalogSegment
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory, SegmentPlace, build_history
+from kbackupd.archive.segments import CatalogSegment
 from kbackupd.archive.sequences import EpochJudgement, WriterEpoch
 from kbackupd.model.events import GAP_MEANING, Gap, GapCause, Truncated
 from kbackupd.model.positions import OffsetRange, PartitionId, TopicId

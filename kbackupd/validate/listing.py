@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from kbackupd.archive.catalog import CatalogSegment
+from kbackupd.archive.segments import CatalogSegment
 from kbackupd.archive.sequences import EpochJudgement
 from kbackupd.format import keys
 from kbackupd.model.segment import Checkpoint, ObjectRef

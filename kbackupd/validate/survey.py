@@ -45,7 +45,7 @@ async def survey(store: ObjectStore) -> Survey:
     Raises:
         KbackupError: the store could not say for certain what is there.
     """
-    catalog = await load_catalog(store)
+    catalog = await load_catalog(store, through_rollups=False)
     damaged = list(catalog.damaged)
     newest: dict[str, Checkpoint] = {}
 

@@ -97,7 +97,7 @@ async def _settled(scoped: ObjectStore) -> Survey:
     found = await survey(scoped)
     for _ in range(LOOKS_MAX - 1):
         judgements = judge_sequences(
-            (info.key for info in found.catalog.objects), found.catalog.segments, found.checkpoints
+            (info.key for info in found.catalog.objects), found.catalog.sealed(), found.checkpoints
         )
         lost = [keys.segment_seq_prefix(one.writer, one.writer_epoch, seq) for one in judgements for seq, _ in one.lost]
         if not await any_appeared(scoped, lost):
@@ -111,7 +111,9 @@ def _judge(
 ) -> tuple[list[Finding], Callable[[TopicId], str], Checked]:
     """Everything that follows from the survey; pure, and long enough for a thread of its own."""
     segments = found.catalog.segments
-    judgements = judge_sequences((info.key for info in found.catalog.objects), segments, found.checkpoints)
+    judgements = judge_sequences(
+        (info.key for info in found.catalog.objects), found.catalog.sealed(), found.checkpoints
+    )
     evidence = gather_evidence(segments)
     topics = {topic.topic_id: topic for topic in archived_topics(segments)}
     newest = tuple(found.newest.values())

@@ -1,0 +1,344 @@
+"""Building roll-ups: which segments and which smaller roll-ups make the next one. Idempotent; harmless beside others.
+
+Everything is create-only (I2) and repeats what segments say (I3): two builders at once write the same object, or two
+that overlap, of which readers use one. Memory is bounded by `RollupLimits`, whatever the archive's size: the listing is
+read as a stream, rows are held as arrays or as compressed blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from kbackupd.archive.catalog import DamagedObject, bounded, read_catalog_segment
+from kbackupd.archive.rollup_merge import merge
+from kbackupd.archive.rollup_rows import RollupDraft
+from kbackupd.archive.rollup_source import OpenedRollup, Place, open_stored
+from kbackupd.format import documents, keys
+from kbackupd.format.rollup import SealedRollup
+from kbackupd.model.errors import (
+    ArchiveInvalidError,
+    CorruptObjectError,
+    ObjectExistsError,
+    ObjectMissingError,
+    UnsupportedFormatError,
+)
+from kbackupd.model.segment import Identity
+from kbackupd.store.protocol import ObjectInfo, ObjectStore
+
+_AT_ONCE = 16
+"""Footers read at the same time, at most."""
+_ROWS_AT_ONCE = 25_000
+"""Rows of footers held as values at the same time, about: some 20 MB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollupLimits:
+    """What one roll-up may hold. The process needs some 100 MiB with these, whatever the archive holds."""
+
+    segments: int = 256
+    """So many uncovered ones make a roll-up of level 1."""
+    rows: int = 200_000
+    """A roll-up of level 1 that has so many takes no further segment: some 45 MB while it is made."""
+    fan_in: int = 16
+    """So many of one level make one of the next."""
+    merged_bytes: int = 32 << 20
+    """A merge takes no further source beyond it."""
+    unsettled: int = 32
+    """The newest segments of a writer's last life are left alone: uploads before them may still be under way."""
+    between: int = 16
+    """So many uncovered ones between covered ones are worth a roll-up of their own: one was lost, or is damaged."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RollupReport:
+    """What building found and made, over all writers."""
+
+    segments: int = 0
+    """Covered by the roll-ups made from footers."""
+    built: list[str] = field(default_factory=list)
+    """Keys of roll-ups made from footers."""
+    merged: list[str] = field(default_factory=list)
+    """Keys of roll-ups made from others."""
+    stored_bytes: int = 0
+    uncovered: int = 0
+    """Segments that no roll-up covers when it ends."""
+    rollups: int = 0
+    """That readers need when it ends: those that no other one has replaced."""
+    damaged: list[DamagedObject] = field(default_factory=list)
+    """Roll-ups and segments met that cannot be trusted; kbackupd validate says what to do."""
+    raced: bool = False
+    """Another builder was at work; what it left for us comes with the next round."""
+
+
+OnBuilt = Callable[[str, int], None]
+
+
+async def build_rollups(
+    store: ObjectStore,
+    *,
+    limits: RollupLimits = RollupLimits(),
+    on_built: OnBuilt = lambda key, size_bytes: None,
+) -> RollupReport:
+    """Roll up all that is due, of every writer; `store` is scoped to the archive.
+
+    On return every roll-up reported is durable. Cancelled or failed in between it leaves whole roll-ups, and the next
+    call goes on from them.
+
+    Args:
+        on_built: hears of each as soon as it is durable.
+
+    Raises:
+        ObjectMissingError, ArchiveInvalidError, CorruptObjectError: there is no archive, or its identity is unknown.
+        KbackupError: the store could not be read for certain, or not be written to.
+    """
+    identity = await _identity(store)
+    report = RollupReport()
+    for writer, epochs in sorted((await _lives(store)).items()):
+        await _Writer(store, writer, sorted(epochs), identity, limits, report, on_built).run()
+    return report
+
+
+async def _identity(store: ObjectStore) -> Identity:
+    try:
+        return documents.decode_backup(await store.get(keys.BACKUP_KEY)).identity
+    except ObjectMissingError:
+        async for _ in store.list_from("", limit=1):
+            raise ArchiveInvalidError(
+                f"{store.location}: {keys.BACKUP_KEY} is missing, but there are other objects",
+                hint="put the archive's own backup.json back from a copy",
+            ) from None
+        raise
+
+
+async def _lives(store: ObjectStore) -> dict[str, set[int]]:
+    """Writer → the epochs it claimed."""
+    found: dict[str, set[int]] = defaultdict(set)
+    async for info in store.list_from(keys.WRITERS_PREFIX):
+        if claim := keys.parse_claim_key(info.key):
+            found[claim.writer].add(claim.writer_epoch)
+    return found
+
+
+async def listed_rollups(store: ObjectStore, writer: str) -> list[keys.RollupKey]:
+    found = [keys.parse_rollup_key(info.key) async for info in store.list_from(keys.writer_rollups_prefix(writer))]
+    return [at for at in found if at is not None]
+
+
+class _Writer:
+    """One writer's roll-ups: those that count, in the order of what they cover, and what is made of the rest."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        writer: str,
+        epochs: Sequence[int],
+        identity: Identity,
+        limits: RollupLimits,
+        report: RollupReport,
+        on_built: OnBuilt,
+    ) -> None:
+        self._store = store
+        self._writer = writer
+        self._epochs = epochs
+        self._identity = identity
+        self._limits = limits
+        self._report = report
+        self._on_built = on_built
+        self._listed: list[keys.RollupKey] = []
+        self._kept: list[OpenedRollup] = []
+        self._ranges: list[tuple[Place, Place]] = []
+        self._distrusted: set[str] = set()
+        self._uncovered_count = 0
+
+    async def run(self) -> None:
+        self._listed = await listed_rollups(self._store, self._writer)
+        try:
+            while not await self._round():
+                pass
+        except ObjectExistsError:
+            self._report.raced = True
+        self._report.uncovered += self._uncovered_count
+        self._report.rollups += len(self._kept)
+
+    async def _round(self) -> bool:
+        """Cover and merge; False if a source proved damaged: then again without it, from what it was made of."""
+        await self._choose()
+        await self._cover_segments()
+        while sources := next(iter(self._due()), None):
+            first, last = sources[0].at.first, sources[-1].at.last
+            generation = self._free_generation(sources[0].at.level + 1, first, last)
+            try:
+                merged = await merge(self._store, sources, generation=generation)
+            except CorruptObjectError as error:
+                self._distrust(error.key, error)
+                return False
+            self._kept = [one for one in self._kept if one not in sources]
+            await self._store_rollup(merged)
+            self._report.merged.append(merged.ref.key)
+        return True
+
+    async def _choose(self) -> None:
+        """Open the roll-ups that count: the highest level first, and none that reaches into another's range."""
+        self._kept = []
+        for at in sorted(self._listed, key=lambda at: (-at.level, at.first, at.last, -at.generation)):
+            if any(at.first <= kept.at.last and kept.at.first <= at.last for kept in self._kept):
+                continue
+            opened = await self._opened(at)
+            if opened is not None:
+                self._kept.append(opened)
+        self._kept.sort(key=lambda one: one.at.first)
+        self._note_ranges()
+
+    async def _opened(self, at: keys.RollupKey) -> OpenedRollup | None:
+        key = keys.rollup_key(at)
+        if key in self._distrusted:
+            return None
+        try:
+            return await open_stored(self._store, key, self._identity)
+        except ObjectMissingError:
+            return None
+        except (CorruptObjectError, UnsupportedFormatError) as error:
+            self._distrust(key, error)
+            return None
+
+    def _distrust(self, key: str, error: CorruptObjectError | UnsupportedFormatError) -> None:
+        self._distrusted.add(key)
+        unsupported = isinstance(error, UnsupportedFormatError)
+        self._report.damaged.append(
+            DamagedObject(key=key, reason=error.reason, hint=error.hint, unsupported=unsupported)
+        )
+
+    def _note_ranges(self) -> None:
+        self._ranges = sorted(
+            ((epoch, first), (epoch, following)) for one in self._kept for epoch, first, following in one.coverage
+        )
+
+    def _covered(self, place: Place) -> bool:
+        at = bisect_right(self._ranges, (place, (1 << 62, 0))) - 1
+        return at >= 0 and self._ranges[at][0] <= place < self._ranges[at][1]
+
+    async def _cover_segments(self) -> None:
+        """Level 1, from the footers of what is not covered; one stretch between covered ones after the other."""
+        ranges = self._ranges
+        self._uncovered_count = 0
+        waiting: list[ObjectInfo] = []
+        at_border = 0
+        async for place, info in self._uncovered():
+            border = bisect_right(ranges, (place, (1 << 62, 0)))
+            if border != at_border:
+                waiting = await self._roll_between(waiting)
+                self._uncovered_count += len(waiting)
+                waiting, at_border = [], border
+            waiting.append(info)
+            if len(waiting) >= self._limits.segments:
+                waiting = await self._roll(waiting)
+        if at_border < len(ranges):
+            waiting = await self._roll_between(waiting)
+        self._uncovered_count += len(waiting)
+        self._note_ranges()
+
+    async def _roll_between(self, waiting: list[ObjectInfo]) -> list[ObjectInfo]:
+        while len(waiting) >= self._limits.between:
+            waiting = await self._roll(waiting)
+        return waiting
+
+    async def _uncovered(self) -> AsyncIterator[tuple[Place, ObjectInfo]]:
+        """In the archive's order, without the newest of the last life, which count as uncovered all the same.
+
+        Of a sequence that exists twice nothing is rolled up: it is for validation to tell which one is true.
+        """
+        for epoch in self._epochs:
+            held: list[tuple[Place, ObjectInfo]] = []
+            kept_back = self._limits.unsettled if epoch == self._epochs[-1] else 1
+            async for info in self._store.list_from(
+                keys.segments_prefix(self._writer, epoch), start_after=self._start_after(epoch)
+            ):
+                at = keys.parse_segment_key(info.key)
+                if at is None:
+                    continue
+                place = (epoch, at.seq)
+                doubled = bool(held) and held[-1][0] == place
+                if doubled:
+                    held.pop()
+                elif not self._covered(place):
+                    held.append((place, info))
+                if len(held) > kept_back:
+                    yield held.pop(0)
+            if epoch != self._epochs[-1]:
+                for one in held:
+                    yield one
+            else:
+                self._uncovered_count += len(held)
+
+    def _start_after(self, epoch: int) -> str:
+        """Behind what is covered from the epoch's beginning on: of a long life only the end is listed."""
+        for (first_epoch, first), (_, following) in self._ranges:
+            if first_epoch == epoch:
+                return keys.segment_seq_prefix(self._writer, epoch, following) if first == 0 else ""
+        return ""
+
+    async def _roll(self, waiting: list[ObjectInfo]) -> list[ObjectInfo]:
+        """A roll-up of the first of `waiting`, as many as its limits take; the others. Unreadable ones are left out."""
+        draft = RollupDraft(self._writer, self._identity)
+        left = list(waiting)
+        at_once = 2
+        while left and draft.segments < self._limits.segments and draft.rows < self._limits.rows:
+            some = left[: min(at_once, self._limits.segments - draft.segments)]
+            read = await bounded(
+                some, lambda info: read_catalog_segment(self._store, info, self._identity, self._report.damaged)
+            )
+            for segment in read:
+                if draft.rows >= self._limits.rows:
+                    break  # these few are read again for the next one
+                left.pop(0)
+                if segment is not None:
+                    await asyncio.to_thread(draft.add, segment)
+            # A footer may hold three rows or ten thousand: as many at once as keep their values few.
+            at_once = max(1, min(_AT_ONCE, _ROWS_AT_ONCE * max(1, draft.segments) // max(1, draft.rows)))
+        if draft.segments:
+            generation = self._free_generation(1, *draft.span)
+            sealed = await asyncio.to_thread(lambda: draft.seal(generation=generation))
+            await self._store_rollup(sealed)
+            self._report.built.append(sealed.ref.key)
+            self._report.segments += sealed.footer.segments
+        return left
+
+    def _free_generation(self, level: int, first: Place, last: Place) -> int:
+        """0, or above those of the same name: they are there and could not be used, or we would not be here."""
+        taken = [at.generation for at in self._listed if (at.level, at.first, at.last) == (level, first, last)]
+        return max(taken, default=-1) + 1
+
+    async def _store_rollup(self, sealed: SealedRollup) -> None:
+        await self._store.put_if_absent(sealed.ref.key, sealed.parts)
+        self._report.stored_bytes += sealed.size_bytes
+        self._on_built(sealed.ref.key, sealed.size_bytes)
+        at = keys.parse_rollup_key(sealed.ref.key)
+        assert at is not None
+        self._listed.append(at)
+        self._kept.append(OpenedRollup(at=at, ref=sealed.ref, footer=sealed.footer, size_bytes=sealed.size_bytes))
+        self._kept.sort(key=lambda one: one.at.first)
+
+    def _due(self) -> Iterator[list[OpenedRollup]]:
+        """Neighbours of one level: as many as one of the next is made of, or as fit into it."""
+        at = 0
+        while at < len(self._kept):
+            level, size = self._kept[at].at.level, 0
+            taken: list[OpenedRollup] = []
+            full = False
+            for one in self._kept[at : at + self._limits.fan_in]:
+                if one.at.level != level or level == keys.MAX_LEVEL:
+                    break
+                full = size + one.size_bytes > self._limits.merged_bytes
+                if full:
+                    break
+                taken.append(one)
+                size += one.size_bytes
+            if len(taken) == self._limits.fan_in or (full and len(taken) > 1):
+                yield taken
+            # Fewer than a merge takes: what follows on the same level cannot make more of them, unless these were
+            # stopped by their size.
+            at += 1 if full else max(1, len(taken))

@@ -1,0 +1,176 @@
+"""Roll-ups as they lie in a store: opened by their end, their blocks read by range, each checked before it is believed.
+
+Keeps I5: a roll-up that cannot be fetched is an error. One that is damaged is a CorruptObjectError, and whoever asked
+goes on without it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+
+from kbackupd.format.container import TAIL_READ_BYTES, NeedMore
+from kbackupd.format.keys import RollupKey, parse_rollup_key
+from kbackupd.format.rollup import Coverage, RollupFooter, open_rollup
+from kbackupd.format.tables import BY_TOPIC, COLUMNS, SEGMENTS, BlockRef, Columns, decode_block, empty_columns
+from kbackupd.model.errors import CorruptObjectError
+from kbackupd.model.segment import Identity, ObjectRef
+from kbackupd.store.protocol import ObjectStore
+
+READ_BYTES = 4 << 20
+"""Of neighbouring blocks, by one request."""
+BRIDGED_BYTES = 64 << 10
+"""Read along rather than asked for apart, where it lies between two blocks."""
+
+Place = tuple[int, int]
+"""(writer epoch, sequence)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedRollup:
+    at: RollupKey
+    ref: ObjectRef
+    footer: RollupFooter
+    size_bytes: int
+    tail: bytes = b""
+    """Of the blocks' bytes as many as came with the footer: those that all readers need."""
+
+    @property
+    def coverage(self) -> Coverage:
+        return self.footer.head.coverage
+
+
+async def open_stored(store: ObjectStore, key: str, identity: Identity | None) -> OpenedRollup:
+    """The roll-up `key` by one or two suffix reads.
+
+    Raises:
+        CorruptObjectError, UnsupportedFormatError: it cannot be trusted, or not be understood.
+        ObjectMissingError: it is gone.
+    """
+    at = parse_rollup_key(key)
+    assert at is not None, key
+    length = TAIL_READ_BYTES
+    while True:
+        tail, size = await store.get_suffix(key, length)
+        opened = open_rollup(key, tail, size, identity)
+        if not isinstance(opened, NeedMore):
+            footer, ref = opened
+            held = footer.body_bytes - (size - len(tail))
+            return OpenedRollup(
+                at=at, ref=ref, footer=footer, size_bytes=size, tail=bytes(tail[:held]) if held > 0 else b""
+            )
+        length = opened.bytes
+
+
+async def read_blocks(
+    store: ObjectStore, rollup: OpenedRollup, blocks: Iterable[BlockRef], *, read_bytes: int = READ_BYTES
+) -> AsyncIterator[tuple[BlockRef, Columns]]:
+    """The blocks in the order of their bytes; one request's worth of them is held at a time.
+
+    Raises:
+        CorruptObjectError: one is not as the index says; those before have been delivered.
+        ObjectMissingError: the roll-up went away.
+    """
+    key, footer = rollup.ref.key, rollup.footer
+    held_from = footer.body_bytes - len(rollup.tail)
+    for together in _together(sorted(blocks, key=lambda block: block.position), read_bytes):
+        first, following = together[0].position, together[-1].end
+        if first >= held_from:
+            data = rollup.tail[first - held_from : following - held_from]
+        else:
+            data = await store.get_range(key, first, following - first)
+        view = memoryview(data)
+        for block in together:
+            columns = decode_block(key, block, view[block.position - first : block.end - first])
+            _check_rows(key, block, columns, footer)
+            yield block, columns
+
+
+def _together(blocks: Sequence[BlockRef], read_bytes: int) -> list[list[BlockRef]]:
+    groups: list[list[BlockRef]] = []
+    for block in blocks:
+        last = groups[-1] if groups else None
+        if (
+            last is not None
+            and block.position - last[-1].end <= BRIDGED_BYTES
+            and block.end - last[0].position <= read_bytes
+        ):
+            last.append(block)
+        else:
+            groups.append([block])
+    return groups
+
+
+def _check_rows(key: str, block: BlockRef, columns: Columns, footer: RollupFooter) -> None:
+    """Every index points at a row that is there, and sorted rows lie within what the index says of the block."""
+    names = COLUMNS[block.table]
+    if block.table in BY_TOPIC:
+        firsts, lasts = (columns[0][0], columns[1][0]), (columns[0][-1], columns[1][-1])
+        said = (block.first_topic, block.first_partition), (block.last_topic, block.last_partition)
+        if (firsts, lasts) != said or min(columns[0]) < 0 or max(columns[0]) >= len(footer.head.topics):
+            raise CorruptObjectError(key, f"block of {block.table} at byte {block.position}: topics out of order")
+    if "segment" in names:
+        rows = columns[names.index("segment")]
+        if min(rows) < -1 or max(rows) >= footer.segments:
+            raise CorruptObjectError(key, f"block of {block.table} at byte {block.position}: no such segment")
+
+
+async def read_table(store: ObjectStore, rollup: OpenedRollup, table: str) -> Columns:
+    """The whole table."""
+    return (await read_tables(store, rollup, [table]))[table]
+
+
+async def read_tables(
+    store: ObjectStore, rollup: OpenedRollup, tables: Iterable[str], topics: Sequence[int] | None = None
+) -> dict[str, Columns]:
+    """Whole tables or, of those sorted by topic, the rows of some topics: ascending indices into the roll-up's own.
+
+    Raises:
+        CorruptObjectError: anything read is not as written.
+    """
+    found = {table: empty_columns(table) for table in tables}
+    blocks = [
+        block
+        for block in rollup.footer.blocks
+        if block.table in found and (topics is None or block.table not in BY_TOPIC or _touches(block, topics))
+    ]
+    async for block, columns in read_blocks(store, rollup, blocks):
+        held = found[block.table]
+        if topics is None or block.table not in BY_TOPIC:
+            ranges = [(0, block.rows)]
+        else:
+            ranges = [
+                (first, following)
+                for topic in topics
+                if (first := bisect_left(columns[0], topic)) < (following := bisect_left(columns[0], topic + 1))
+            ]
+        for first, following in ranges:
+            for column, values in zip(held, columns, strict=True):
+                column.extend(values[first:following])
+    return found
+
+
+def _touches(block: BlockRef, topics: Sequence[int]) -> bool:
+    at = bisect_left(topics, block.first_topic)
+    return at < len(topics) and topics[at] <= block.last_topic
+
+
+def places_of(segments: Columns) -> Iterable[tuple[int, int, int, int]]:
+    """(writer epoch, sequence, sealed_ms, size) of each row of `segments`."""
+    names = COLUMNS[SEGMENTS]
+    take = itemgetter(*(names.index(name) for name in ("writer_epoch", "seq", "sealed_ms", "size")))
+    return zip(*take(segments), strict=True)
+
+
+def digests_of(segments: Columns, piece: str) -> list[str]:
+    """The hex digests in the four columns `piece`_0 … `piece`_3."""
+    first = COLUMNS[SEGMENTS].index(f"{piece}_0")
+    joined = array("q")
+    for row in zip(*segments[first : first + 4], strict=True):
+        joined.extend(row)
+    joined.byteswap()
+    data = joined.tobytes().hex()
+    return [data[at : at + 64] for at in range(0, len(data), 64)]
