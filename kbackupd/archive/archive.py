@@ -13,6 +13,7 @@ from kbackupd.archive.catalog import Catalog, DamagedObject, abandoned_places, g
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory, build_history
 from kbackupd.archive.losses import LostSegment, settled_catalog
 from kbackupd.archive.reader import READ_AHEAD_BYTES, StoredBatch, read_history
+from kbackupd.archive.rollup_read import Distrusted
 from kbackupd.archive.segments import CatalogSegment, WantedTopic
 from kbackupd.format import keys
 from kbackupd.model.archive import ArchiveDocument
@@ -89,6 +90,8 @@ class Archive:
         pinned: Mapping[tuple[str, int], int] | None = None,
         wanted: WantedTopic | None = None,
         through_rollups: bool = True,
+        summing_up: bool = False,
+        distrusted: Distrusted | None = None,
     ) -> Archive:
         """Read the identity of the archive `backup_id` under `store` (the `--path`), and what its footers say.
 
@@ -99,6 +102,7 @@ class Archive:
             wanted: the topics, by name, whose partitions will be asked for; None: all. Which topics there are is known
                 in any case. Memory is about 1 KB for each run of these topics.
             through_rollups: False reads every footer; what is found is the same.
+            summing_up, distrusted: as of `load_catalog`.
 
         Raises:
             ObjectMissingError: there is no such archive.
@@ -108,7 +112,14 @@ class Archive:
             KbackupError: the store could not say for certain what is there.
         """
         scoped = ScopedStore(store, backup_id)
-        catalog, lost = await settled_catalog(scoped, pinned=pinned, wanted=wanted, through_rollups=through_rollups)
+        catalog, lost = await settled_catalog(
+            scoped,
+            pinned=pinned,
+            wanted=wanted,
+            through_rollups=through_rollups,
+            summing_up=summing_up,
+            distrusted=distrusted,
+        )
         return cls(scoped, catalog, known_document(catalog, scoped.location, backup_id), lost, wanted)
 
     @property

@@ -7,14 +7,21 @@ error; only bytes that certainly are not what was written are put down as damage
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 from kbackupd.archive.history import OnBranches, PartitionEvidence, SegmentPlace, StoredRun
 from kbackupd.archive.lineage import ROOT_BRANCH
-from kbackupd.archive.rollup_read import Chosen, UsableRollup, choose_rollups, rolled_segments
+from kbackupd.archive.rollup_read import (
+    Chosen,
+    Distrusted,
+    UsableRollup,
+    choose_rollups,
+    rolled_segments,
+    rolled_up_in_memory,
+)
 from kbackupd.archive.segments import CatalogSegment, SealedPlace, WantedTopic, catalog_segment, sealed_place
 from kbackupd.format import documents, keys
 from kbackupd.format.container import TAIL_READ_BYTES, NeedMore
@@ -34,6 +41,8 @@ from kbackupd.model.segment import (
 from kbackupd.store.protocol import ObjectInfo, ObjectStore
 
 CONCURRENT_READS = 32
+_ROWS_AT_ONCE = 25_000
+"""Of footers read ahead, about, as values: some 20 MB."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -66,6 +75,8 @@ class Catalog:
     """Those that stand for segments."""
     direct: frozenset[SegmentPlace] = frozenset()
     """Segments that were read by their footers."""
+    rest: tuple[UsableRollup, ...] = ()
+    """Only where `load_catalog` was told to sum up: all of `direct`, rolled up in memory."""
     damaged_rollups: tuple[DamagedObject, ...] = ()
     """Met and left out; the segments they cover were read instead."""
 
@@ -92,6 +103,8 @@ async def load_catalog(
     pinned: Mapping[tuple[str, int], int] | None = None,
     wanted: WantedTopic | None = None,
     through_rollups: bool = True,
+    summing_up: bool = False,
+    distrusted: Distrusted | None = None,
 ) -> Catalog:
     """List the archive and read its documents, its roll-ups and the footers that no roll-up stands for, 32 at a time.
 
@@ -100,6 +113,8 @@ async def load_catalog(
         pinned: (writer, writer epoch) → the first sequence to leave out; whole epochs that are not in it are left out.
         wanted: of which topics rows are kept; None: of all.
         through_rollups: False reads every footer.
+        summing_up: keep the rows of segments that no roll-up stands for as roll-ups in memory, a thirtieth of the size.
+        distrusted: roll-ups, by key, that proved damaged and are to be left out.
 
     Raises:
         KbackupError: the store could not say for certain what is there.
@@ -119,12 +134,20 @@ async def load_catalog(
         (at, info) for info in objects if (at := keys.parse_segment_key(info.key)) is not None and _counted(at, pinned)
     ]
     rollups = [rollup for info in objects if (rollup := keys.parse_rollup_key(info.key)) is not None]
-    chosen, rolled = await _rolled(store, listed, rollups if through_rollups else (), identity, wanted)
+    chosen, rolled = await _rolled(
+        store, listed, rollups if through_rollups else (), identity, wanted, distrusted or {}
+    )
+
+    rest: list[UsableRollup] = []
 
     async def footer(info: ObjectInfo) -> CatalogSegment | None:
         return await read_catalog_segment(store, info, identity, damaged, wanted)
 
-    direct = [segment for segment in await bounded(chosen.uncovered, footer) if segment is not None]
+    if summing_up and identity is not None:
+        in_order = footers_in_order(store, chosen.uncovered, identity, damaged)
+        direct = [segment async for segment in rolled_up_in_memory(in_order, rest, wanted)]
+    else:
+        direct = [segment for segment in await bounded(chosen.uncovered, footer) if segment is not None]
     return Catalog(
         objects=tuple(objects),
         document=document,
@@ -137,6 +160,7 @@ async def load_catalog(
         damaged=tuple(sorted(damaged, key=lambda one: one.key)),
         rollups=tuple(chosen.usable),
         direct=frozenset(segment.place for segment in direct),
+        rest=tuple(rest),
         damaged_rollups=tuple(
             DamagedObject(
                 key=key, reason=error.reason, hint=error.hint, unsupported=isinstance(error, UnsupportedFormatError)
@@ -152,9 +176,10 @@ async def _rolled(
     rollups: Sequence[keys.RollupKey],
     identity: Identity | None,
     wanted: WantedTopic | None,
+    distrusted: Distrusted,
 ) -> tuple[Chosen, list[CatalogSegment]]:
     """The roll-ups that count and what they say. One whose rows prove damaged is left out, and it is chosen again."""
-    damaged: dict[str, CorruptObjectError | UnsupportedFormatError] = {}
+    damaged = dict(distrusted)
     while True:
         chosen = await choose_rollups(store, listed, rollups, identity, damaged)
         found: list[CatalogSegment] = []
@@ -227,6 +252,26 @@ async def read_catalog_segment(
         length = opened.bytes
 
 
+async def footers_in_order(
+    store: ObjectStore, infos: Sequence[ObjectInfo], identity: Identity, damaged: list[DamagedObject]
+) -> AsyncGenerator[CatalogSegment, None]:
+    """Whole footers in the order of `infos`, read ahead as far as their values stay few; unreadable ones are left out.
+
+    Raises:
+        KbackupError: the store could not say for certain what is there.
+    """
+    at, rows, at_once = 0, 1, 2
+    while at < len(infos):
+        some = infos[at : at + at_once]
+        at += len(some)
+        for segment in await bounded(some, lambda info: read_catalog_segment(store, info, identity, damaged)):
+            if segment is not None:
+                rows += len(segment.footer.runs) + len(segment.footer.samples)
+                yield segment
+        # A footer may hold three rows or ten thousand.
+        at_once = max(1, min(CONCURRENT_READS, _ROWS_AT_ONCE * at // rows))
+
+
 async def _present(reading: Awaitable[Result]) -> Result | None:
     try:
         return await reading
@@ -259,19 +304,28 @@ class _Gathered:
     samples: list[Sample] = field(default_factory=list)
 
 
-def abandoned_places(segments: Iterable[CatalogSegment]) -> frozenset[SegmentPlace]:
-    """Segments that came after their writer's next life had recovered without them and gone on."""
-    places = [segment.place for segment in segments]
+def abandonment(segments: Iterable[CatalogSegment]) -> Callable[[SegmentPlace], bool]:
+    """Which places are abandoned: they came after their writer's next life had recovered without them and gone on.
+
+    Args:
+        segments: at least those that say anything of earlier lives, in the archive's order.
+    """
     durable: dict[tuple[str, int], tuple[tuple[int, int], ...]] = {}
     for segment in segments:  # in order: of several lives that describe an epoch, the last one's word stands
         for row in segment.footer.earlier:
             durable[segment.place.writer, row.writer_epoch] = row.durable
-    return frozenset(
-        place
-        for place in places
-        if (ranges := durable.get((place.writer, place.writer_epoch))) is not None
-        and not any(first <= place.seq < next_seq for first, next_seq in ranges)
-    )
+
+    def abandoned(place: SegmentPlace) -> bool:
+        ranges = durable.get((place.writer, place.writer_epoch))
+        return ranges is not None and not any(first <= place.seq < next_seq for first, next_seq in ranges)
+
+    return abandoned
+
+
+def abandoned_places(segments: Sequence[CatalogSegment]) -> frozenset[SegmentPlace]:
+    """Those of the segments that are abandoned."""
+    abandoned = abandonment(segments)
+    return frozenset(segment.place for segment in segments if abandoned(segment.place))
 
 
 def gather_evidence(segments: Sequence[CatalogSegment]) -> dict[PartitionId, PartitionEvidence]:

@@ -1,20 +1,22 @@
-"""What an archive holds, as values for people and programs; nothing but footers is needed.
+"""What an archive holds, as values for people and programs; nothing but footers and roll-ups is needed.
 
-Pure, but for `archives_under`, which lists.
+Pure, but for `describe_stored`, which reads, and `archives_under`, which lists.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kbackupd.archive.archive import Archive, ArchivedTopic
-from kbackupd.archive.history import GapSpan, PartitionHistory
+from kbackupd.archive.history import GapSpan, PartitionEvidence, PartitionHistory, build_history
 from kbackupd.archive.state import StateDescription
+from kbackupd.archive.sums import SummedPartition, read_sums, rows_of
 from kbackupd.format import documents, keys
 from kbackupd.model.errors import CorruptObjectError, ObjectMissingError, UnsupportedFormatError
-from kbackupd.model.positions import OffsetRange, PartitionId, TopicId
+from kbackupd.model.positions import OffsetRange, TopicId
 from kbackupd.store.protocol import ObjectStore
+from kbackupd.store.scoped import ScopedStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +114,74 @@ class ArchiveSummary:
 
 def describe(archive: Archive) -> ArchiveDescription:
     """Everything that footers say, per topic incarnation and partition on its newest branch."""
+    partitions = {
+        topic.topic_id: tuple(_partition(archive.history(id)) for id in topic.partition_ids) for topic in archive.topics
+    }
+    return _description(archive, partitions)
+
+
+async def describe_stored(store: ObjectStore, backup_id: str) -> tuple[Archive, ArchiveDescription]:
+    """The same of the archive `backup_id` under `store`, from sums wherever these tell all; and the archive itself.
+
+    Of a partition whose log was never cut, nor captured twice, nor left with transactions open, roll-ups hold sums of
+    its runs; of the others the rows are read, some topics at a time. Memory does not grow with the rows of the rest.
+
+    Raises:
+        KbackupError: as `Archive.open`.
+    """
+    damaged: dict[str, CorruptObjectError] = {}
+    while True:
+        archive = await Archive.open(store, backup_id, wanted=lambda _: False, summing_up=True, distrusted=damaged)
+        try:
+            return archive, _description(archive, await _summed_up(ScopedStore(store, backup_id), archive))
+        except CorruptObjectError as error:
+            if keys.parse_rollup_key(error.key) is None:
+                raise
+            damaged[error.key] = error  # again without it
+
+
+ROWS_AT_ONCE = 200_000
+"""Runs of partitions that no sums can tell of, read together: some 150 MB."""
+
+
+async def _summed_up(store: ObjectStore, archive: Archive) -> Mapping[TopicId, tuple[PartitionDescription, ...]]:
+    sums = await read_sums(store, archive.catalog)
+    found: dict[TopicId, tuple[PartitionDescription, ...]] = {}
+    waiting: list[ArchivedTopic] = []
+    rows = 0
+
+    async def tell() -> None:
+        evidence = await rows_of(store, archive.catalog, {topic.topic_id for topic in waiting})
+        for topic in waiting:
+            histories = (build_history(evidence.get(id) or PartitionEvidence(id=id)) for id in topic.partition_ids)
+            found[topic.topic_id] = tuple(map(_partition, histories))
+        waiting.clear()
+
+    for topic in archive.topics:
+        summed = [sums.partition(id) for id in topic.partition_ids]
+        if all(one is not None for one in summed):
+            found[topic.topic_id] = tuple(_summed(one) for one in summed if one is not None)
+            continue
+        waiting.append(topic)
+        rows += sums.runs(topic.topic_id)
+        if rows >= ROWS_AT_ONCE:
+            await tell()
+            rows = 0
+    await tell()
+    return found
+
+
+def _summed(one: SummedPartition) -> PartitionDescription:
+    return replace(
+        _partition(one.history),
+        first_captured_ms=one.first_captured_ms,
+        last_captured_ms=one.last_captured_ms,
+    )
+
+
+def _description(
+    archive: Archive, partitions: Mapping[TopicId, tuple[PartitionDescription, ...]]
+) -> ArchiveDescription:
     newest = {topic.topic_id for topic in archive.newest().values()}
     return ArchiveDescription(
         location=archive.location,
@@ -123,8 +193,14 @@ def describe(archive: Archive) -> ArchiveDescription:
         segments=archive.catalog.readable,
         stored_bytes=archive.catalog.readable_bytes,
         writers=_writers(archive),
-        topics=tuple(_topic(archive, topic, topic.topic_id in newest) for topic in archive.topics),
-        damaged=tuple(DamagedDescription(object=one.key, reason=one.reason) for one in archive.damaged),
+        topics=tuple(_topic(topic, topic.topic_id in newest, partitions[topic.topic_id]) for topic in archive.topics),
+        damaged=(
+            *(DamagedDescription(object=one.key, reason=one.reason) for one in archive.damaged),
+            *(
+                DamagedDescription(object=one.key, reason=f"{one.reason} (what it sums up was read instead)")
+                for one in archive.catalog.damaged_rollups
+            ),
+        ),
     )
 
 
@@ -153,8 +229,7 @@ def _writers(archive: Archive) -> tuple[WriterDescription, ...]:
     return tuple(found[writer] for writer in sorted(found))
 
 
-def _topic(archive: Archive, topic: ArchivedTopic, newest: bool) -> TopicDescription:
-    partitions = tuple(_partition(archive.history(PartitionId(*id))) for id in topic.partition_ids)
+def _topic(topic: ArchivedTopic, newest: bool, partitions: tuple[PartitionDescription, ...]) -> TopicDescription:
     return TopicDescription(
         name=topic.name,
         topic_id=topic.topic_id,

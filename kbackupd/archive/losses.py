@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kbackupd.archive.catalog import Catalog, load_catalog
+from kbackupd.archive.rollup_read import Distrusted
 from kbackupd.archive.segments import WantedTopic
 from kbackupd.archive.sequences import judge_sequences
 from kbackupd.format import keys
@@ -37,6 +38,8 @@ async def settled_catalog(
     pinned: Mapping[tuple[str, int], int] | None = None,
     wanted: WantedTopic | None = None,
     through_rollups: bool = True,
+    summing_up: bool = False,
+    distrusted: Distrusted | None = None,
 ) -> tuple[Catalog, tuple[LostSegment, ...]]:
     """The catalog, and what is missing from it for good.
 
@@ -46,12 +49,23 @@ async def settled_catalog(
     Raises:
         KbackupError: the store could not say for certain what is there.
     """
+
+    async def load() -> Catalog:
+        return await load_catalog(
+            store,
+            pinned=pinned,
+            wanted=wanted,
+            through_rollups=through_rollups,
+            summing_up=summing_up,
+            distrusted=distrusted,
+        )
+
     for _ in range(LOOKS_MAX - 1):
-        catalog = await load_catalog(store, pinned=pinned, wanted=wanted, through_rollups=through_rollups)
+        catalog = await load()
         lost = await _lost(store, catalog, pinned)
         if not await any_appeared(store, [one.key.removesuffix("*") for one in lost]):
             return catalog, lost
-    catalog = await load_catalog(store, pinned=pinned, wanted=wanted, through_rollups=through_rollups)
+    catalog = await load()
     return catalog, await _lost(store, catalog, pinned)
 
 

@@ -11,11 +11,12 @@ import asyncio
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from kbackupd.archive.catalog import DamagedObject, bounded, read_catalog_segment
+from kbackupd.archive.catalog import DamagedObject, footers_in_order
 from kbackupd.archive.rollup_merge import merge
-from kbackupd.archive.rollup_rows import RollupDraft
+from kbackupd.archive.rollup_rows import ROWS_PER_DRAFT, RollupDraft
 from kbackupd.archive.rollup_source import OpenedRollup, Place, open_stored
 from kbackupd.format import documents, keys
 from kbackupd.format.rollup import SealedRollup
@@ -29,11 +30,6 @@ from kbackupd.model.errors import (
 from kbackupd.model.segment import Identity
 from kbackupd.store.protocol import ObjectInfo, ObjectStore
 
-_AT_ONCE = 16
-"""Footers read at the same time, at most."""
-_ROWS_AT_ONCE = 25_000
-"""Rows of footers held as values at the same time, about: some 20 MB."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollupLimits:
@@ -41,7 +37,7 @@ class RollupLimits:
 
     segments: int = 256
     """So many uncovered ones make a roll-up of level 1."""
-    rows: int = 200_000
+    rows: int = ROWS_PER_DRAFT
     """A roll-up of level 1 that has so many takes no further segment: some 45 MB while it is made."""
     fan_in: int = 16
     """So many of one level make one of the next."""
@@ -284,21 +280,15 @@ class _Writer:
     async def _roll(self, waiting: list[ObjectInfo]) -> list[ObjectInfo]:
         """A roll-up of the first of `waiting`, as many as its limits take; the others. Unreadable ones are left out."""
         draft = RollupDraft(self._writer, self._identity)
-        left = list(waiting)
-        at_once = 2
-        while left and draft.segments < self._limits.segments and draft.rows < self._limits.rows:
-            some = left[: min(at_once, self._limits.segments - draft.segments)]
-            read = await bounded(
-                some, lambda info: read_catalog_segment(self._store, info, self._identity, self._report.damaged)
-            )
-            for segment in read:
+        some = waiting[: self._limits.segments]
+        taken = len(some)
+        async with aclosing(footers_in_order(self._store, some, self._identity, self._report.damaged)) as footers:
+            async for segment in footers:
+                await asyncio.to_thread(draft.add, segment)
                 if draft.rows >= self._limits.rows:
-                    break  # these few are read again for the next one
-                left.pop(0)
-                if segment is not None:
-                    await asyncio.to_thread(draft.add, segment)
-            # A footer may hold three rows or ten thousand: as many at once as keep their values few.
-            at_once = max(1, min(_AT_ONCE, _ROWS_AT_ONCE * max(1, draft.segments) // max(1, draft.rows)))
+                    taken = 1 + next(n for n, info in enumerate(some) if info.key == segment.ref.key)
+                    break
+        left = waiting[taken:]
         if draft.segments:
             generation = self._free_generation(1, *draft.span)
             sealed = await asyncio.to_thread(lambda: draft.seal(generation=generation))

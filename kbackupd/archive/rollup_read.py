@@ -11,14 +11,14 @@ import asyncio
 import struct
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 
 from kbackupd.archive.history import SegmentPlace
-from kbackupd.archive.rollup_rows import GAP_CAUSES
+from kbackupd.archive.rollup_rows import GAP_CAUSES, ROWS_PER_DRAFT, RollupDraft
 from kbackupd.archive.rollup_source import OpenedRollup, Place, open_stored, places_of, read_tables
-from kbackupd.archive.segments import CatalogSegment, SealedPlace, TopicMention, WantedTopic
+from kbackupd.archive.segments import CatalogSegment, SealedPlace, TopicMention, WantedTopic, narrowed
 from kbackupd.format import keys
 from kbackupd.format.run_table import CODECS
 from kbackupd.format.tables import (
@@ -48,6 +48,7 @@ from kbackupd.model.segment import (
     Sample,
     TransactionOutcome,
 )
+from kbackupd.store.memory import MemoryStore
 from kbackupd.store.protocol import ObjectInfo, ObjectStore
 
 _FLAGS = tuple(RunFlag(bits) for bits in range(64))
@@ -95,6 +96,10 @@ class UsableRollup:
         return _DIGEST.pack(*(column[row] for column in self.segments[at : at + 4])).hex()
 
 
+Distrusted = Mapping[str, CorruptObjectError | UnsupportedFormatError]
+"""Keys of roll-ups that proved damaged, and how."""
+
+
 @dataclass(slots=True)
 class Chosen:
     """Which roll-ups count, which objects they spare a reader, and which proved damaged."""
@@ -110,7 +115,7 @@ async def choose_rollups(
     segments: Sequence[tuple[keys.SegmentKey, ObjectInfo]],
     rollups: Iterable[keys.RollupKey],
     identity: Identity | None,
-    distrusted: Mapping[str, CorruptObjectError | UnsupportedFormatError],
+    distrusted: Distrusted,
 ) -> Chosen:
     """The roll-ups that stand for most of `segments`, the highest level first.
 
@@ -189,13 +194,49 @@ async def _usable(store: ObjectStore, key: str, identity: Identity | None, cover
     ranges = cover.rows_of(opened)
     if ranges is None:
         return None
+    usable = await _with_segments(store, opened)
+    return usable if cover.take(ranges, usable.segments) else None
+
+
+async def _with_segments(store: ObjectStore, opened: OpenedRollup) -> UsableRollup:
     tables = await read_tables(store, opened, (SEGMENTS, IN_FLIGHT))
-    if not cover.take(ranges, tables[SEGMENTS]):
-        return None
     flying: dict[int, tuple[int, ...]] = {}
     for row, seq in zip(*tables[IN_FLIGHT], strict=True):
         flying[row] = (*flying.get(row, ()), seq)
     return UsableRollup(opened=opened, segments=tables[SEGMENTS], in_flight=flying)
+
+
+async def rolled_up_in_memory(
+    segments: AsyncIterator[CatalogSegment], rest: list[UsableRollup], wanted: WantedTopic | None
+) -> AsyncIterator[CatalogSegment]:
+    """The segments, narrowed to `wanted`; as they are given, whole and in the archive's order, they go to `rest`."""
+    draft: RollupDraft | None = None
+    last = SegmentPlace("", 0, 0)
+    async for segment in segments:
+        # A sequence that exists twice goes into two of them: one cannot say so.
+        if (
+            draft is None
+            or segment.place.writer != last.writer
+            or segment.place == last
+            or draft.rows >= ROWS_PER_DRAFT
+        ):
+            if draft is not None:
+                rest.append(await _in_memory(draft))
+            draft = RollupDraft(segment.place.writer, segment.footer.identity)
+        last = segment.place
+        await asyncio.to_thread(draft.add, segment)
+        yield narrowed(segment, wanted)
+    if draft is not None:
+        rest.append(await _in_memory(draft))
+
+
+async def _in_memory(draft: RollupDraft) -> UsableRollup:
+    sealed = await asyncio.to_thread(draft.seal)
+    at = keys.parse_rollup_key(sealed.ref.key)
+    assert at is not None
+    body = b"".join(sealed.parts)[: sealed.footer.body_bytes]
+    opened = OpenedRollup(at=at, ref=sealed.ref, footer=sealed.footer, size_bytes=sealed.size_bytes, tail=body)
+    return await _with_segments(MemoryStore(), opened)
 
 
 @dataclass(slots=True)

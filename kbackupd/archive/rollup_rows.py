@@ -41,6 +41,9 @@ GAP_CAUSES = tuple(GapCause)
 
 _CORRUPT = int(RunFlag.CORRUPT)
 
+ROWS_PER_DRAFT = 200_000
+"""A roll-up made from footers that has so many takes no further segment: it is some 45 MB while it is made."""
+
 Row = tuple[int, ...]
 
 _OF_SEGMENTS = (RUNS, LEADER_EPOCHS, SAMPLES, OUTCOMES, OPEN_TRANSACTIONS, SEEN, GAPS, TRUNCATIONS)

@@ -54,6 +54,11 @@ def sealed_place(segment: CatalogSegment) -> SealedPlace:
     return SealedPlace(place.writer, place.writer_epoch, place.seq, footer.in_flight, footer.earlier)
 
 
+def narrowed(segment: CatalogSegment, wanted: WantedTopic | None) -> CatalogSegment:
+    """The segment without the rows of other topics."""
+    return segment if wanted is None else replace(segment, footer=_narrowed(segment.footer, wanted))
+
+
 def catalog_segment(footer: Footer, ref: ObjectRef, size_bytes: int, wanted: WantedTopic | None) -> CatalogSegment:
     """A segment from its whole footer, narrowed to the topics `wanted` (None: all)."""
     return CatalogSegment(

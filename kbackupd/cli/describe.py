@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 import uvloop
 
-from kbackupd.archive.archive import Archive
-from kbackupd.archive.describe import ArchiveDescription, describe
+from kbackupd.archive.describe import ArchiveDescription, describe_stored
 from kbackupd.archive.state import state_at
 from kbackupd.cli.archive_place import BackupIdOption, ConfigOption, PathOption, one_archive, opened
 from kbackupd.cli.archive_text import print_description
@@ -43,5 +42,5 @@ def command(
 
 async def _describe(storage: StorageSettings, backup_id: str, at_ms: int | None) -> ArchiveDescription:
     async with opened(storage) as store:
-        archive = await Archive.open(store, backup_id)
-        return replace(describe(archive), state=await state_at(archive, store, at_ms))
+        archive, description = await describe_stored(store, backup_id)
+        return replace(description, state=await state_at(archive, store, at_ms))

@@ -1,0 +1,185 @@
+"""Partitions told by the sums that roll-ups hold of their runs, wherever these tell as much as the runs would.
+
+That is so where nothing was cut, overlaps or is still open: stretches of runs on the root branch that follow each other
+with leader epochs that do not fall ("Roll-ups" in docs/format.md). Of any other partition the sums say that they do not
+tell, and its rows have to be read.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from kbackupd.archive.catalog import Catalog, abandonment, gather_evidence
+from kbackupd.archive.history import PartitionEvidence, PartitionHistory, SegmentPlace, StoredRun, build_history
+from kbackupd.archive.lineage import ROOT_BRANCH
+from kbackupd.archive.rollup_read import UsableRollup, gap_of, rolled_segments, sample_of, seen_of
+from kbackupd.archive.rollup_rows import Row
+from kbackupd.archive.rollup_source import read_tables
+from kbackupd.format.tables import GAPS, PARTITIONS, SEEN, STRETCHES, TRUNCATIONS, Columns
+from kbackupd.model.events import Gap, PartitionSeen
+from kbackupd.model.positions import PartitionId, TopicId
+from kbackupd.model.segment import CODEC_NONE, ObjectRef, Run, RunFlag, Sample
+from kbackupd.store.protocol import ObjectStore
+
+_TABLES = (PARTITIONS, STRETCHES, SEEN, GAPS, TRUNCATIONS)
+_NO_OBJECT = ObjectRef("", "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummedPartition:
+    """A history as the runs would give it, but that each of its runs stands for many."""
+
+    history: PartitionHistory
+    first_captured_ms: int | None
+    last_captured_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Summed:
+    """One roll-up's sums."""
+
+    rollup: UsableRollup
+    topics: Mapping[TopicId, int]
+    tables: Mapping[str, Columns]
+
+    def rows(self, table: str, id: PartitionId) -> Iterator[Row]:
+        topic = self.topics.get(id.topic_id)
+        if topic is None:
+            return iter(())
+        columns = self.tables[table]
+        first, following = bisect_left(columns[0], topic), bisect_left(columns[0], topic + 1)
+        first = bisect_left(columns[1], id.partition, first, following)
+        following = bisect_left(columns[1], id.partition + 1, first, following)
+        return zip(*(column[first:following] for column in columns), strict=True)
+
+    def place(self, segment: int) -> SegmentPlace:
+        columns = self.rollup.segments
+        return SegmentPlace(self.rollup.writer, columns[0][segment], columns[1][segment])
+
+
+class Sums:
+    """Everything that all roll-ups of a catalog sum up: some 2 KB for a partition in twenty of them."""
+
+    def __init__(self, catalog: Catalog, summed: Sequence[_Summed]) -> None:
+        self._summed = summed
+        self._abandoned = abandonment(catalog.segments)
+
+    def runs(self, topic_id: TopicId) -> int:
+        """How many there are of the topic."""
+        found = 0
+        for one in self._summed:
+            topic = one.topics.get(topic_id)
+            if topic is not None:
+                columns = one.tables[PARTITIONS]
+                found += sum(columns[2][bisect_left(columns[0], topic) : bisect_left(columns[0], topic + 1)])
+        return found
+
+    def partition(self, id: PartitionId) -> SummedPartition | None:
+        """The partition as its sums tell it; None if they do not."""
+        stretches: list[Row] = []
+        seen: list[tuple[SegmentPlace, PartitionSeen]] = []
+        gaps: list[tuple[SegmentPlace, Gap]] = []
+        last: tuple[SegmentPlace, Sample] | None = None
+        for one in self._summed:
+            for row in one.rows(PARTITIONS, id):
+                if row[4]:
+                    return None  # transactions were open
+                if row[6] >= 0 and (last is None or last[0] < one.place(row[6])):
+                    last = one.place(row[6]), sample_of(id, row[7:])
+            if any(True for _ in one.rows(TRUNCATIONS, id)):
+                return None
+            stretches += one.rows(STRETCHES, id)
+            for _, _, segment, *values in one.rows(SEEN, id):
+                if not self._abandoned(place := one.place(segment)):
+                    seen.append((place, seen_of(id, values)))
+            gaps += ((one.place(row[2]), gap_of(id, row[3:])) for row in one.rows(GAPS, id))
+        stretches.sort(key=lambda row: row[3])
+        if not _follow_each_other(stretches) or any(gap.branch != ROOT_BRANCH for _, gap in gaps):
+            return None
+        evidence = PartitionEvidence(
+            id=id,
+            runs=tuple(_run(id, number, row) for number, row in enumerate(stretches)),
+            seen=tuple(event for _, event in sorted(seen, key=lambda one: one[0])),
+            gaps=tuple(gap for _, gap in sorted(gaps, key=lambda one: one[0])),
+            samples=() if last is None else (last[1],),
+        )
+        return SummedPartition(
+            history=build_history(evidence),
+            first_captured_ms=min((row[10] for row in stretches), default=None),
+            last_captured_ms=max((row[11] for row in stretches), default=None),
+        )
+
+
+def _follow_each_other(stretches: Sequence[Row]) -> bool:
+    return all(row[15] and row[2] == ROOT_BRANCH for row in stretches) and all(
+        one[4] <= other[3] and one[14] <= other[13] for one, other in pairwise(stretches)
+    )
+
+
+def _run(id: PartitionId, number: int, row: Row) -> StoredRun:
+    """A stretch as the run that it adds up to."""
+    run = Run(
+        id=id,
+        system=False,
+        asked_offset=row[3],
+        first_offset=row[3],
+        next_offset=row[4],
+        branch=ROOT_BRANCH,
+        replica=-1,
+        captured_ms=row[10],
+        batches=row[6],
+        records=row[7],
+        flags=RunFlag(0),
+        base_timestamp_ms=-1,
+        max_timestamp_ms=row[12],
+        largest_batch_bytes=0,
+        position=number,
+        stored_bytes=row[8],
+        raw_bytes=row[9],
+        codec=CODEC_NONE,
+        crc32c=0,
+        leader_epochs=(),
+    )
+    return StoredRun(run=run, ref=_NO_OBJECT, place=SegmentPlace("", 0, number))
+
+
+async def read_sums(store: ObjectStore, catalog: Catalog) -> Sums:
+    """The sums of every roll-up of the catalog, and of its rest; `store` is scoped to the archive.
+
+    Raises:
+        CorruptObjectError: one of them is damaged.
+        KbackupError: one of them could not be read.
+    """
+    summed = []
+    for rollup in (*catalog.rollups, *catalog.rest):
+        topics = {topic_id: row for row, (topic_id, _) in enumerate(rollup.opened.footer.head.topics)}
+        summed.append(_Summed(rollup, topics, await read_tables(store, rollup.opened, _TABLES)))
+    return Sums(catalog, summed)
+
+
+async def rows_of(
+    store: ObjectStore, catalog: Catalog, topics: set[TopicId]
+) -> Mapping[PartitionId, PartitionEvidence]:
+    """All that is said of the partitions of some topics, from the rows themselves.
+
+    Raises: as `read_sums`.
+    """
+    if not topics:
+        return {}
+    names = {name for rollup in (*catalog.rollups, *catalog.rest) for id, name in _topics(rollup) if id in topics}
+    segments = [segment for segment in catalog.segments if segment.footer.earlier]
+    told = {segment.place for segment in segments}
+    for rollup in (*catalog.rollups, *catalog.rest):
+        for segment in await rolled_segments(store, rollup, names.__contains__):
+            if segment.place not in told:
+                segments.append(segment)
+            else:
+                segments = [segment if one.place == segment.place else one for one in segments]
+    return gather_evidence(sorted(segments, key=lambda segment: segment.place))
+
+
+def _topics(rollup: UsableRollup) -> Sequence[tuple[TopicId, str]]:
+    return rollup.opened.footer.head.topics
