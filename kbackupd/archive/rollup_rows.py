@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, pairwise
-from operator import itemgetter
+from itertools import groupby, pairwise, repeat
+from operator import attrgetter, itemgetter
+from typing import Protocol
 
 from kbackupd.archive.segments import CatalogSegment
 from kbackupd.format import keys
@@ -34,7 +35,7 @@ from kbackupd.format.tables import (
 )
 from kbackupd.model.events import Gap, GapCause, LedgerEvent, PartitionSeen, Truncated
 from kbackupd.model.positions import PartitionId, TopicId
-from kbackupd.model.segment import EarlierEpoch, Footer, Identity, ObjectRef, Run, RunFlag
+from kbackupd.model.segment import EarlierEpoch, Footer, Identity, ObjectRef, RunFlag
 
 GAP_CAUSES = tuple(GapCause)
 """A gap's cause is its index in here: the order of the specification."""
@@ -45,6 +46,32 @@ ROWS_PER_DRAFT = 200_000
 """A roll-up made from footers that has so many takes no further segment: it is some 45 MB while it is made."""
 
 Row = tuple[int, ...]
+
+_RUN_ATTRIBUTES = (
+    "system",
+    "asked_offset",
+    "first_offset",
+    "next_offset",
+    "branch",
+    "replica",
+    "captured_ms",
+    "batches",
+    "records",
+    "flags",
+    "base_timestamp_ms",
+    "max_timestamp_ms",
+    "largest_batch_bytes",
+    "position",
+    "stored_bytes",
+    "raw_bytes",
+)
+"""Of a run, for the columns from `system` to `raw_length`."""
+
+
+class _OfPartition(Protocol):
+    @property
+    def id(self) -> PartitionId: ...
+
 
 _OF_SEGMENTS = (RUNS, LEADER_EPOCHS, SAMPLES, OUTCOMES, OPEN_TRANSACTIONS, SEEN, GAPS, TRUNCATIONS)
 """Tables that repeat rows of footers, sorted by partition."""
@@ -169,67 +196,49 @@ class RollupDraft:
         self._add_rows(number, footer)
 
     def _add_rows(self, number: int, footer: Footer) -> None:
-        for run in footer.runs:
-            topic, partition = self._at(run.id)
-            self._put(RUNS, topic, partition, number, *_run_values(run))
-            for epoch, start in run.leader_epochs:
-                self._put(LEADER_EPOCHS, topic, partition, epoch, start)
-        for outcome in footer.outcomes:
-            self._put(
-                OUTCOMES,
-                *self._at(outcome.id),
-                number,
-                outcome.offset,
-                outcome.producer_id,
-                outcome.producer_epoch,
-                int(outcome.committed),
-            )
-        for row in footer.open_transactions:
-            begun = (row.producer_id, row.producer_epoch, row.first_offset)
-            self._put(OPEN_TRANSACTIONS, *self._at(row.id), number, *begun)
-        for sample in footer.samples:
-            self._put(
-                SAMPLES,
-                *self._at(sample.id),
-                number,
-                sample.sent_ms,
-                sample.answered_ms,
-                sample.log_start_offset,
-                sample.last_stable_offset,
-                sample.high_watermark,
-                sample.leader_epoch,
-            )
+        # Column by column: ten million rows of a long archive pass here.
+        runs = self._tables[RUNS]
+        self._locate(RUNS, number, [run.id for run in footer.runs])
+        for column, name in zip(runs[3:], _RUN_ATTRIBUTES, strict=False):
+            column.extend(map(attrgetter(name), footer.runs))
+        runs[-2].extend(run.crc32c for run in footer.runs)
+        runs[-3].extend(CODECS.index(run.codec) for run in footer.runs)
+        runs[-1].extend(len(run.leader_epochs) for run in footer.runs)
+        self._put_all(
+            LEADER_EPOCHS,
+            [(*self._at(run.id), epoch, start) for run in footer.runs for epoch, start in run.leader_epochs],
+        )
+        self._put_rows(OUTCOMES, number, footer.outcomes, ("offset", "producer_id", "producer_epoch", "committed"))
+        begun = ("producer_id", "producer_epoch", "first_offset")
+        self._put_rows(OPEN_TRANSACTIONS, number, footer.open_transactions, begun)
+        self._put_rows(SAMPLES, number, footer.samples, COLUMNS[SAMPLES][3:])
+        said = COLUMNS[SEEN][3:]
+        self._put_rows(SEEN, number, [event for event in footer.events if isinstance(event, PartitionSeen)], said)
+        cut = COLUMNS[TRUNCATIONS][3:]
+        self._put_rows(TRUNCATIONS, number, [event for event in footer.events if isinstance(event, Truncated)], cut)
         for event in footer.events:
-            match event:
-                case PartitionSeen():
-                    self._put(
-                        SEEN,
-                        *self._at(event.id),
-                        number,
-                        event.first_offset,
-                        event.log_start_offset,
-                        event.high_watermark,
-                        event.leader_epoch,
-                        event.at_ms,
-                    )
-                case Gap():
-                    cause = GAP_CAUSES.index(event.cause)
-                    offsets = (event.first_offset, event.next_offset)
-                    self._put(GAPS, *self._at(event.id), number, event.branch, *offsets, cause, event.at_ms)
-                case Truncated():
-                    self._put(
-                        TRUNCATIONS,
-                        *self._at(event.id),
-                        number,
-                        event.branch,
-                        event.parent,
-                        event.offset,
-                        event.leader_epoch,
-                        event.at_ms,
-                    )
-                case _:
-                    assert isinstance(event, LEDGER_EVENTS)
-                    self._events.append((number, event))
+            if isinstance(event, Gap):
+                offsets = (event.branch, event.first_offset, event.next_offset)
+                self._put(GAPS, *self._at(event.id), number, *offsets, GAP_CAUSES.index(event.cause), event.at_ms)
+            elif isinstance(event, LEDGER_EVENTS):
+                self._events.append((number, event))
+
+    def _locate(self, table: str, number: int, ids: Sequence[PartitionId]) -> None:
+        topic, partition, segment = self._tables[table][:3]
+        topic.extend(self._index[topic_id] for topic_id, _ in ids)
+        partition.extend(number for _, number in ids)
+        segment.extend(repeat(number, len(ids)))
+
+    def _put_rows(self, table: str, number: int, rows: Sequence[_OfPartition], names: Sequence[str]) -> None:
+        """Rows of one segment whose columns are attributes of the values."""
+        if rows:
+            self._locate(table, number, [row.id for row in rows])
+            for column, name in zip(self._tables[table][3:], names, strict=True):
+                column.extend(map(int, map(attrgetter(name), rows)))
+
+    def _put_all(self, table: str, rows: Sequence[Row]) -> None:
+        for column, values in zip(self._tables[table], zip(*rows, strict=True), strict=False):
+            column.extend(values)
 
     def _put(self, table: str, *values: int) -> None:
         for column, value in zip(self._tables[table], values, strict=True):
@@ -278,30 +287,6 @@ class RollupDraft:
 def _pieces(digest: str) -> Iterator[bytes]:
     data = bytes.fromhex(digest)
     return (data[at : at + 8] for at in range(0, 32, 8))
-
-
-def _run_values(run: Run) -> Row:
-    return (
-        int(run.system),
-        run.asked_offset,
-        run.first_offset,
-        run.next_offset,
-        run.branch,
-        run.replica,
-        run.captured_ms,
-        run.batches,
-        run.records,
-        int(run.flags),
-        run.base_timestamp_ms,
-        run.max_timestamp_ms,
-        run.largest_batch_bytes,
-        run.position,
-        run.stored_bytes,
-        run.raw_bytes,
-        CODECS.index(run.codec),
-        run.crc32c,
-        len(run.leader_epochs),
-    )
 
 
 def sorted_rows(columns: Columns) -> Columns:

@@ -8,15 +8,16 @@ tell, and its rows have to be read.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import itemgetter
 
 from kbackupd.archive.catalog import Catalog, abandonment, gather_evidence
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory, SegmentPlace, StoredRun, build_history
 from kbackupd.archive.lineage import ROOT_BRANCH
 from kbackupd.archive.rollup_read import UsableRollup, gap_of, rolled_segments, sample_of, seen_of
-from kbackupd.archive.rollup_rows import Row
+from kbackupd.archive.rollup_rows import Row, coalesced
 from kbackupd.archive.rollup_source import read_tables
 from kbackupd.format.tables import GAPS, PARTITIONS, SEEN, STRETCHES, TRUNCATIONS, Columns
 from kbackupd.model.events import Gap, PartitionSeen
@@ -37,23 +38,30 @@ class SummedPartition:
     last_captured_ms: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Summed:
-    """One roll-up's sums."""
+    """One roll-up's sums; those of one topic at a time are at hand by partition."""
 
     rollup: UsableRollup
     topics: Mapping[TopicId, int]
     tables: Mapping[str, Columns]
+    _topic: TopicId | None = None
+    _at_hand: dict[str, dict[int, list[Row]]] = field(default_factory=dict)
 
-    def rows(self, table: str, id: PartitionId) -> Iterator[Row]:
-        topic = self.topics.get(id.topic_id)
-        if topic is None:
-            return iter(())
-        columns = self.tables[table]
-        first, following = bisect_left(columns[0], topic), bisect_left(columns[0], topic + 1)
-        first = bisect_left(columns[1], id.partition, first, following)
-        following = bisect_left(columns[1], id.partition + 1, first, following)
-        return zip(*(column[first:following] for column in columns), strict=True)
+    def rows(self, table: str, id: PartitionId) -> Sequence[Row]:
+        if id.topic_id != self._topic:
+            self._topic = id.topic_id
+            self._at_hand = {name: self._by_partition(name, id.topic_id) for name in self.tables}
+        return self._at_hand[table].get(id.partition, ())
+
+    def _by_partition(self, table: str, topic_id: TopicId) -> dict[int, list[Row]]:
+        found: dict[int, list[Row]] = {}
+        topic, columns = self.topics.get(topic_id), self.tables[table]
+        if topic is not None and columns[0]:
+            first, following = bisect_left(columns[0], topic), bisect_left(columns[0], topic + 1)
+            for row in zip(*(column[first:following] for column in columns), strict=True):
+                found.setdefault(row[1], []).append(row)
+        return found
 
     def place(self, segment: int) -> SegmentPlace:
         columns = self.rollup.segments
@@ -89,16 +97,17 @@ class Sums:
                     return None  # transactions were open
                 if row[6] >= 0 and (last is None or last[0] < one.place(row[6])):
                     last = one.place(row[6]), sample_of(id, row[7:])
-            if any(True for _ in one.rows(TRUNCATIONS, id)):
+            if one.rows(TRUNCATIONS, id):
                 return None
             stretches += one.rows(STRETCHES, id)
             for _, _, segment, *values in one.rows(SEEN, id):
                 if not self._abandoned(place := one.place(segment)):
                     seen.append((place, seen_of(id, values)))
             gaps += ((one.place(row[2]), gap_of(id, row[3:])) for row in one.rows(GAPS, id))
-        stretches.sort(key=lambda row: row[3])
+        stretches = sorted(((0, *row[1:]) for row in stretches), key=itemgetter(3))  # topics count per roll-up
         if not _follow_each_other(stretches) or any(gap.branch != ROOT_BRANCH for _, gap in gaps):
             return None
+        stretches = list(coalesced(stretches))
         evidence = PartitionEvidence(
             id=id,
             runs=tuple(_run(id, number, row) for number, row in enumerate(stretches)),

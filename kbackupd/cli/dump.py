@@ -81,7 +81,7 @@ async def _dump(
     branch: int | None,
 ) -> DumpReport:
     async with opened(storage) as store:
-        archive = await Archive.open(store, backup_id)
+        archive = await Archive.open(store, backup_id, wanted=topic.__eq__)
         chosen = _topic(archive, topic, topic_id)
         if partition >= chosen.partitions:
             raise UsageError(f"topic {topic} has no partition {partition}", hint=f"it has 0 to {chosen.partitions - 1}")

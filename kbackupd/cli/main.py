@@ -22,7 +22,18 @@ from kbackupd import __version__
 from kbackupd.model.errors import KbackupError, principal
 from kbackupd.observe.logging import configure_logging, mask_text
 
-VERBS: Final[tuple[str, ...]] = ("run", "restore", "list", "describe", "groups", "validate", "dump", "ctl", "config")
+VERBS: Final[tuple[str, ...]] = (
+    "run",
+    "restore",
+    "list",
+    "describe",
+    "groups",
+    "validate",
+    "dump",
+    "rollup",
+    "ctl",
+    "config",
+)
 """In the order of the help text. Each is a module of this package: one that exports `command` is a verb, one that
 exports `app` has verbs of its own."""
 

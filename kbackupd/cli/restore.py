@@ -25,6 +25,7 @@ from kbackupd.restore.report import RestoreReport
 from kbackupd.restore.restore import execute
 from kbackupd.settings.load import load_restore_settings
 from kbackupd.store.open import open_store
+from kbackupd.store.protocol import ObjectStore
 
 
 def command(
@@ -62,9 +63,15 @@ def command(
 async def _plan(settings: RestoreSettings) -> RestorePlan:
     store = await open_store(settings.source.storage)
     try:
-        return make_plan(await Archive.open(store, settings.source.backup_id), settings)
+        return make_plan(await _archive(store, settings), settings)
     finally:
         await store.close()
+
+
+async def _archive(store: ObjectStore, settings: RestoreSettings) -> Archive:
+    """With the rows of the topics that will be restored, and of no other."""
+    options = settings.options
+    return await Archive.open(store, settings.source.backup_id, wanted=lambda name: options.target_of(name) is not None)
 
 
 async def _restore(settings: RestoreSettings, clock: Clock, progress: RestoreProgress) -> RestoreReport:
@@ -79,7 +86,7 @@ async def _restore(settings: RestoreSettings, clock: Clock, progress: RestorePro
     )
     try:
         async with showing(progress, clock):
-            archive = await Archive.open(store, settings.source.backup_id)
+            archive = await _archive(store, settings)
             plan = make_plan(archive, settings)
             progress.enter(Phase.CONNECTING, clock.monotonic())
             async with connection:
