@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from kbackupd.archive.archive import no_archive
 from kbackupd.archive.catalog import DamagedObject, footers_in_order
 from kbackupd.archive.rollup_merge import merge
 from kbackupd.archive.rollup_rows import ROWS_PER_DRAFT, RollupDraft
@@ -107,7 +108,7 @@ async def _identity(store: ObjectStore) -> Identity:
                 f"{store.location}: {keys.BACKUP_KEY} is missing, but there are other objects",
                 hint="put the archive's own backup.json back from a copy",
             ) from None
-        raise
+        raise no_archive(store.location) from None
 
 
 async def _lives(store: ObjectStore) -> dict[str, set[int]]:

@@ -194,11 +194,16 @@ async def _usable(store: ObjectStore, key: str, identity: Identity | None, cover
     ranges = cover.rows_of(opened)
     if ranges is None:
         return None
-    usable = await _with_segments(store, opened)
+    usable = await with_segments(store, opened)
     return usable if cover.take(ranges, usable.segments) else None
 
 
-async def _with_segments(store: ObjectStore, opened: OpenedRollup) -> UsableRollup:
+async def with_segments(store: ObjectStore, opened: OpenedRollup) -> UsableRollup:
+    """The roll-up and its list of segments; whether these are there is not asked.
+
+    Raises:
+        CorruptObjectError: the list is damaged.
+    """
     tables = await read_tables(store, opened, (SEGMENTS, IN_FLIGHT))
     flying: dict[int, tuple[int, ...]] = {}
     for row, seq in zip(*tables[IN_FLIGHT], strict=True):
@@ -236,7 +241,7 @@ async def _in_memory(draft: RollupDraft) -> UsableRollup:
     assert at is not None
     body = b"".join(sealed.parts)[: sealed.footer.body_bytes]
     opened = OpenedRollup(at=at, ref=sealed.ref, footer=sealed.footer, size_bytes=sealed.size_bytes, tail=body)
-    return await _with_segments(MemoryStore(), opened)
+    return await with_segments(MemoryStore(), opened)
 
 
 @dataclass(slots=True)

@@ -93,12 +93,8 @@ class TableWriter:
             self._body.add(self._table, [column[:BLOCK_ROWS] for column in self._waiting])
             self._waiting = [column[BLOCK_ROWS:] for column in self._waiting]
 
-    def append(self, row: Row) -> None:
-        self.extend([array("q", (value,)) for value in row])
-
     def append_all(self, rows: Sequence[Row]) -> None:
-        if rows:
-            self.extend([array("q", column) for column in zip(*rows, strict=True)])
+        self.extend(columns_of(self._table, rows))
 
     def close(self) -> None:
         if self._waiting[0]:
@@ -247,31 +243,21 @@ class RollupDraft:
     def _at(self, id: PartitionId) -> tuple[int, int]:
         return self._index[id.topic_id], id.partition
 
-    def seal(self, *, generation: int = 0) -> SealedRollup:
-        """The roll-up of all that was added. The draft is spent."""
+    def finished(self, *, generation: int = 0) -> tuple[dict[str, Columns], RollupHead]:
+        """All tables, sorted, and what stands beside them. The draft is spent."""
         order = sorted(self._index)
         moved = {self._index[topic_id]: row for row, topic_id in enumerate(order)}
-        body = RollupBody()
+        tables = dict(self._tables)
         for table in _OF_SEGMENTS:
-            columns = self._tables[table]
+            columns = tables[table]
             columns[0] = array("q", map(moved.__getitem__, columns[0]))
-            self._tables[table] = sorted_rows(columns)
-        sums = list(partition_rows(self._tables))
-        stretches = list(coalesced(run_stretches(self._tables[RUNS], self._tables[LEADER_EPOCHS])))
-        for table in COLUMNS:
-            writer = TableWriter(body, table)
-            if table == PARTITIONS:
-                writer.append_all(sums)
-            elif table == STRETCHES:
-                writer.append_all(stretches)
-            else:
-                writer.extend(self._tables[table])
-            writer.close()
-        coverage = coverage_of(self._places)
+            tables[table] = sorted_rows(columns)
+        tables[PARTITIONS] = columns_of(PARTITIONS, list(partition_rows(tables)))
+        tables[STRETCHES] = columns_of(STRETCHES, list(coalesced(run_stretches(tables[RUNS], tables[LEADER_EPOCHS]))))
         head = RollupHead(
             level=1,
             generation=generation,
-            coverage=coverage,
+            coverage=coverage_of(self._places),
             sources=(),
             topics=tuple((topic_id, self._names[topic_id]) for topic_id in order),
             events=tuple(self._events),
@@ -281,7 +267,21 @@ class RollupDraft:
             earlier=tuple(self._earlier),
             previous=tuple(self._previous),
         )
-        return body.seal(rollup_key(self._writer, 1, coverage, generation), self._identity, head)
+        return tables, head
+
+    def seal(self, *, generation: int = 0) -> SealedRollup:
+        """The roll-up of all that was added. The draft is spent."""
+        tables, head = self.finished(generation=generation)
+        body = RollupBody()
+        for table in COLUMNS:
+            writer = TableWriter(body, table)
+            writer.extend(tables[table])
+            writer.close()
+        return body.seal(rollup_key(self._writer, 1, head.coverage, generation), self._identity, head)
+
+
+def columns_of(table: str, rows: Sequence[Row]) -> Columns:
+    return [array("q", column) for column in zip(*rows, strict=True)] if rows else empty_columns(table)
 
 
 def _pieces(digest: str) -> Iterator[bytes]:

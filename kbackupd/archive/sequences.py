@@ -9,12 +9,22 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kbackupd.archive.segments import SealedPlace
 from kbackupd.format import keys
 from kbackupd.model.segment import Checkpoint
 
 WriterEpoch = tuple[str, int]
+
+
+class RolledUp(NamedTuple):
+    """Sequences that the roll-up `key` was made of."""
+
+    key: str
+    writer: str
+    writer_epoch: int
+    sequences: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +44,10 @@ class EpochJudgement:
 
 
 def judge_sequences(
-    segment_keys: Iterable[str], sealed: Iterable[SealedPlace], checkpoints: Iterable[Checkpoint]
+    segment_keys: Iterable[str],
+    sealed: Iterable[SealedPlace],
+    checkpoints: Iterable[Checkpoint],
+    rolled: Iterable[RolledUp] = (),
 ) -> tuple[EpochJudgement, ...]:
     """Judge every writer epoch that anything speaks of.
 
@@ -42,6 +55,7 @@ def judge_sequences(
         segment_keys: of every segment in the listing.
         sealed: the readable ones, in any order.
         checkpoints: the readable ones.
+        rolled: what roll-ups cover: they were made of readable footers.
     """
     present: dict[WriterEpoch, set[int]] = defaultdict(set)
     for key in segment_keys:
@@ -49,6 +63,9 @@ def judge_sequences(
         if at is not None:
             present[at.writer, at.writer_epoch].add(at.seq)
     proofs = _proofs(checkpoints)
+    for rollup in rolled:
+        held = proofs.setdefault((rollup.writer, rollup.writer_epoch), {})
+        held.setdefault(rollup.sequences, f"{rollup.key} covers it")
     described: dict[WriterEpoch, list[tuple[int, int]]] = defaultdict(list)
     sequences: dict[WriterEpoch, list[int]] = defaultdict(list)
     flying: dict[WriterEpoch, Counter[int]] = defaultdict(Counter)

@@ -255,6 +255,8 @@ def _decode(key: str, tail: Tail, rows: _Rollup) -> RollupFooter:
         ("previous", [segment for segment, _ in rows.previous]),
     ):
         check_indices(f"{name}: segment", column, segments)
+    if not any(segment == 0 for segment, _ in rows.previous):
+        raise Violation("previous: nothing of the first segment")
     events = tuple((segment, decode_event(row, topics)) for segment, row in rows.events)
     if not all(isinstance(event, LEDGER_EVENTS) for _, event in events):
         raise Violation("events: an event of a partition")

@@ -12,6 +12,7 @@ from kbackupd.validate.report import Code, Finding, Severity
 from kbackupd.validate.survey import Survey
 
 PUT_BACK = "put the object back from a copy of the archive"
+FROM_FOOTERS = "nothing is lost: readers take what it sums up from the segments, which takes longer"
 FROM_SEGMENTS = "nothing is lost: what a checkpoint says follows from the segments; the next start reads more of them"
 
 
@@ -41,6 +42,8 @@ def _damaged(found: Survey) -> Iterator[Finding]:
     for one in found.damaged:
         code = Code.OBJECT_UNSUPPORTED if one.unsupported else Code.OBJECT_DAMAGED
         action = one.hint or PUT_BACK
+        if keys.parse_rollup_key(one.key) and not one.unsupported:
+            action = f"delete it, and run kbackupd rollup; {FROM_FOOTERS}"
         if keys.parse_checkpoint_key(one.key) and not one.unsupported:
             action = f"{PUT_BACK}, or delete it; {FROM_SEGMENTS}"
         yield _error(code, one.reason, action, one.key)
@@ -257,6 +260,7 @@ def _unknown(found: Survey) -> Iterator[Finding]:
             or keys.parse_checkpoint_key(info.key)
             or keys.parse_snapshot_key(info.key)
             or keys.parse_claim_key(info.key)
+            or keys.parse_rollup_key(info.key)
         )
         if parsed is None and info.key == keys.RESTORE_GUIDE_KEY and found.catalog.document is None:
             message = "cannot be checked: its digest stands in backup.json, which is missing or damaged"

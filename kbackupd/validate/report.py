@@ -31,6 +31,8 @@ class Code(StrEnum):
     SEQUENCE_ABANDONED = "sequence.abandoned"
     CHECKPOINT_MISSING = "checkpoint.missing"
     CHECKPOINT_CONTRADICTED = "checkpoint.contradicted"
+    ROLLUP_CONTRADICTED = "rollup.contradicted"
+    ROLLUP_MISSING = "rollup.missing"
     CONTINUITY_HOLE = "continuity.hole"
     CONTINUITY_UNFINISHED = "continuity.unfinished"
     CONTINUITY_GAP = "continuity.gap"
@@ -91,6 +93,7 @@ class Checked:
     checkpoints: int = 0
     snapshots: int = 0
     """Of groups and of the cluster."""
+    rollups: int = 0
     topics: int = 0
     partitions: int = 0
     runs: int = 0

@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from kbackupd.archive.catalog import Catalog, DamagedObject, bounded, load_catalog
+from kbackupd.archive.rollup_read import UsableRollup, with_segments
+from kbackupd.archive.rollup_source import open_stored
+from kbackupd.archive.sequences import EpochJudgement, RolledUp, judge_sequences
 from kbackupd.format import keys
 from kbackupd.format.checkpoint import decode_checkpoint
 from kbackupd.format.snapshots import decode_cluster, decode_groups
@@ -35,12 +38,26 @@ class Survey:
     """Writer → its newest readable checkpoint."""
     snapshots: tuple[SurveyedSnapshot, ...]
     """Readable ones, by key."""
+    rollups: tuple[UsableRollup, ...]
+    """Readable ones, by key, whether or not a reader would use them; their rows are not read."""
     damaged: tuple[DamagedObject, ...]
     """Of all kinds; those of the catalog included."""
 
+    def judgements(self) -> tuple[EpochJudgement, ...]:
+        """Which segments are there, and which must be."""
+        rolled = (
+            RolledUp(rollup.opened.ref.key, rollup.writer, epoch, (first, following))
+            for rollup in self.rollups
+            for epoch, first, following in rollup.opened.coverage
+        )
+        listed = (info.key for info in self.catalog.objects)
+        return judge_sequences(listed, self.catalog.sealed(), self.checkpoints, rolled)
+
 
 async def survey(store: ObjectStore) -> Survey:
-    """Read the listing, documents, texts, every footer, checkpoint and snapshot; `store` is scoped to the archive.
+    """Read the listing, documents, texts, every footer, checkpoint and snapshot, and what roll-ups cover.
+
+    `store` is scoped to the archive.
 
     Raises:
         KbackupError: the store could not say for certain what is there.
@@ -78,6 +95,19 @@ async def survey(store: ObjectStore) -> Survey:
         [one.key for one in catalog.objects if keys.parse_snapshot_key(one.key)],
         lambda key: read(key, lambda key, data: _snapshot(key, data, identity)),
     )
+
+    async def rollup(key: str) -> UsableRollup | None:
+        try:
+            return await with_segments(store, await open_stored(store, key, identity))
+        except ObjectMissingError:
+            return None
+        except CorruptObjectError as error:
+            damaged.append(DamagedObject(key=key, reason=error.reason, hint=error.hint))
+        except UnsupportedFormatError as error:
+            damaged.append(DamagedObject(key=key, reason=error.reason, hint=error.hint, unsupported=True))
+        return None
+
+    rollups = await bounded([one.key for one in catalog.objects if keys.parse_rollup_key(one.key)], rollup)
     damaged += await _damaged_texts(store, catalog)
     return Survey(
         catalog=catalog,
@@ -88,6 +118,7 @@ async def survey(store: ObjectStore) -> Survey:
         ),
         newest=newest,
         snapshots=tuple(sorted((one for one in snapshots if one is not None), key=lambda one: one.ref.key)),
+        rollups=tuple(sorted((one for one in rollups if one is not None), key=lambda one: one.opened.ref.key)),
         damaged=tuple(sorted(damaged, key=lambda one: one.key)),
     )
 

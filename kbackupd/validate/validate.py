@@ -13,7 +13,6 @@ from dataclasses import replace
 from kbackupd.archive.archive import archived_topics, no_archive
 from kbackupd.archive.catalog import gather_evidence
 from kbackupd.archive.losses import LOOKS_MAX, any_appeared
-from kbackupd.archive.sequences import judge_sequences
 from kbackupd.format import keys
 from kbackupd.model.clock import Clock, SystemClock
 from kbackupd.model.positions import TopicId
@@ -24,6 +23,7 @@ from kbackupd.validate.continuity import Continuity
 from kbackupd.validate.coverage import Expected, coverage_findings
 from kbackupd.validate.listing import checkpoint_totals, listing_findings
 from kbackupd.validate.report import Checked, Finding, Severity, ValidationReport, ordered
+from kbackupd.validate.rollups import rollup_content_findings, rollup_findings
 from kbackupd.validate.survey import Survey, survey
 
 OnTotal = Callable[[int], None]
@@ -69,6 +69,7 @@ async def validate(
     if deep:
         on_total(sum(segment.footer.body_bytes for segment in segments))
         findings += await content_findings(scoped, segments, names, count)
+        findings += await rollup_content_findings(scoped, found)
     kept = ordered(findings)
     errors = sum(one.severity is Severity.ERROR for one in kept)
     document = found.catalog.document
@@ -96,9 +97,7 @@ async def _settled(scoped: ObjectStore) -> Survey:
     """
     found = await survey(scoped)
     for _ in range(LOOKS_MAX - 1):
-        judgements = judge_sequences(
-            (info.key for info in found.catalog.objects), found.catalog.sealed(), found.checkpoints
-        )
+        judgements = found.judgements()
         lost = [keys.segment_seq_prefix(one.writer, one.writer_epoch, seq) for one in judgements for seq, _ in one.lost]
         if not await any_appeared(scoped, lost):
             break
@@ -111,14 +110,13 @@ def _judge(
 ) -> tuple[list[Finding], Callable[[TopicId], str], Checked]:
     """Everything that follows from the survey; pure, and long enough for a thread of its own."""
     segments = found.catalog.segments
-    judgements = judge_sequences(
-        (info.key for info in found.catalog.objects), found.catalog.sealed(), found.checkpoints
-    )
+    judgements = found.judgements()
     evidence = gather_evidence(segments)
     topics = {topic.topic_id: topic for topic in archived_topics(segments)}
     newest = tuple(found.newest.values())
     continuity = Continuity(segments, evidence, judgements, newest)
     findings = list(listing_findings(found, judgements, backup_id=backup_id))
+    findings += rollup_findings(found)
     findings += continuity.findings()
     for checkpoint in newest:
         findings += checkpoint_totals(found, checkpoint)
@@ -129,6 +127,7 @@ def _judge(
         segments=len(segments),
         checkpoints=len(found.checkpoints),
         snapshots=len(found.snapshots),
+        rollups=len(found.rollups),
         topics=len(topics),
         partitions=len(evidence),
         runs=len(runs),
