@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kbackupd.archive.archive import no_archive
 from kbackupd.archive.catalog import DamagedObject, footers_in_order
@@ -34,7 +34,7 @@ from kbackupd.store.protocol import ObjectInfo, ObjectStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollupLimits:
-    """What one roll-up may hold. The process needs some 100 MiB with these, whatever the archive holds."""
+    """What one roll-up may hold. The process needs some 210 MiB with these, whatever the archive holds."""
 
     segments: int = 256
     """So many uncovered ones make a roll-up of level 1."""
@@ -195,7 +195,7 @@ class _Writer:
         if key in self._distrusted:
             return None
         try:
-            return await open_stored(self._store, key, self._identity)
+            return replace(await open_stored(self._store, key, self._identity), tail=b"")
         except ObjectMissingError:
             return None
         except (CorruptObjectError, UnsupportedFormatError) as error:

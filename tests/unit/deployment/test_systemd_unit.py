@@ -91,3 +91,14 @@ def test_it_cannot_become_more_than_it_is(unit: dict[str, list[str]]) -> None:
         assert unit[key] == [value], key
     # The boot time in /proc/stat is what kbackupd_process_start_time_seconds counts from; without it, it is 1970.
     assert "ProcSubset" not in unit
+
+
+def test_the_timer_rolls_up_as_the_daemons_user_and_last_of_all(unit: dict[str, list[str]]) -> None:
+    text = (REPOSITORY / "systemd" / "kbackupd-rollup.service").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+    assert told["ExecStart"] == unit["ExecStart"][0].replace(" run ", " rollup ")
+    assert [told[key] for key in ("User", "DynamicUser", "StateDirectory", "EnvironmentFile")] == [
+        unit[key][0] for key in ("User", "DynamicUser", "StateDirectory", "EnvironmentFile")
+    ]
+    assert int(told["Nice"]) > 0
+    assert (REPOSITORY / "systemd" / "kbackupd-rollup.timer").is_file()
