@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from kbackupd.archive.archive import Archive
 from kbackupd.archive.describe import ArchiveDescription, describe, describe_stored
 from kbackupd.archive.rollup_build import RollupLimits, RollupReport, build_rollups
+from kbackupd.archive.sums import read_sums
 from kbackupd.format import keys
 from kbackupd.model.errors import StoreUnavailableError
 from kbackupd.model.events import GapCause
-from kbackupd.model.positions import TopicId
+from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.store.metered import MeteredStore, Operation, Outcome
 from kbackupd.store.scoped import ScopedStore
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder, Life
@@ -393,3 +394,35 @@ async def test_a_stranger_finds_in_a_rollup_what_the_footers_say() -> None:
             said.append((footer["topics"][run["topic"]][1], run["partition"], run["asked_offset"], run["crc32c"]))
     assert sorted(rows) == sorted(said)
     assert len(said) == 24
+
+
+async def test_sums_tell_of_a_plain_partition_and_of_none_that_was_cut_or_overlaps() -> None:
+    built = await ArchiveBuilder.create()
+    plain, cut, twice = (built.topic(name) for name in ("plain", "cut", "twice"))
+    life = await built.start()
+    for number in range(12):
+        for topic in (plain, cut, twice):
+            built.log(topic, 0).append([b"value"] * 3)
+            life.capture(topic, 0)
+        if number == 5:
+            built.log(cut, 0).truncate(15)
+            life.follow_cut(cut, 0)
+        await life.flush()
+    built.log(twice, 0).append([b"value"])
+    life.capture(twice, 0)
+    life.seal()  # never lands
+    built.log(twice, 0).append([b"value"])
+    life.capture(twice, 0)
+    await life.arrive(life.seal())
+    again = await built.start()
+    again.capture(twice, 0)
+    await again.flush()
+    await rolled_up(built)
+    archive, told = await describe_stored(built.store, BACKUP_ID)
+    sums = await read_sums(built.scoped, archive.catalog)
+    one = sums.partition(PartitionId(plain, 0))
+    assert one is not None
+    assert (one.history.next_offset, len(one.history.slices)) == (36, 1)
+    assert sums.partition(PartitionId(cut, 0)) is None
+    assert sums.partition(PartitionId(twice, 0)) is None
+    assert told == describe(await Archive.open(built.store, BACKUP_ID, through_rollups=False))
