@@ -176,3 +176,12 @@ def _percent(spread: Spread) -> Spread:
 
 def _scaled(spread: Spread, factor: float) -> Spread:
     return Spread(median=spread.median * factor, least=spread.least * factor, most=spread.most * factor)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """The rows, the first of them its head, as a table that a document can take as it is."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])

@@ -192,7 +192,7 @@ class Generator:
                 new.append((one.ref.key, one.ref.digest, one.size_bytes))
             waiting = []
             if (seq + 1) // SEGMENTS_PER_CHECKPOINT > number and seq + 1 < count:
-                checkpoint = state.checkpoint(
+                checkpoint = state.picture(
                     identity=self._identity,
                     key=keys.checkpoint_key("main", epoch, number),
                     writer_epoch=epoch,
@@ -200,7 +200,7 @@ class Generator:
                     sealed_ms=self._now_ms,
                     segments=tuple(new),
                     states=dict.fromkeys(state.partitions, "following"),
-                )
+                )()
                 await self._store.put_if_absent(checkpoint.key, [encode_checkpoint(checkpoint)])
                 number, new = number + 1, []
 

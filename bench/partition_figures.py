@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.figures import markdown
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
@@ -30,8 +32,4 @@ def as_table(figures: Sequence[Figure]) -> str:
     rows = [("", "figure", "aim", "reached")]
     words = {True: "yes", False: "**no**", None: ""}
     rows += [(one.title, one.value, one.aim, words[one.reached]) for one in figures]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    return markdown(rows)

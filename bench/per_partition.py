@@ -107,7 +107,7 @@ def _state() -> WriterState:
 
 
 def _picture(state: WriterState, number: int) -> Checkpoint:
-    return state.checkpoint(
+    return state.picture(
         identity=_IDENTITY,
         key=checkpoint_key("main", 1, number),
         writer_epoch=1,
@@ -115,7 +115,7 @@ def _picture(state: WriterState, number: int) -> Checkpoint:
         sealed_ms=1,
         segments=(),
         states={},
-    )
+    )()
 
 
 def _samples() -> Iterable[PartitionSample]:

@@ -129,7 +129,7 @@ class Discovery:
         gone, silences = await self._look_for(metadata.topics)
         for topic in selected.values():
             # Once more: a reload may have excluded it while brokers were asked.
-            if self._selects(topic.name, topic.internal):
+            if self.selects(topic.name, topic.internal):
                 self._met(topic, configs.get(topic.name))
         for topic_id in gone:
             self._deleted(topic_id)
@@ -359,7 +359,7 @@ class Discovery:
         for topic in self._roster.topics.values():
             if topic.closed:
                 continue
-            if not self._selects(topic.name, topic.internal):
+            if not self.selects(topic.name, topic.internal):
                 self._exclude(topic)
             elif topic.tier != SYSTEM_TIER:
                 topic.tier = self._tier_of(topic.name)

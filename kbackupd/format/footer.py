@@ -187,7 +187,7 @@ def check_footer(key: str, tail: Tail) -> None:
     try:
         topics = _head(key, rows)
         ids = [topic_id for topic_id, _ in topics]
-        _decode_earlier(rows)
+        decode_earlier(rows.earlier, following_epoch=rows.writer_epoch)
         check_runs(rows.runs, rows.leader_epochs, ids, tail.body_bytes)
         _decode_outcomes(rows.outcomes, ids)
         _decode_open(rows.open_transactions, ids)

@@ -303,7 +303,7 @@ class KafkaConnection:
             raise translate(error, f"{what} (within {seconds:g} s)") from error
 
 
-def _usable(connection: AIOKafkaConnection) -> bool:
+def _usable(connection: FramedConnection) -> bool:
     """Whether a request may be written to it at this moment.
 
     aiokafka believes a connection to be there until its reader has run, which is after the event loop has closed it. A

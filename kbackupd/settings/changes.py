@@ -102,7 +102,9 @@ SETTINGS: Final[Mapping[str, _Setting]] = {
     "tiers": _live("tiers"),
     "source.bootstrap_servers": _restart(_CLUSTER, ("source", "bootstrap_servers")),
     "source.internal_topics": _live("source", "internal_topics"),
-    "source.consumer_group": _restart("what stood in the group was compared at the start", ("source", "consumer_group")),
+    "source.consumer_group": _restart(
+        "what stood in the group was compared at the start", ("source", "consumer_group")
+    ),
     "source.rate_limit": _live("source", "rate_limit_bytes_per_second", text=_rate),
     "source.topics.include": _live("source", "topics", "include"),
     "source.topics.exclude": _live("source", "topics", "exclude"),

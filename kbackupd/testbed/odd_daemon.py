@@ -1,4 +1,4 @@
-"""`kbackupd run [--once]` with a clock that is wrong or is stepped, little patience for its store, or listings of small pages.
+"""`kbackupd run [--once]` with a clock that is wrong or stepped, little patience for its store, or small listing pages.
 
 `python -m kbackupd.testbed.odd_daemon --config FILE [--clock-file FILE] …`: a program of its own, so that signals, exit
 codes and messages are those of a process. Everything else is the real thing. What `ClockFile` holds

@@ -207,7 +207,7 @@ def test_a_topic_made_anew_with_as_many_records_is_committed_anew() -> None:
     renewed = replace(
         held,
         topics=(replace(held.topics[0], closed=True, deleted=True), held.topics[1], replace(held.topics[0], id=new)),
-        partitions=(*held.partitions, replace(held.partitions[0], id=PartitionId(new, 0))),
+        partitions=(*held.partitions, held.partitions[0]._replace(id=PartitionId(new, 0))),
     )
     assert old != new
     stand.committer.covered(renewed)

@@ -65,7 +65,7 @@ class Scraped:
         self.memory = replace(self.memory, **changed)
 
     def partition_is(self, **changed: object) -> None:
-        self.partition = replace(self.partition, **changed)  # type: ignore[arg-type]  # any field
+        self.partition = self.partition._replace(**changed)  # type: ignore[arg-type]  # any field
 
     def upload(self, error: Exception | None = None) -> None:
         with contextlib.suppress(StoreUnavailableError), self.metrics.upload():
