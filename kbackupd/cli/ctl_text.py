@@ -95,10 +95,12 @@ def print_reload(console: Console, report: ReloadReport) -> None:
     if not applied and not waiting:
         console.print(f"nothing changed: all {count_of(len(report.unchanged), 'setting')} are as they were")
         return
-    console.print(f"{applied} applied, {waiting} need a restart, {len(report.unchanged)} unchanged")
+    needs = "needs" if waiting == 1 else "need"
+    console.print(f"{applied} applied, {waiting} {needs} a restart, {len(report.unchanged)} unchanged")
     if report.applied:
         table = plain_table(console)
-        for heading in ("APPLIED", "BEFORE", "NOW"):
+        table.add_column("APPLIED", no_wrap=True)
+        for heading in ("BEFORE", "NOW"):
             table.add_column(heading, overflow="fold")
         for change in report.applied:
             table.add_row(change.key, change.before, change.after)
@@ -106,7 +108,8 @@ def print_reload(console: Console, report: ReloadReport) -> None:
         console.print(table)
     if report.needs_restart:
         table = plain_table(console)
-        for heading in ("NEEDS A RESTART", "STILL IN FORCE", "WANTED", "WHY"):
+        table.add_column("NEEDS A RESTART", no_wrap=True)
+        for heading in ("STILL IN FORCE", "WANTED", "WHY"):
             table.add_column(heading, overflow="fold")
         for one in report.needs_restart:
             table.add_row(one.key, one.running, one.wanted, one.reason)

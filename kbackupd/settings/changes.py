@@ -81,11 +81,11 @@ def _restart(why: str, *paths: _Path, text: Callable[..., str] = _plain) -> _Set
     return _Setting(paths, text, why)
 
 
-_ARCHIVE = "the archive that is being written is another one under another name"
-_CLUSTER = "connections and the archive belong to the cluster that was found at the start"
-_CREDENTIALS = "the connections to the brokers stand, and were made with the others"
+_ARCHIVE = "it names the archive that is being written"
+_CLUSTER = "the archive belongs to the cluster that was found through them at the start"
+_CREDENTIALS = "the connections to the brokers were made with the running one"
 _STORE = "the archive that is being written is there"
-_LISTENING = "it is being listened on"
+_LISTENING = "the daemon listens on the running one"
 
 
 def _s3(name: str) -> _Setting:

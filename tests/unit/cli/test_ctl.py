@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kbackupd.cli.ctl_text import print_flush, print_pause
+from kbackupd.cli.ctl_text import print_flush, print_pause, print_reload
 from kbackupd.cli.main import main
 from kbackupd.cli.status_text import ROWS_ON_TERMINAL, print_status
 from kbackupd.model.errors import ConfigurationError, StoreUnavailableError
 from kbackupd.model.status import (
+    DeferredSetting,
     FlushedPartition,
     FlushReport,
     LeftOutPartition,
@@ -25,6 +26,8 @@ from kbackupd.model.status import (
     PartitionState,
     PauseReport,
     Problem,
+    ReloadReport,
+    SettingChange,
 )
 from kbackupd.server.control import ControlServer
 from tests.unit.server.fake_daemon import FakeDaemon, sample
@@ -235,7 +238,7 @@ def test_reload_says_what_is_in_force_now_and_what_needs_a_restart(
 ) -> None:
     assert served.ctl("reload") == 0
     text = capsys.readouterr().out
-    assert text.startswith("1 applied, 1 need a restart, 2 unchanged\n")
+    assert text.startswith("1 applied, 1 needs a restart, 2 unchanged\n")
     assert rows(text, "APPLIED") == [["backup.flush_interval", "10s", "5s"]]
     assert rows(text, "NEEDS A RESTART") == [["backup_id", "main", "other", "another archive"]]
     assert served.ctl("reload", "--format", "json") == 0
@@ -245,6 +248,19 @@ def test_reload_says_what_is_in_force_now_and_what_needs_a_restart(
     served.daemon.reloaded = replace(served.daemon.reloaded, applied=(), needs_restart=())
     assert served.ctl("reload") == 0
     assert capsys.readouterr().out == "nothing changed: all 2 settings are as they were\n"
+
+
+def test_a_reloads_keys_are_whole_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    key = "observability.per_partition_metrics"
+    report = ReloadReport(
+        applied=(SettingChange(key=key, before="x" * 90, after="y" * 90),),
+        needs_restart=(DeferredSetting(key=key, running="x" * 90, wanted="y" * 90, reason="because " * 20),),
+        unchanged=(),
+    )
+    print_reload(terminal(80), report)
+    text = capsys.readouterr().out
+    assert text.count(key) == 2
+    assert max(len(line) for line in text.splitlines()) <= 80
 
 
 def test_a_reload_of_a_wrong_configuration_is_exit_code_two(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
