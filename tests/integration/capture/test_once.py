@@ -15,7 +15,7 @@ from kbackupd.testbed.process import GuardedProcess
 from kbackupd.testbed.topics import create_topic, delete_topic
 from kbackupd.testbed.truth import Outcome, Truth
 from kbackupd.testbed.workload import Draft, LiveLoad, PlainStream, TransactionalStream, produce, produce_transaction
-from tests.integration.capture.backup import Backup, complaints, follows, pause
+from tests.integration.capture.backup import Backup, complaints, flush, follows, pause
 from tests.integration.conditions import reaches
 
 Names = Callable[[], str]
@@ -162,8 +162,14 @@ async def test_compacted_logs_and_transaction_markers_at_the_end_are_complete(
     for outcome in (Outcome.COMMITTED, Outcome.ABORTED):
         produce_transaction(backup.kafka.bootstrap, truth, [(transactional, Draft(b"k", b"v"))] * 5, outcome=outcome)
     daemon = backup.daemon(compacted, transactional)
+    # The coordinators' own topics are compacted logs that end in whatever they were told last.
+    configure(daemon, "source", internal_topics=True)
     code, report = once(daemon)
-    assert (code, report["verdict"], report["partitions_complete"]) == (0, "complete", 2)
+    assert (code, report["verdict"]) == (0, "complete")
+    partitions = report["partitions"]
+    assert isinstance(partitions, int)
+    assert partitions > 2
+    assert report["partitions_complete"] == partitions
     await backup.verbatim({transactional: 1})
 
 
@@ -296,7 +302,7 @@ async def test_beside_a_daemon_on_the_same_socket_it_is_refused_and_the_daemon_g
     code, _ = once(daemon)
     assert code == 5
     backup.fill(topic)
-    await follows(daemon, topic, 1)
+    await flush(daemon)
     assert daemon.stop() == 0
     await backup.verbatim({topic: 1})
 
