@@ -100,7 +100,7 @@ class Archive:
         Args:
             pinned: what an earlier `pinned` said, to see the archive as it was then.
             wanted: the topics, by name, whose partitions will be asked for; None: all. Which topics there are is known
-                in any case. Memory is about 1 KB for each run of these topics.
+                in any case. Memory is 1 to 3 KB for each run of these topics.
             through_rollups: False reads every footer; what is found is the same.
             summing_up, distrusted: as of `load_catalog`.
 

@@ -285,7 +285,7 @@ class _Writer:
         taken = len(some)
         async with aclosing(footers_in_order(self._store, some, self._identity, self._report.damaged)) as footers:
             async for segment in footers:
-                await asyncio.to_thread(draft.add, segment)
+                draft.add(segment)
                 if draft.rows >= self._limits.rows:
                     taken = 1 + next(n for n, info in enumerate(some) if info.key == segment.ref.key)
                     break

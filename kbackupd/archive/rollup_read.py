@@ -229,7 +229,7 @@ async def rolled_up_in_memory(
                 rest.append(await _in_memory(draft))
             draft = RollupDraft(segment.place.writer, segment.footer.identity)
         last = segment.place
-        await asyncio.to_thread(draft.add, segment)
+        draft.add(segment)
         yield narrowed(segment, wanted)
     if draft is not None:
         rest.append(await _in_memory(draft))
