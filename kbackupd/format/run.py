@@ -116,21 +116,18 @@ class StoredForm(NamedTuple):
 
 
 def store_run(draft: RunDraft, compressor: zstandard.ZstdCompressor | None) -> StoredForm:
-    """As it is (without a copy) if its producers compressed at least half of it, or if zstd makes it no smaller.
-
-    The draft's chunks may be one afterwards, of the same bytes.
-    """
+    """As it is (without a copy) if its producers compressed at least half of it, or if zstd makes it no smaller."""
+    as_it_is = StoredForm(draft.chunks, draft.raw_bytes, CODEC_NONE)
     if compressor is None or draft.compressed_bytes * 2 >= draft.raw_bytes:
-        return StoredForm(draft.chunks, draft.raw_bytes, CODEC_NONE)
-    if len(draft.chunks) > 1:
-        # In one piece, which takes the chunks' place: of chunks zstd copies every byte through a window of its own and
-        # searches across its seam, a tenth of its time. Held are at most twice the run's bytes, first chunks and piece,
-        # then piece and result, and that is what they are charged for.
-        draft.chunks = [b"".join(draft.chunks)]
-    frame = compressor.compress(draft.chunks[0])
-    if len(frame) >= draft.raw_bytes:
-        return StoredForm(draft.chunks, draft.raw_bytes, CODEC_NONE)
-    return StoredForm([frame], len(frame), CODEC_ZSTD)
+        return as_it_is
+    if len(draft.chunks) == 1:
+        parts = [compressor.compress(draft.chunks[0])]
+    else:
+        stream = compressor.compressobj(size=draft.raw_bytes)
+        parts = [part for chunk in draft.chunks if (part := stream.compress(chunk))]
+        parts.append(stream.flush())
+    stored_bytes = sum(map(len, parts))
+    return StoredForm(parts, stored_bytes, CODEC_ZSTD) if stored_bytes < draft.raw_bytes else as_it_is
 
 
 def describe_run(run: Run) -> str:
