@@ -206,7 +206,7 @@ class Load:
     async def _send(
         self, connection: KafkaConnection, node_id: int, part: Sequence[TopicPartition], batch: bytes, *, lane: int = 0
     ) -> None:
-        left, deadline = list(part), Deadline(_ANSWER_SECONDS)
+        left, deadline = list(part), Deadline(_DEADLINE_SECONDS)
         while left:
             request = ProduceRequest(batches=dict.fromkeys(left, batch), timeout_ms=round(_ANSWER_SECONDS * 1000))
             answers = await connection.send(node_id, request, timeout_seconds=_ANSWER_SECONDS + 5, lane=lane)
