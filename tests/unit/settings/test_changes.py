@@ -34,6 +34,7 @@ RUNNING = DaemonSettings(
     source=SourceSettings(
         bootstrap_servers=("kafka-1:9092",),
         rate_limit_bytes_per_second=50 << 20,
+        consumer_group="kbackupd-main",
         security=SecuritySettings(
             protocol=SecurityProtocol.SASL_SSL,
             sasl=SaslSettings(mechanism=SaslMechanism.PLAIN, username="backup", password=Secret("hunter2")),
