@@ -32,6 +32,9 @@ class OnceProgress:
     """Captured, durable or not; those above the ends included."""
     bytes: int = 0
     """Of record batches, as the brokers sent them."""
+    bodies_bytes: int = 0
+    """That validation reads; 0 unless it reads every byte."""
+    bodies_read_bytes: int = 0
     held_up: Mapping[str, int] = field(default_factory=dict)
     """State → partitions that are not there and are not being fetched."""
 

@@ -85,6 +85,9 @@ class _Picture:
 def headline(progress: OnceProgress, now: float) -> str:
     """What it does, how far it is, and how long it will take."""
     took = format_duration(now - progress.began_at)
+    if progress.phase is OncePhase.VALIDATING and progress.bodies_bytes:
+        read = f"{format_bytes(progress.bodies_read_bytes)} of {format_bytes(progress.bodies_bytes)}"
+        return f"{progress.phase}: {read}  {took}"
     if progress.phase is not OncePhase.CAPTURING or not progress.offsets:
         return f"{progress.phase}  {took}"
     eta = progress.eta_seconds(now)

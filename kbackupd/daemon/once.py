@@ -138,9 +138,22 @@ class OnceErrand:
         }
         store = await self._opening(self._settings.storage)
         try:
-            return await validate(store, self._settings.backup_id, deep=self._deep, expected=Expected(ends=ends))
+            return await validate(
+                store,
+                self._settings.backup_id,
+                deep=self._deep,
+                expected=Expected(ends=ends),
+                on_total=self._will_read,
+                on_bytes=self._has_read,
+            )
         finally:
             await store.close()
+
+    def _will_read(self, bodies_bytes: int) -> None:
+        self._progress.bodies_bytes = bodies_bytes
+
+    def _has_read(self, read_bytes: int) -> None:
+        self._progress.bodies_read_bytes += read_bytes
 
     def _report(
         self, pipeline: Pipeline, snapshots: Snapshots, once: Once, validation: ValidationReport | None

@@ -36,7 +36,7 @@ PATIENCE_SECONDS = 60.0
 class OnceRun:
     """One run of `--once` at a site; a script may do to the cluster what it likes beside it."""
 
-    def __init__(self, site: Site, *, timeout_seconds: float | None = None) -> None:
+    def __init__(self, site: Site, *, timeout_seconds: float | None = None, deep: bool = False) -> None:
         self.site = site
         self.groups = FakeCoordinators(site.clock)
         self.progress = OnceProgress(began_at=site.clock.monotonic())
@@ -46,6 +46,7 @@ class OnceRun:
             progress=self.progress,
             timeout_seconds=timeout_seconds,
             patience_seconds=PATIENCE_SECONDS,
+            deep=deep,
             opening=self._reopened,
         )
         self.life: Life | None = None
@@ -135,6 +136,18 @@ def test_it_captures_to_the_ends_of_the_start_and_exits_0() -> None:
         ("a", 3, 60),
     ]
     site.check()
+
+
+def test_asked_for_it_validation_reads_every_byte_and_shows_how_far_it_is() -> None:
+    site = Site.new()
+    site.cluster.create("a")
+    site.cluster.log("a").append(50)
+    one = OnceRun(site, deep=True)
+    report = run(one.go(), clock=site.clock)
+    assert report.validation is not None
+    assert report.validation.deep
+    assert report.validation.checked.body_bytes > 0
+    assert one.progress.bodies_read_bytes == one.progress.bodies_bytes == report.validation.checked.body_bytes
 
 
 def test_a_cluster_without_topics_is_complete_and_nothing_waits() -> None:
@@ -445,6 +458,24 @@ def test_retention_that_passes_the_noted_end_ends_it_with_a_declared_gap() -> No
     assert report.total_seconds < PATIENCE_SECONDS
     # Told once: to the next run, which finds nothing more gone, the archive is as complete as it can be.
     assert once(site).verdict is OnceVerdict.COMPLETE
+
+
+def test_corrupt_bytes_are_a_declared_gap_where_good_ones_follow_and_missing_at_the_end_of_a_log() -> None:
+    site = Site.new()
+    site.cluster.create("middle")
+    site.cluster.create("last")
+    for name, bad in (("middle", 1), ("last", 2)):
+        for _ in range(3):
+            site.cluster.log(name).append(1)
+        site.cluster.log(name).corrupt(bad)
+    report = once(site)
+    assert (report.verdict, report.exit_code) == (OnceVerdict.INCOMPLETE, 6)
+    assert missing(report) == [("last/0", "stuck")]
+    assert (report.missing[0].first_offset, report.missing[0].next_offset) == (2, 3)
+    assert "fails its CRC" in report.missing[0].reason
+    (gap,) = report.gaps
+    assert (gap.name, gap.first_offset, gap.next_offset, gap.cause) == ("middle/0", 1, 2, GapCause.CORRUPT_AT_SOURCE)
+    assert PATIENCE_SECONDS <= report.total_seconds < 2 * PATIENCE_SECONDS
 
 
 def test_a_log_cut_above_what_was_captured_ends_after_its_patience_and_is_told() -> None:

@@ -177,6 +177,14 @@ def test_progress_is_never_100_percent_before_all_is_durable_and_knows_no_eta_be
     assert "ETA unknown" in once_progress.headline(progress, 120.0)
 
 
+def test_progress_of_a_validation_that_reads_every_byte_says_how_much_is_read() -> None:
+    progress = capturing()
+    progress.enter(OncePhase.VALIDATING, 120.0)
+    assert once_progress.headline(progress, 130.0) == "validating  30s"
+    progress.bodies_bytes, progress.bodies_read_bytes = 8 << 20, 3 << 20
+    assert once_progress.headline(progress, 130.0) == "validating: 3.0 MiB of 8.0 MiB  30s"
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 def test_the_picture_on_a_terminal_fits_its_width(columns: int) -> None:
     console = Console(file=io.StringIO(), width=columns, force_terminal=True, color_system=None)
