@@ -17,7 +17,7 @@ from tests.integration.verbatim import broker_batches
 
 Names = Callable[[], str]
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 UNCLEAN = {"unclean.leader.election.enable": "true", "min.insync.replicas": "1"}
 

@@ -14,7 +14,7 @@ from tests.integration.conditions import reaches
 
 Names = Callable[[], str]
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 EVERYWHERE = [[1, 2, 3], [2, 3, 1], [3, 1, 2]]
 
