@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from kbackupd.archive.archive import no_archive
 from kbackupd.archive.catalog import DamagedObject, footers_in_order
 from kbackupd.archive.rollup_merge import merge
-from kbackupd.archive.rollup_rows import ROWS_PER_DRAFT, RollupDraft
+from kbackupd.archive.rollup_rows import OF_SEGMENTS, ROWS_PER_DRAFT, RollupDraft
 from kbackupd.archive.rollup_source import OpenedRollup, Place, open_stored
 from kbackupd.format import documents, keys
 from kbackupd.format.rollup import SealedRollup
@@ -37,14 +37,14 @@ class RollupLimits:
     """What one roll-up may hold. The process needs some 210 MiB with these, whatever the archive holds."""
 
     segments: int = 256
-    """So many uncovered ones make a roll-up of level 1."""
+    """So many uncovered ones make a roll-up of level 1; fewer, if they are likely to have `rows` rows."""
     rows: int = ROWS_PER_DRAFT
     """A roll-up of level 1 that has so many takes no further segment: some 45 MB while it is made."""
     fan_in: int = 16
     """So many of one level make one of the next."""
     merged_bytes: int = 32 << 20
     """A merge takes no further source beyond it."""
-    unsettled: int = 32
+    unsettled: int = 16
     """The newest segments of a writer's last life are left alone: uploads before them may still be under way."""
     between: int = 16
     """So many uncovered ones between covered ones are worth a roll-up of their own: one was lost, or is damaged."""
@@ -231,12 +231,20 @@ class _Writer:
                 self._uncovered_count += len(waiting)
                 waiting, at_border = [], border
             waiting.append(info)
-            if len(waiting) >= self._limits.segments:
+            if len(waiting) >= self._enough():
                 waiting = await self._roll(waiting)
         if at_border < len(ranges):
             waiting = await self._roll_between(waiting)
         self._uncovered_count += len(waiting)
         self._note_ranges()
+
+    def _enough(self) -> int:
+        """So many segments are worth a roll-up: fewer, where footers are as heavy as those of the newest one were."""
+        if not self._kept:
+            return self._limits.segments
+        newest = self._kept[-1].footer
+        rows = sum(block.rows for block in newest.blocks if block.table in OF_SEGMENTS)
+        return max(1, min(self._limits.segments, self._limits.rows * newest.segments // max(1, rows)))
 
     async def _roll_between(self, waiting: list[ObjectInfo]) -> list[ObjectInfo]:
         while len(waiting) >= self._limits.between:

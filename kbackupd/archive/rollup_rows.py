@@ -73,7 +73,7 @@ class _OfPartition(Protocol):
     def id(self) -> PartitionId: ...
 
 
-_OF_SEGMENTS = (RUNS, LEADER_EPOCHS, SAMPLES, OUTCOMES, OPEN_TRANSACTIONS, SEEN, GAPS, TRUNCATIONS)
+OF_SEGMENTS = (RUNS, LEADER_EPOCHS, SAMPLES, OUTCOMES, OPEN_TRANSACTIONS, SEEN, GAPS, TRUNCATIONS)
 """Tables that repeat rows of footers, sorted by partition."""
 
 
@@ -158,7 +158,7 @@ class RollupDraft:
     @property
     def rows(self) -> int:
         """Of all tables together: a measure of memory."""
-        return sum(len(self._tables[table][0]) for table in _OF_SEGMENTS)
+        return sum(len(self._tables[table][0]) for table in OF_SEGMENTS)
 
     def add(self, segment: CatalogSegment) -> None:
         """The next segment, in the archive's order, with its whole footer."""
@@ -248,7 +248,7 @@ class RollupDraft:
         order = sorted(self._index)
         moved = {self._index[topic_id]: row for row, topic_id in enumerate(order)}
         tables = dict(self._tables)
-        for table in _OF_SEGMENTS:
+        for table in OF_SEGMENTS:
             columns = tables[table]
             columns[0] = array("q", map(moved.__getitem__, columns[0]))
             tables[table] = sorted_rows(columns)
