@@ -46,7 +46,7 @@ def test_gathered_pieces_are_the_same_bytes_and_none_is_larger_than_a_piece(size
 
 
 def test_ten_thousand_small_runs_are_handed_over_in_a_few_pieces() -> None:
-    """Hazard 56: one by one they were a system call and a turn of the event loop each, 25 s on a busy machine."""
+    """Hazard 56: one by one they were a system call and a turn of the event loop each."""
     assert len(list(gathered(_sized([270] * 10_000)))) == -(-270 * 10_000 // (PIECE_BYTES - PIECE_BYTES % 270))
 
 
