@@ -43,7 +43,7 @@ async def test_topics_created_and_partitions_added_while_it_runs_are_captured_fr
     old, new, empty = (unique_topic() for _ in range(3))
     create_topic(backup.kafka.bootstrap, old)
     backup.fill(old)
-    daemon = backup.daemon(f"{old[:-1]}*")
+    daemon = backup.daemon(f"{old.rpartition('-')[0]}-*")
     daemon.start()
 
     create_topic(backup.kafka.bootstrap, new, partitions=2)
