@@ -94,8 +94,7 @@ class Model:
                 told = compare_records(wanted, found)
                 if told and not compare_records(wanted, found, timestamps=False):
                     source = source or read_topic(bootstrap, topic, isolation="read_uncommitted")
-                    stamps = {one.offset: one.timestamp_ms for one in source[number]}
-                    right = [one._replace(timestamp_ms=stamps.get(one.offset, one.timestamp_ms)) for one in wanted]
+                    right = _with_the_brokers_stamps(wanted, source[number], found)
                     self.restamped += sum(a != b for a, b in zip(wanted, right, strict=True))
                     told = compare_records(right, found)
                 differences += [f"{topic}/{number}: {one}" for one in told]
@@ -180,6 +179,20 @@ async def _read(archive: Archive, id: PartitionId, held: Partition) -> list[Reco
             stamp = header.base_timestamp + raw.timestamp_delta
             found.append(Record(id.partition, offset, stamp, _CREATE_TIME, key, value, names))
     return found
+
+
+def _with_the_brokers_stamps(
+    wanted: Sequence[Expected], source: Sequence[Record], found: Sequence[Record]
+) -> list[Expected]:
+    in_source = {one.offset: one.timestamp_ms for one in source}
+    archived = {one.offset: one.timestamp_ms for one in found}
+    right = []
+    for one in wanted:
+        stamp_ms = in_source.get(one.offset)
+        if stamp_ms is None:
+            stamp_ms = min(one.timestamp_ms, archived[one.offset])
+        right.append(one._replace(timestamp_ms=stamp_ms))
+    return right
 
 
 def _of_compacted(wanted: Sequence[Expected], found: Sequence[Record], in_source: Sequence[int]) -> list[Expected]:
