@@ -294,5 +294,8 @@ async def test_what_the_broker_sent_before_it_closed_arrives_and_then_the_connec
 
 async def test_a_broker_that_is_down_is_a_reset(broker: Broker) -> None:
     with KafkaProxy(1) as proxy:
-        client = await connected(proxy)
+        try:
+            client = await connected(proxy)
+        except ConnectionResetError:
+            return  # so soon that it was not even connected
         await client.is_reset()

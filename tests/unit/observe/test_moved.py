@@ -115,6 +115,7 @@ MOVES: dict[str, Callable[[Scraped], None]] = {
     "group_commits_total": lambda s: s.metrics.group_commit_ended("failed"),
     "lag_records": lagging,
     "log_lines_dropped_total": lambda s: s.told.update(dropped=9),
+    "log_truncations_total": lambda s: s.metrics.log_truncated(),
     "loop_lag_max_seconds": lambda s: s.told.update(lag=9),
     "loop_lag_seconds": lambda s: s.metrics.loop_lagged(0.01),
     "memory_budget_bytes": lambda s: s.memory_is(budget_bytes=9),
