@@ -77,7 +77,7 @@ def status(
 
 @app.command()
 def flush(context: typer.Context, topic: TopicOption = "*", format: FormatOption = OutputFormat.TEXT) -> None:
-    """Make what was captured so far durable. Returns when it is, and says up to which offsets.
+    """Capture all that the leaders have now and make it durable. Returns when it is, and says up to which offsets.
 
     Exit code 6: some partitions were left out (paused, failing, gone, or still far behind); each is listed with why.
     """
