@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import structlog
 import typer
@@ -30,6 +30,8 @@ from kbackupd.observe.logging import configure_logging
 from kbackupd.observe.writer import LineWriter
 from kbackupd.settings.load import load_daemon_settings
 
+PATIENCE: Final = "5m"
+
 
 def command(
     config: Annotated[
@@ -44,15 +46,17 @@ def command(
         typer.Option("--timeout", metavar="DURATION", help="With --once: end with what it has after so long."),
     ] = None,
     patience: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--patience", metavar="DURATION", help="With --once: wait so long for what fails, once all else is done."
+            "--patience",
+            metavar="DURATION",
+            help=f"With --once: wait so long for what fails, once all else is done. [default: {PATIENCE}]",
         ),
-    ] = "5m",
+    ] = None,
     deep: Annotated[bool, typer.Option("--deep", help="With --once: validation reads every byte.")] = False,
     output: Annotated[
-        OutputFormat, typer.Option("--format", help="With --once: the report, text or json.")
-    ] = OutputFormat.TEXT,
+        OutputFormat | None, typer.Option("--format", help="With --once: the report, text (the default) or json.")
+    ] = None,
 ) -> None:
     """Back up continuously until told to stop (SIGTERM drains; a second signal aborts).
 
@@ -63,11 +67,14 @@ def command(
     settings = load()
     if once:
         limit = None if timeout is None else duration("--timeout", timeout)
-        report = _once(settings, timeout_seconds=limit, patience_seconds=duration("--patience", patience), deep=deep)
+        report = _once(
+            settings, timeout_seconds=limit, patience_seconds=duration("--patience", patience or PATIENCE), deep=deep
+        )
         print_json(report) if output is OutputFormat.JSON else print_report(stdout_console(), report)
         raise typer.Exit(report.exit_code)
-    if timeout is not None or deep:
-        raise UsageError(f"{'--deep' if deep else '--timeout'} is of --once: a daemon runs until it is stopped")
+    of_once = {"--timeout": timeout, "--patience": patience, "--deep": deep or None, "--format": output}
+    for name in (name for name, given in of_once.items() if given is not None):
+        raise UsageError(f"{name} is of --once: a daemon runs until it is stopped")
     observability = settings.observability
     writer = configure_logging(format=observability.log_format, level=observability.log_level)
     _run(writer, lambda manager: run_daemon(settings, load=load, dropped_lines=lambda: writer.dropped, manager=manager))

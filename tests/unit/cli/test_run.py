@@ -45,3 +45,17 @@ def test_log_says_why_the_daemon_ended(
     said = json.loads(line)
     assert (said["event"], said["level"], said["error"]) == (event, "error", error.message)
     assert f"error: {error.message}" in printed.err
+
+
+@pytest.mark.parametrize(
+    "option", [("--timeout", "5m"), ("--patience", "3m"), ("--deep",), ("--format", "json")], ids=lambda one: one[0]
+)
+def test_what_is_of_once_is_refused_without_it_rather_than_ignored(
+    option: tuple[str, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "kbackupd.yaml"
+    config.write_text(CONFIGURATION)
+    with pytest.raises(SystemExit) as leaving:
+        main(["run", "--config", str(config), *option])
+    assert leaving.value.code == 2
+    assert f"error: {option[0]} is of --once" in capfd.readouterr().err
