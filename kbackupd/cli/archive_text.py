@@ -11,7 +11,7 @@ from rich.text import Text
 from kbackupd.archive.describe import ArchiveDescription, ArchiveSummary, PartitionDescription, TopicDescription
 from kbackupd.archive.dump import DumpReport
 from kbackupd.archive.state import StateDescription
-from kbackupd.cli.output import plain_table, print_sections
+from kbackupd.cli.output import count_of, plain_table, print_sections
 from kbackupd.model.clock import iso
 from kbackupd.model.units import format_bytes
 
@@ -60,12 +60,12 @@ def print_description(console: Console, found: ArchiveDescription) -> None:
     facts.add_row("archive", f"{found.backup_id} at {found.location}")
     facts.add_row("identity", f"{found.archive_id} of cluster {found.cluster_id}")
     facts.add_row("created", f"{_second(found.created_ms)}, start {found.start}")
-    facts.add_row("stored", f"{_count(found.segments, 'segment')}, {format_bytes(found.stored_bytes)}")
+    facts.add_row("stored", f"{count_of(found.segments, 'segment')}, {format_bytes(found.stored_bytes)}")
     for writer in found.writers:
         facts.add_row(
             "writer",
-            f"{writer.writer}: started {_count(writer.epochs, 'time')}, {_count(writer.segments, 'segment')}, "
-            f"{_count(writer.checkpoints, 'checkpoint')}, last segment {_second(writer.last_sealed_ms)}",
+            f"{writer.writer}: started {count_of(writer.epochs, 'time')}, {count_of(writer.segments, 'segment')}, "
+            f"{count_of(writer.checkpoints, 'checkpoint')}, last segment {_second(writer.last_sealed_ms)}",
         )
     if found.state is not None:
         for label, text in _state_facts(found.state):
@@ -88,7 +88,8 @@ def _state_facts(state: StateDescription) -> Iterator[tuple[str, Text]]:
     if groups is None:
         yield "groups", Text(f"none captured{until}")
     else:
-        text = f"{_count(groups.groups, 'group')}, {_count(groups.positions, 'position')}, taken {iso(groups.taken_ms)}"
+        text = f"{count_of(groups.groups, 'group')}, {count_of(groups.positions, 'position')}"
+        text += f", taken {iso(groups.taken_ms)}"
         if groups.not_read:
             text += f"; {groups.not_read:,} hidden or not answered then: as they were before"
         if not groups.lists_all:
@@ -148,7 +149,7 @@ def _topics(console: Console, topics: Sequence[TopicDescription]) -> RenderableT
             _second(one.last_captured_ms),
         )
     totals = Text(
-        f"{_count(len(topics), 'topic')}, {_count(len(rows), 'partition')}, "
+        f"{count_of(len(topics), 'topic')}, {count_of(len(rows), 'partition')}, "
         f"{sum(topic.records for topic in topics):,} records by header, "
         f"{format_bytes(sum(topic.raw_bytes for topic in topics))} raw",
         "dim",
@@ -173,9 +174,9 @@ def _name(topic: TopicDescription) -> Text:
 def _offsets(one: PartitionDescription) -> str:
     text = f"[{one.first_offset:,}, {one.next_offset:,})"
     if one.gaps:
-        text += f", {_count(len(one.gaps), 'gap')}"
+        text += f", {count_of(len(one.gaps), 'gap')}"
     if one.holes:
-        text += f", {_count(len(one.holes), 'hole')}"
+        text += f", {count_of(len(one.holes), 'hole')}"
     if len(one.branches) > 1:
         text += f", branch {one.branch}"
     return text
@@ -199,27 +200,18 @@ def _notes(found: ArchiveDescription) -> Iterator[Text]:
                 offsets = f"[{gap.first_offset}, {gap.next_offset})"
                 yield Text(f"{where}: gap {offsets}: {gap.cause.value}, {_second(gap.at_ms)}")
             if one.open_transactions:
-                yield Text(f"{where}: {_count(one.open_transactions, 'transaction')} without a known outcome")
+                yield Text(f"{where}: {count_of(one.open_transactions, 'transaction')} without a known outcome")
 
 
 def print_dump(console: Console, report: DumpReport) -> None:
-    if not report.batches:
-        console.print(
-            f"{report.topic}/{report.partition}: nothing in that range; {report.output} is empty", soft_wrap=True
-        )
-    else:
-        console.print(
-            f"{report.topic}/{report.partition}: {_count(report.batches, 'batch', 'batches')}, offsets "
-            f"[{report.first_offset}, {report.next_offset}), {format_bytes(report.bytes)} in {report.output}",
-            soft_wrap=True,
-        )
+    console.print(
+        f"{report.topic}/{report.partition}: {count_of(report.batches, 'batch', 'batches')}, offsets "
+        f"[{report.first_offset}, {report.next_offset}), {format_bytes(report.bytes)} in {report.output}",
+        soft_wrap=True,
+    )
     for gap in report.gaps:
         console.print(f"gap [{gap.first_offset}, {gap.next_offset}): {gap.cause.value}", soft_wrap=True)
 
 
 def _second(ms: int | None) -> str:
     return NONE if ms is None else iso(ms)[:19] + "Z"
-
-
-def _count(number: int, noun: str, plural: str = "") -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {plural or noun + 's'}"

@@ -8,8 +8,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.text import Text
 
-from kbackupd.cli.output import plain_table
-from kbackupd.cli.status_text import ALARMING, ROWS_ON_TERMINAL, UNKNOWN, count_of, number
+from kbackupd.cli.output import count_of, plain_table
+from kbackupd.cli.status_text import ALARMING, ROWS_ON_TERMINAL, UNKNOWN, number
 from kbackupd.model.status import CheckpointReport, FlushReport, LeftOutPartition, PauseReport, ReloadReport
 from kbackupd.model.units import format_duration
 

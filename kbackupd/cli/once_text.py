@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from kbackupd.cli.output import plain_table, print_sections
+from kbackupd.cli.output import count_of, plain_table, print_sections
 from kbackupd.cli.validate_text import findings_sections
 from kbackupd.daemon.once_report import MissingPart, OnceReport, OnceVerdict
 from kbackupd.model.clock import iso
@@ -57,7 +57,7 @@ def _head(report: OnceReport) -> RenderableType:
         (
             "captured",
             f"{report.records:,} records, {format_bytes(report.bytes)};"
-            f" stored in {report.segments:,} {'segment' if report.segments == 1 else 'segments'},"
+            f" stored in {count_of(report.segments, 'segment')},"
             f" {format_bytes(report.stored_bytes)}",
         ),
         ("snapshot", _snapshot(report)),
@@ -96,8 +96,8 @@ def _validated(report: OnceReport) -> str:
     bodies = "every byte read" if found.deep else "no segment body read"
     took = format_duration(found.duration_seconds)
     if found.valid:
-        return f"valid ({found.checked.segments:,} segments, {bodies}, {took})"
-    return f"NOT VALID: {found.errors:,} {'error' if found.errors == 1 else 'errors'} ({bodies}, {took})"
+        return f"valid ({count_of(found.checked.segments, 'segment')}, {bodies}, {took})"
+    return f"NOT VALID: {count_of(found.errors, 'error')} ({bodies}, {took})"
 
 
 def _topics(console: Console, report: OnceReport) -> RenderableType:
@@ -110,7 +110,9 @@ def _topics(console: Console, report: OnceReport) -> RenderableType:
         table.add_row(row.topic, f"{row.partitions:,}", f"{row.records:,}", format_bytes(row.bytes))
     if len(shown) == len(report.topics):
         return table
-    return Group(table, Text(f"… and {len(report.topics) - len(shown):,} more topics: --format json has all", "dim"))
+    return Group(
+        table, Text(f"… and {count_of(len(report.topics) - len(shown), 'more topic')}: --format json has all", "dim")
+    )
 
 
 def _missing(one: MissingPart) -> Text:

@@ -22,6 +22,11 @@ class OutputFormat(StrEnum):
     JSON = "json"
 
 
+def count_of(count: int, noun: str, plural: str = "") -> str:
+    """`1 segment`, `1,204 segments`; `plural` where it is not the noun and an s."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {plural or noun + 's'}"
+
+
 def stdout_console() -> Console:
     """Colours and the real width on a terminal; plain lines otherwise."""
     if sys.stdout.isatty():

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kbackupd.cli.output import plain_table, print_sections
+from kbackupd.cli.output import count_of, plain_table, print_sections
 from kbackupd.model.clock import iso
 from kbackupd.model.settings import SYSTEM_TIER
 from kbackupd.model.status import PartitionState, Problem, StatusReport, TierStatus, TopicStatus
@@ -87,10 +87,6 @@ def verdict(report: StatusReport) -> tuple[str, str]:
 
 def number(value: int) -> str:
     return f"{value:,}"
-
-
-def count_of(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _head(report: StatusReport) -> RenderableType:

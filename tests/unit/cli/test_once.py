@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,12 @@ def test_a_complete_run_says_as_of_when_and_how_much(capsys: pytest.CaptureFixtu
     assert "12,345 records, 5.0 MiB; stored in 2 segments, 1.0 MiB" in text
     assert "valid (12 segments, no segment body read, 500ms)" in text
     assert "MISSING" not in text
+
+
+def test_one_of_a_thing_is_not_many(capsys: pytest.CaptureFixture[str]) -> None:
+    found = validation()
+    text = printed(report(found=replace(found, checked=replace(found.checked, segments=1))), capsys)
+    assert "valid (1 segment, no segment body read" in text
 
 
 def test_what_is_missing_and_what_is_gone_is_listed_with_offsets_reason_and_remedy(
