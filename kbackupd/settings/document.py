@@ -59,7 +59,7 @@ def read_document(path: Path, environ: Mapping[str, str]) -> Document:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise _refused(path, "no such file", hint="config/kbackupd.yaml is a commented example") from error
+        raise _refused(path, "no such file", hint="examples: config/kbackupd.yaml, config/restore.yaml") from error
     except OSError as error:
         raise _refused(path, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
