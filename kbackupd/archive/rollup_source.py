@@ -6,7 +6,6 @@ goes on without it.
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
@@ -118,11 +117,6 @@ def _check_rows(key: str, block: BlockRef, columns: Columns, footer: RollupFoote
             raise CorruptObjectError(key, f"block of {block.table} at byte {block.position}: no such segment")
 
 
-async def read_table(store: ObjectStore, rollup: OpenedRollup, table: str) -> Columns:
-    """The whole table."""
-    return (await read_tables(store, rollup, [table]))[table]
-
-
 async def read_tables(
     store: ObjectStore, rollup: OpenedRollup, tables: Iterable[str], topics: Sequence[int] | None = None
 ) -> dict[str, Columns]:
@@ -163,14 +157,3 @@ def places_of(segments: Columns) -> Iterable[tuple[int, int, int, int]]:
     names = COLUMNS[SEGMENTS]
     take = itemgetter(*(names.index(name) for name in ("writer_epoch", "seq", "sealed_ms", "size")))
     return zip(*take(segments), strict=True)
-
-
-def digests_of(segments: Columns, piece: str) -> list[str]:
-    """The hex digests in the four columns `piece`_0 … `piece`_3."""
-    first = COLUMNS[SEGMENTS].index(f"{piece}_0")
-    joined = array("q")
-    for row in zip(*segments[first : first + 4], strict=True):
-        joined.extend(row)
-    joined.byteswap()
-    data = joined.tobytes().hex()
-    return [data[at : at + 64] for at in range(0, len(data), 64)]

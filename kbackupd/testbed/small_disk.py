@@ -39,11 +39,6 @@ class SmallDisk:
         assert self._process is not None
         return Path(f"/proc/{self._process.pid}/root{self._home.name}/disk")
 
-    @property
-    def free_bytes(self) -> int:
-        found = os.statvfs(self.path)
-        return found.f_bavail * found.f_frsize
-
     def fill(self) -> None:
         """Take every byte that is left."""
         ballast = os.open(self.path / "ballast", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
