@@ -4,7 +4,8 @@ aiokafka reads through an `asyncio.StreamReader`: every byte is copied into a bl
 stream's buffer, and from there into the frame, and its reader task wakes for every block. For fetch answers of
 megabytes that was the largest thing capture did beside checksums. Here a frame's memory is made when its length is
 known and the event loop receives straight into it. There is never more of it than has been announced, and no more is
-made at once than `GROW_BYTES` beyond what came: a nonsensical length costs no memory.
+made at once than `GROW_BYTES` beyond what came: a nonsensical length costs no memory. Of a frame that nobody waits for
+any more nothing is kept: what was reserved for it has been given back by then.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from kbackupd.kafka.wire_fetch import FetchRequest
 
 GROW_BYTES = 32 << 20
 """A larger frame's memory grows by so much as it comes."""
+_IGNORED_BYTES = 16 << 10
+"""Received at once of what comes after the end, to be thrown away."""
 _LENGTH = struct.Struct(">i")
 _PLAIN_HEADER = struct.Struct(">iB")
 """Correlation id, and how many tagged fields follow."""
@@ -65,6 +68,8 @@ class FrameReader(asyncio.BufferedProtocol):
         return self._whole.pop(0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        if self._failure is not None:
+            return memoryview(bytearray(_IGNORED_BYTES))
         if self._frame is None:
             return memoryview(self._length)[self._filled :]
         if self._filled == len(self._frame):
@@ -72,6 +77,8 @@ class FrameReader(asyncio.BufferedProtocol):
         return memoryview(self._frame)[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._failure is not None:
+            return
         self._filled += nbytes
         if self._frame is None:
             if self._filled < _LENGTH.size:
@@ -79,13 +86,20 @@ class FrameReader(asyncio.BufferedProtocol):
             (self._frame_bytes,) = _LENGTH.unpack(self._length)
             if self._frame_bytes < 0:
                 self._end(EOFError(f"a frame of {self._frame_bytes} bytes was announced"))
-                self._filled = 0
                 return
             self._frame, self._filled = bytearray(min(self._frame_bytes, GROW_BYTES)), 0
         if self._filled == self._frame_bytes:
             self._whole.append(self._frame)
             self._frame, self._filled = None, 0
             self._wake()
+
+    def discard(self) -> None:
+        """Nobody wants a frame any more: keep none, and none of what is still to come.
+
+        A transport that is being closed lives on, and over TLS goes on delivering, until the other side has agreed.
+        """
+        self._end(EOFError("the connection was given up"))
+        self._whole.clear()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(exc or EOFError("the connection was closed"))
@@ -104,6 +118,9 @@ class FrameReader(asyncio.BufferedProtocol):
     def _end(self, failure: Exception) -> None:
         if self._failure is None:
             self._failure = failure
+        # The failure that is raised and this reader refer to each other: what it held of a frame would stay until
+        # somebody looks for such garbage, which may take minutes.
+        self._frame = None
         self._wake()
 
     def _wake(self) -> None:
@@ -136,6 +153,11 @@ class FramedConnection(AIOKafkaConnection):  # type: ignore[misc]
         self._read_task = self._create_reader_task()
         transport.resume_reading()
         return reader, writer
+
+    def close(self, reason: Any = None, exc: Any = None) -> Any:
+        if isinstance(self._reader, FrameReader):
+            self._reader.discard()
+        return super().close(reason=reason, exc=exc)
 
     @staticmethod
     async def _read(self_ref: Any) -> None:

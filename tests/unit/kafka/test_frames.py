@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
+import tracemalloc
 import uuid
 from collections.abc import AsyncIterator, Callable
 
@@ -114,6 +115,78 @@ async def test_a_senseless_length_takes_no_memory() -> None:
     _feed(negative, struct.pack(">i", -5), 4)
     with pytest.raises(EOFError, match="-5 bytes"):
         await negative.frame()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda reader: reader.connection_lost(ConnectionResetError("by the peer")),
+        lambda reader: reader.eof_received(),
+        lambda reader: reader.discard(),
+    ],
+    ids=["reset", "eof", "given up"],
+)
+async def test_of_a_frame_that_was_cut_off_nothing_is_kept_and_of_what_still_comes_neither(
+    end: Callable[[FrameReader], object],
+) -> None:
+    """Invariant I9: what was reserved for it is given back by then, and only a search for garbage would find it."""
+    reader = FrameReader(_Before())
+    waiting = asyncio.create_task(reader.frame())
+    await asyncio.sleep(0)
+    tracemalloc.start()
+    try:
+        _feed(reader, struct.pack(">i", 24 << 20) + bytes(64), 64)
+        assert tracemalloc.get_traced_memory()[0] > 24 << 20
+        end(reader)
+        with pytest.raises((EOFError, ConnectionResetError)):
+            await waiting
+        for _ in range(3):
+            _feed(reader, _framed(b"x" * 500_000), 1 << 20)
+        assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    with pytest.raises((EOFError, ConnectionResetError)):
+        await reader.frame()
+
+
+async def test_a_dropped_connection_gives_up_what_it_had_of_an_answer() -> None:
+    """A transport outlives its connection: over TLS until the other side has agreed, and it goes on delivering."""
+    readers: list[FrameReader] = []
+    whole = _framed(bytes(4) + _fetch_answer(bytes(2 << 20)))
+    asked = asyncio.Event()
+
+    def silent(key: int, _: bytes) -> None:
+        if key == _FETCH:
+            asked.set()
+
+    class Noted(FrameReader):
+        def __init__(self, before: asyncio.StreamReaderProtocol) -> None:
+            super().__init__(before)
+            readers.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frames, "FrameReader", Noted)
+        async with (
+            fake_broker(respond=silent) as broker,
+            KafkaConnection(
+                bootstrap_servers=[f"127.0.0.1:{broker.port}"],
+                security=SecuritySettings(),
+                client_id="test",
+                clock=SystemClock(),
+            ) as connection,
+        ):
+            session = FetchSession(connection, 1, clock=SystemClock())
+            session.want(PartitionId(_TOPIC, 0), FetchTarget(offset=0, max_bytes=1 << 20))
+            fetching = asyncio.create_task(session.fetch(max_bytes=1 << 20, max_wait_ms=1, timeout_seconds=60.0))
+            await asyncio.wait_for(asked.wait(), 60.0)
+            receiving = readers[-1]
+            _feed(receiving, whole[:-1], 1 << 20)
+            fetching.cancel()
+            await asyncio.gather(fetching, return_exceptions=True)
+            assert len(receiving.get_buffer(-1)) <= 64 << 10
+            _feed(receiving, whole[-1:], 1)
+            with pytest.raises(EOFError):
+                await receiving.frame()
 
 
 def _fetch_answer(records: bytes) -> bytes:
