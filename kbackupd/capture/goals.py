@@ -42,7 +42,7 @@ class Standing:
     high_watermark: int
     """As of the last answer on this branch; -1: none yet."""
     heard: float
-    """When the last request was sent whose answer told of it."""
+    """When the last request was sent whose answer told where the log of this branch ends."""
     state: PartitionState
     reason: str = ""
     """Why it is not being fetched; empty while it is."""
@@ -135,7 +135,8 @@ class Goal:
         elif at.position > self.position:
             self.moved_at = now
         self.position = at.position
-        if self.recap and at.high_watermark >= 0:
+        # Not by the high watermark alone: an elected leader that shows less than is held has told no end yet.
+        if self.recap and at.high_watermark >= 0 and at.heard >= self.noted_at:
             self.end_offset, self.recap = min(self.end_offset, at.high_watermark), False
         if self.branch >= 0 and not self.recap:
             self.reached = at.position >= self.end_offset or (0 <= self.empty_from == at.position)

@@ -74,8 +74,8 @@ class PartitionCapture:
     fetch_bytes: int = 0
     """Raised above the session's default for a batch larger than it."""
     answered_sent: float = float("-inf")
-    """Monotonic time at which the request was sent whose answer last spoke of it; where its session forgets it, also by
-    leaving it out."""
+    """Monotonic time at which the request was sent whose answer last told where this log ends; where its session
+    forgets it, also by leaving it out. Nobody has told that of a log that was just cut."""
     log_start_offset: int = -1
     last_stable_offset: int = -1
     proof: Proof = field(default_factory=Proof)
@@ -221,5 +221,6 @@ class PartitionCapture:
             if first >= offset:
                 del self.open_transactions[producer_id]
         self.proof.forget()
+        self.answered_sent = float("-inf")
         self.corrupt_attempts = 0
         return cut

@@ -107,6 +107,15 @@ def test_a_cut_log_is_captured_to_the_end_of_what_is_left_and_the_loss_is_its_fa
     assert made.offsets == made.offsets_done == 4
 
 
+def test_the_end_of_a_cut_log_is_what_its_leader_says_of_that_log_and_nobody_else() -> None:
+    made = goals()
+    see(made, 6.0, replace(AT, position=15))
+    cut = replace(AT, branch=1, position=12, high_watermark=12)
+    assert not see(made, 7.0, replace(cut, heard=float("-inf"))).reached
+    assert not see(made, 8.0, replace(cut, heard=7.5, high_watermark=14)).reached
+    assert see(made, 9.0, replace(cut, heard=8.5, position=14, high_watermark=14)).reached
+
+
 def test_a_cut_log_that_grew_beyond_the_old_end_is_captured_no_further_than_that() -> None:
     made = goals()
     see(made, 6.0, replace(AT, position=15))

@@ -527,6 +527,36 @@ def test_a_log_cut_below_what_was_captured_goes_on_to_the_end_of_what_is_left_an
     site.check()
 
 
+def test_a_cut_log_whose_leader_does_not_know_yet_how_much_was_committed_is_waited_for() -> None:
+    """Hazard 43: below the cut it shows, what follows is there all the same, and the report says it was captured."""
+    site = Site.new()
+    site.cluster.create("a")
+    log = site.cluster.log("a")
+    for _ in range(10):
+        log.append(1)
+    once(site)
+    for _ in range(10):
+        log.append(1)
+    site.cluster.throttle_ms = 1_000
+
+    async def cut(one: OnceRun) -> None:
+        await one.noted()
+        log.hidden = 10
+        site.cluster.throttle_ms = 0
+        await asyncio.sleep(5)
+        log.truncate(6)
+        for _ in range(8):
+            log.append(1)
+        await asyncio.sleep(5)
+        log.hidden = 0
+        site.cluster.changed()
+
+    report = once(site, cut)
+    assert (report.exit_code, missing(report)) == (6, [("a/0", "cut")])
+    assert held(site, "a") == 14
+    site.check()
+
+
 def test_a_log_lost_while_nothing_ran_is_not_taken_for_captured_because_its_offsets_are_lower() -> None:
     site = Site.new()
     site.cluster.create("a")
