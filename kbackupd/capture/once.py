@@ -45,6 +45,9 @@ TAIL_SECONDS = 5.0
 """A partition below its end that is being fetched and does not move for so long may have nothing left."""
 TAIL_BYTES = 1 << 20
 TAIL_TIMEOUT_SECONDS = 15.0
+REMOTE_STORAGE = "remote.storage.enable"
+"""With it compaction is not possible, so that no tail is empty; and a broker answers with nothing, and no error, for
+records that a slow remote tier has not delivered within the wait (KIP-405)."""
 BELIEVED_AFTER = 2
 """Brokers deny so often in a row, by name, a topic that capture has not met yet, before it counts as deleted (I5)."""
 
@@ -350,6 +353,9 @@ class Once:
         for goal in self.goals.open:
             partition = self._pipeline.roster.partitions.get(goal.id)
             if partition is None or goal.branch < 0 or now - goal.moved_at < TAIL_SECONDS:
+                continue
+            topic = self._pipeline.roster.topics.get(goal.id.topic_id)
+            if topic is None or topic.configs.get(REMOTE_STORAGE) == "true":
                 continue
             if goal.state in _FETCHED and goal.position == partition.position < goal.end_offset:
                 still[partition.leader_id][goal.id] = partition.target()

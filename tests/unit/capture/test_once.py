@@ -26,6 +26,7 @@ from kbackupd.model.settings import SourceSettings, StartPolicy, StorageSettings
 from kbackupd.store.protocol import ObjectStore
 from kbackupd.store.scoped import ScopedStore
 from kbackupd.validate.report import Code
+from tests.fake_broker import FakeLog
 from tests.fake_groups import FakeCoordinators
 from tests.unit.capture.site import BACKUP_ID, Life, Site, Wire
 from tests.virtual_time import Killed, run
@@ -238,6 +239,20 @@ def test_a_tail_that_compaction_emptied_ends_the_partition_properly() -> None:
     assert (report.verdict, report.partitions_complete) == (OnceVerdict.COMPLETE, 2)
     assert report.total_seconds < PATIENCE_SECONDS
     assert held(site, "compacted", 0) == 4
+
+
+def test_a_tier_that_is_slow_never_lets_records_in_it_pass_for_an_empty_tail() -> None:
+    """KIP-405: what remote storage has not delivered within the wait is answered as nothing, and without an error."""
+    site = Site.new()
+    site.cluster.create("tiered").configs["remote.storage.enable"] = "true"
+    log = site.cluster.log("tiered")
+    for _ in range(5):
+        log.append(2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeLog, "read", lambda *_args, **_options: b"")
+        report = once(site)
+    assert (report.verdict, missing(report)) == (OnceVerdict.INCOMPLETE, [("tiered/0", "unfinished")])
+    assert (report.missing[0].first_offset, report.missing[0].next_offset) == (0, 10)
 
 
 def test_a_busy_neighbour_never_lets_a_full_log_pass_for_an_empty_tail() -> None:
