@@ -21,6 +21,10 @@ class PartsBody:
         self._size = total_bytes(parts)
         self._position = 0
 
+    def release(self) -> None:
+        """Refer to the buffers no longer: whoever still holds this has no more use for them."""
+        self._parts = ()
+
     async def __aiter__(self) -> AsyncIterator[Buffer]:
         for piece in gathered(self._parts):
             yield piece

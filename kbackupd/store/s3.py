@@ -106,9 +106,14 @@ class S3Store:
             checksum = await asyncio.to_thread(crc32c_base64, parts)
         else:
             checksum = crc32c_base64(parts)
-        with self._translated("put", key):
-            if await self._created(key, PartsBody(parts), size_bytes, checksum):
-                return
+        body = PartsBody(parts)
+        try:
+            with self._translated("put", key):
+                if await self._created(key, body, size_bytes, checksum):
+                    return
+        finally:
+            # A failed request refers to itself, and to its body, until somebody searches for such garbage.
+            body.release()
         # Somebody's object is there. It is our own if an earlier try took effect and only its answer was lost
         # (hazard 54), so look before crying.
         if not await self._holds(key, parts, size_bytes, checksum):
@@ -270,7 +275,24 @@ class S3Store:
         try:
             yield
         except S3_FAILURES as error:
-            raise translate(error, operation=operation, key=key, location=self.location) from error
+            raise translate(error, operation=operation, key=key, location=self.location) from _without_frames(error)
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    """`error` and what led to it without the frames they passed.
+
+    Requests, connections and their failures refer to each other, and by way of those frames to all that our callers
+    hold, a segment's buffers among it: whatever the memory budget said, they stayed until a search for garbage.
+    """
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while left:
+        one = left.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            left += (one.__cause__, one.__context__)
+    return error
 
 
 def _client_config(settings: S3Settings, limits: S3Limits) -> AioConfig:
