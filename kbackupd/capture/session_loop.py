@@ -242,7 +242,10 @@ class SessionLoop:
                 self._budget.release(following.charged_bytes)
             raise
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                failure = None  # raised, it refers to this frame: the two would be garbage only a search finds
         return following
 
     async def _ask(self) -> _Received | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
+import weakref
 
 import pytest
 
@@ -11,6 +13,8 @@ from kbackupd.capture import session_loop
 from kbackupd.capture.partition import SessionKind
 from kbackupd.format.batch import BatchesEnd, skim_batches
 from kbackupd.kafka.types import FetchAnswer
+from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
+from tests.fake_broker import FakeSession
 from tests.unit.capture.site import Life, Site
 
 
@@ -149,4 +153,48 @@ def test_however_many_partitions_an_answer_holds_the_loop_reads_a_bounded_number
     site.run_life(script)
     assert max(read) == 40
     assert False in looked_ahead
+    site.check()
+
+
+def test_a_request_that_failed_while_the_answer_before_it_was_checked_leaves_no_garbage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Invariant I9: what failed may hold the bytes of an answer that made no sense, and garbage is searched seldom."""
+    site = Site.new()
+    log = site.cluster.create("orders").logs[0]
+    for _ in range(40):
+        log.append(1, value=b"v" * 500_000)
+    failed: list[weakref.ref[Exception]] = []
+    answers = 0
+    fetch, met = FakeSession.fetch, session_loop.SessionLoop._failed
+
+    async def failing(
+        self: FakeSession, *, max_bytes: int, max_wait_ms: int, min_bytes: int = 1, timeout_seconds: float
+    ) -> FetchAnswer:
+        nonlocal answers
+        answers += 1
+        if answers == 2:
+            raise KafkaUnavailableError("the answer does not parse")
+        return await fetch(
+            self, max_bytes=max_bytes, max_wait_ms=max_wait_ms, min_bytes=min_bytes, timeout_seconds=timeout_seconds
+        )
+
+    async def noted(
+        self: session_loop.SessionLoop, error: KafkaUnavailableError | KafkaDeniedError, failures: int
+    ) -> None:
+        failed.append(weakref.ref(error))
+        await met(self, error, failures)
+
+    monkeypatch.setattr(FakeSession, "fetch", failing)
+    monkeypatch.setattr(session_loop.SessionLoop, "_failed", noted)
+
+    async def script(life: Life) -> None:
+        gc.disable()
+        try:
+            await life.durable()
+            assert [one() for one in failed] == [None]
+        finally:
+            gc.enable()
+
+    assert site.run_life(script)
     site.check()
