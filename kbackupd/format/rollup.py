@@ -305,7 +305,11 @@ def _coverage(rows: _Rollup) -> Coverage:
 
 def _blocks(table: _Blocks, body_bytes: int, topics: int, segments: int) -> tuple[BlockRef, ...]:
     check_columns("blocks", table)
-    check_indices("blocks: topic", table.last_topic, topics)
+    for limit, by_topic in ((topics, True), (1, False)):
+        lasts = [
+            last for name, last in zip(table.table, table.last_topic, strict=True) if (name in BY_TOPIC) is by_topic
+        ]
+        check_indices("blocks: topic", lasts, limit)
     found: list[BlockRef] = []
     reached = MAGIC_BYTES
     for row in zip(*(getattr(table, name) for name in table.__struct_fields__), strict=True):

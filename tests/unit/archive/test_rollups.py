@@ -18,7 +18,7 @@ from kbackupd.archive.rollup_build import RollupLimits, RollupReport, build_roll
 from kbackupd.archive.sums import read_sums
 from kbackupd.format import keys
 from kbackupd.model.errors import StoreUnavailableError
-from kbackupd.model.events import GapCause
+from kbackupd.model.events import GapCause, Paused
 from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.store.metered import MeteredStore, Operation, Outcome
 from kbackupd.store.scoped import ScopedStore
@@ -366,6 +366,26 @@ async def test_a_rollup_takes_no_more_rows_than_it_may_hold() -> None:
     assert report.uncovered <= 4
     sizes = [rollup.opened.footer.segments for rollup in (await assert_same(built)).catalog.rollups]
     assert max(sizes) <= 4
+
+
+async def test_segments_that_speak_of_no_topic_are_rolled_up_and_described_like_others() -> None:
+    """A pause, or the first word of a life, is one; where footers are heavy, or it is all a writer has, it is alone."""
+    built = await ArchiveBuilder.create()
+    other = await built.start("other")
+    other.event(Paused(topics="*", paused=True, at_ms=built.clock.now_ms()))
+    assert (await other.flush()).footer.topics == {}
+    topic = built.topic("orders", partitions=1)
+    life = await built.start()
+    for _ in range(3):
+        built.log(topic, 0).append([b"v"])
+        life.know(topic)
+        life.capture(topic, 0)
+        await life.flush()
+    await assert_same(built)
+    report = await rolled_up(built, RollupLimits(segments=1, fan_in=3, unsettled=0, between=1))
+    assert (report.uncovered, report.damaged) == (0, [])
+    assert [key for key in rollup_keys(built) if "/other/" in key]
+    await assert_same(built)
 
 
 async def test_a_stranger_finds_in_a_rollup_what_the_footers_say() -> None:
