@@ -321,15 +321,28 @@ class _Writer:
         self._kept.append(OpenedRollup(at=at, ref=sealed.ref, footer=sealed.footer, size_bytes=sealed.size_bytes))
         self._kept.sort(key=lambda one: one.at.first)
 
+    def _apart(self) -> set[str]:
+        """Keys of those that lie between no other's ends. What was late lies within what was made without it: merged
+        with either's neighbours the two would go on overlapping, on every level."""
+        apart = {one.ref.key for one in self._kept}
+        widest: OpenedRollup | None = None
+        for one in self._kept:
+            if widest is not None and one.at.first <= widest.at.last:
+                apart -= {one.ref.key, widest.ref.key}
+            if widest is None or one.at.last > widest.at.last:
+                widest = one
+        return apart
+
     def _due(self) -> Iterator[list[OpenedRollup]]:
         """Neighbours of one level: as many as one of the next is made of, or as fit into it."""
         at = 0
+        apart = self._apart()
         while at < len(self._kept):
             level, size = self._kept[at].at.level, 0
             taken: list[OpenedRollup] = []
             full = False
             for one in self._kept[at : at + self._limits.fan_in]:
-                if one.at.level != level or level == keys.MAX_LEVEL:
+                if one.at.level != level or level == keys.MAX_LEVEL or one.ref.key not in apart:
                     break
                 full = size + one.size_bytes > self._limits.merged_bytes
                 if full:

@@ -241,6 +241,20 @@ async def test_builders_that_saw_different_segments_do_no_harm() -> None:
     assert len(archive.catalog.direct) <= 5
 
 
+async def test_a_segment_that_arrives_after_its_neighbours_were_rolled_up_stops_no_later_round() -> None:
+    """Where footers are heavy it gets a roll-up of its own, between the ends of one that was made without it."""
+    built = await long_archive(40)
+    late = [key for key in built.keys if keys.parse_segment_key(key)][6]
+    data = built.data(late)
+    built.tamper(late, None)
+    await rolled_up(built, RollupLimits(segments=10, fan_in=99, unsettled=2, between=2))
+    built.tamper(late, data)
+    for _ in range(2):
+        report = await rolled_up(built, RollupLimits(segments=10, fan_in=2, unsettled=2, between=1))
+        assert report.damaged == []
+        await assert_same(built)
+
+
 async def test_what_comes_later_goes_into_rollups_of_its_own() -> None:
     built = await long_archive(20)
     await rolled_up(built)
