@@ -65,6 +65,8 @@ class RollupReport:
     """Segments that no roll-up covers when it ends."""
     rollups: int = 0
     """That readers need when it ends: those that no other one has replaced."""
+    due_in: dict[str, int] = field(default_factory=dict)
+    """Writer → after so many further segments of it there may be something to do; absent where that is not known."""
     damaged: list[DamagedObject] = field(default_factory=list)
     """Roll-ups and segments met that cannot be trusted; kbackupd validate says what to do."""
     raced: bool = False
@@ -150,12 +152,15 @@ class _Writer:
         self._ranges: list[tuple[Place, Place]] = []
         self._distrusted: set[str] = set()
         self._uncovered_count = 0
+        self._held_back = 0
+        self._due_in = 0
 
     async def run(self) -> None:
         self._listed = await listed_rollups(self._store, self._writer)
         try:
             while not await self._round():
                 pass
+            self._report.due_in[self._writer] = self._due_in
         except ObjectExistsError:
             self._report.raced = True
         self._report.uncovered += self._uncovered_count
@@ -237,6 +242,7 @@ class _Writer:
             waiting = await self._roll_between(waiting)
         self._uncovered_count += len(waiting)
         self._note_ranges()
+        self._due_in = max(1, self._enough() + self._limits.unsettled - len(waiting) - self._held_back)
 
     def _enough(self) -> int:
         """So many segments are worth a roll-up: fewer, where footers are as heavy as those of the newest one were."""
@@ -277,6 +283,7 @@ class _Writer:
                 for one in held:
                     yield one
             else:
+                self._held_back = len(held)
                 self._uncovered_count += len(held)
 
     def _start_after(self, epoch: int) -> str:

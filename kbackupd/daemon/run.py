@@ -20,6 +20,8 @@ from kbackupd.daemon.errand import Errand
 from kbackupd.daemon.loop_lag import LoopLag, sampling_lag
 from kbackupd.daemon.memory import budget_bytes, collect_seldom, keep_freed_memory, left_for_data
 from kbackupd.daemon.reload import Reloader, no_configuration, reloading_on_hangup
+from kbackupd.daemon.rollup_process import RollupProcess
+from kbackupd.daemon.rollups import RollUp, Rollups
 from kbackupd.daemon.service import Service, nothing_to_reload
 from kbackupd.daemon.source import QUESTION_SECONDS, KafkaQuestions, KafkaSource
 from kbackupd.daemon.systemd import Heartbeat, ServiceManager, beating
@@ -64,6 +66,7 @@ async def run_daemon(
     dropped_lines: Callable[[], int] | None = None,
     manager: ServiceManager | None = None,
     errand: Errand | None = None,
+    rollup_limits: dict[str, int] | None = None,
 ) -> None:
     """Back up until SIGTERM or SIGINT, or until `errand` is done, drain, return.
 
@@ -73,7 +76,8 @@ async def run_daemon(
         dropped_lines: how many log lines were dropped so far, for the metric.
         manager: is told how we are; None: nobody is.
         errand: what this life is for, if it is to end by itself (`run --once`). Such a life goes without the socket and
-            the port where it cannot have them.
+            the port where it cannot have them, and rolls nothing up.
+        rollup_limits: fields of `archive.rollup_build.RollupLimits` that are not to be the defaults.
 
     On return everything fetched is durable and checkpointed. Raises the reason otherwise:
         ConfigurationError: too few descriptors or too little memory to work with.
@@ -113,6 +117,7 @@ async def run_daemon(
             metrics=metrics,
             problems=problems,
             errand=errand,
+            roll_up=RollupProcess(settings.storage, settings.backup_id, limits=rollup_limits).run,
         )
         if dropped_lines is not None:
             metrics.watch_dropped_lines(dropped_lines)
@@ -131,6 +136,8 @@ class _Life:
     _committer: GroupCommitter | None = None
     _errand: Errand | None = None
     """What this life is for; None: to go on until it is stopped."""
+    _rollups: Rollups | None = None
+    _rolling_up: asyncio.Task[None] | None = None
 
     def __init__(
         self,
@@ -147,10 +154,12 @@ class _Life:
         problems: Problems,
         reloader: Reloader | None = None,
         errand: Errand | None = None,
+        roll_up: RollUp | None = None,
     ) -> None:
         """
         Args:
             positions: where durable offsets are committed; None: nowhere.
+            roll_up: rolls up what segments say; None: somebody else does.
         """
         self.service = service
         self._errand = errand
@@ -160,6 +169,7 @@ class _Life:
         self._source = source
         self._questions = questions
         self._positions = positions
+        self._roll_up = roll_up
         self._store = store
         self._clock = clock
         self._metrics = metrics
@@ -194,6 +204,9 @@ class _Life:
             beside.append(asyncio.create_task(self._committer.run(), name="group-commits"))
         if self._errand is None:
             beside.append(asyncio.create_task(snapshots.run(), name="snapshots"))
+        if self._rollups is not None and not self._stopped.is_set():
+            self._rolling_up = asyncio.create_task(self._rollups.run(), name="roll-ups")
+            beside.append(self._rolling_up)
         try:
             if self._errand is None:
                 await pipeline.run()
@@ -215,6 +228,9 @@ class _Life:
         if self._committer is not None:
             self._committer.stopping(within_seconds=within)
         self._stopped.set()
+        # At once, and not after the drain: that has the processor and the store for itself, and nothing waits for it.
+        if self._rolling_up is not None:
+            self._rolling_up.cancel()
         if self._errand is not None:
             self._errand.stop()
         if self._pipeline is not None:
@@ -226,6 +242,8 @@ class _Life:
         set_level(wanted.observability.log_level)
         pipeline.reconfigure(wanted)
         snapshots.every(wanted.backup.snapshot_interval_seconds)
+        if self._rollups is not None:
+            self._rollups.every(wanted.backup.rollup_interval_seconds)
         self.service.reconfigure(wanted)
 
     async def _take_over(self) -> tuple[Pipeline, Snapshots]:
@@ -254,6 +272,7 @@ class _Life:
             problems=self.problems,
         )
         self._committer = self._commits_to(pipeline, resume)
+        self._rollups = self._rolls_up(pipeline)
         steering = Steering(pipeline, clock=self._clock)
         self.service.began(
             document,
@@ -275,6 +294,21 @@ class _Life:
             problems=self.problems,
         )
         return pipeline, snapshots
+
+    def _rolls_up(self, pipeline: Pipeline) -> Rollups | None:
+        # A life with an end ends when its errand is done; whoever starts such lives runs `kbackupd rollup` after them.
+        if self._roll_up is None or self._errand is not None:
+            return None
+        rollups = Rollups(
+            roll_up=self._roll_up,
+            writer=self._settings.writer,
+            stored=lambda: pipeline.publisher.first_pending,
+            interval_seconds=self._settings.backup.rollup_interval_seconds,
+            metrics=self._metrics,
+            problems=self.problems,
+        )
+        self._metrics.watch_rollups(rollups.not_rolled_up)
+        return rollups
 
     def _commits_to(self, pipeline: Pipeline, resume: Resume) -> GroupCommitter | None:
         group = self._settings.commits_to

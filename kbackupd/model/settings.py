@@ -187,6 +187,8 @@ class BackupSettings:
     start: StartPolicy = StartPolicy.EARLIEST
     discovery_interval_seconds: float = 15.0
     snapshot_interval_seconds: float = 60.0
+    rollup_interval_seconds: float = 3600.0
+    """0: the daemon rolls nothing up."""
     shutdown_timeout_seconds: float = 30.0
 
 

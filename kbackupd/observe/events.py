@@ -60,6 +60,8 @@ SNAPSHOT_HIDDEN: Final = "snapshot.found_hidden"
 GROUP_COMMITTED: Final = "group.committed"
 GROUP_COMMIT_FAILED: Final = "group.commit_failed"
 GROUP_FOUND_AHEAD: Final = "group.found_ahead"
+ROLLUPS_MADE: Final = "rollups.made"
+ROLLUPS_FAILED: Final = "rollups.failed"
 FLUSH_FINISHED: Final = "flush.finished"
 STORE_RETRIED: Final = "store.retried"
 

@@ -89,6 +89,21 @@ class GroupBehind(Collector):
         )
 
 
+class SegmentsNotRolledUp(Collector):
+    def __init__(self, segments: Callable[[], int | None]) -> None:
+        self._segments = segments
+
+    def collect(self) -> Iterable[Metric]:
+        gauge = GaugeMetricFamily(
+            "kbackupd_segments_not_rolled_up",
+            "Segments that no roll-up covers: those of the newest run, and all stored since it began; absent before "
+            "the first run.",
+        )
+        if (segments := self._segments()) is not None:
+            gauge.add_metric([], segments)
+        yield gauge
+
+
 class WorstLoopLag(Collector):
     def __init__(self, worst_seconds: Callable[[], float]) -> None:
         self._worst_seconds = worst_seconds

@@ -32,6 +32,7 @@ from kbackupd.observe.live import (
     GroupBehind,
     MemoryGauges,
     PartitionGauges,
+    SegmentsNotRolledUp,
     SnapshotAges,
     UploadsInFlight,
     WorstLoopLag,
@@ -46,6 +47,8 @@ SnapshotPart = Literal["groups", "topics", "acls", "quotas"]
 SnapshotCause = Literal["denied", "failed", "store", "unexpected"]
 CommitOutcome = Literal["ok", "denied", "in_use", "failed"]
 COMMIT_OUTCOMES: tuple[CommitOutcome, ...] = ("ok", "denied", "in_use", "failed")
+RollupOutcome = Literal["ok", "failed", "timeout"]
+ROLLUP_OUTCOMES: tuple[RollupOutcome, ...] = ("ok", "failed", "timeout")
 SNAPSHOT_PARTS: tuple[SnapshotPart, ...] = ("groups", "topics", "acls", "quotas")
 SNAPSHOT_CAUSES: tuple[SnapshotCause, ...] = ("denied", "failed", "store", "unexpected")
 
@@ -194,6 +197,9 @@ class Metrics:
             "part",
             "cause",
         )
+        self._rollup_runs = counter(
+            "rollup_runs", "Runs of the process that rolls up what segments say, by how they ended.", "outcome"
+        )
         self._snapshot_read_at: dict[str, float] = {}
         self._gaps = counter("gaps", "Gaps recorded: offsets the archive does not have, by cause.", "cause")
         self._gap_offsets = counter("gap_offsets", "Offsets inside recorded gaps, by cause.", "cause")
@@ -250,6 +256,8 @@ class Metrics:
             self._snapshots.labels(kind)
         for outcome in COMMIT_OUTCOMES:
             self._group_commits.labels(outcome)
+        for ending in ROLLUP_OUTCOMES:
+            self._rollup_runs.labels(ending)
         for part in SNAPSHOT_PARTS:
             for why in SNAPSHOT_CAUSES:
                 self._snapshot_failures.labels(part, why)
@@ -324,6 +332,9 @@ class Metrics:
     def snapshot_failed(self, part: SnapshotPart, cause: SnapshotCause) -> None:
         self._snapshot_failures.labels(part, cause).inc()
 
+    def rollup_run_ended(self, outcome: RollupOutcome) -> None:
+        self._rollup_runs.labels(outcome).inc()
+
     def snapshot_ages_seconds(self) -> Mapping[str, float]:
         """By part, for those that were whole at least once."""
         now = self._clock.monotonic()
@@ -391,6 +402,10 @@ class Metrics:
     def watch_group(self, behind_seconds: Callable[[], float]) -> None:
         """`behind_seconds`: since when the consumer group has not had what checkpoints cover; 0 while it has."""
         self.registry.register(GroupBehind(behind_seconds))
+
+    def watch_rollups(self, not_rolled_up: Callable[[], int | None]) -> None:
+        """`not_rolled_up`: segments that a reader has to open one by one; None while nobody knows."""
+        self.registry.register(SegmentsNotRolledUp(not_rolled_up))
 
     def watch_loop_lag(self, worst_seconds: Callable[[], float]) -> None:
         """`worst_seconds`: the largest lag of late."""

@@ -41,6 +41,7 @@ def reference_markdown() -> str:
     metrics.watch_memory(lambda: MemoryStatus(limit_bytes=0, budget_bytes=0, reserved_bytes=0, rss_bytes=0))
     metrics.watch_uploads(lambda: 0)
     metrics.watch_group(lambda: 0.0)
+    metrics.watch_rollups(lambda: 0)
     metrics.watch_loop_lag(lambda: 0.0)
     metrics.watch_dropped_lines(lambda: 0)
     metrics.snapshot_read("groups")

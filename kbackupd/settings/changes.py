@@ -34,6 +34,10 @@ def _duration(value: Any) -> str:
     return _whole(value, {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0})
 
 
+def _duration_or_off(value: Any) -> str:
+    return _duration(value) if value else "off"
+
+
 def _size(value: Any) -> str:
     return _whole(value, {"GiB": float(1 << 30), "MiB": float(1 << 20), "KiB": 1024.0, "B": 1.0})
 
@@ -135,6 +139,7 @@ SETTINGS: Final[Mapping[str, _Setting]] = {
     "backup.start": _restart("obeyed only when an archive is created; this one exists", ("backup", "start")),
     "backup.discovery_interval": _live("backup", "discovery_interval_seconds", text=_duration),
     "backup.snapshot_interval": _live("backup", "snapshot_interval_seconds", text=_duration),
+    "backup.rollup_interval": _live("backup", "rollup_interval_seconds", text=_duration_or_off),
     "backup.shutdown_timeout": _live("backup", "shutdown_timeout_seconds", text=_duration),
     "backup.compression.codec": _live("backup", "compression_codec"),
     "backup.compression.level": _live("backup", "compression_level"),

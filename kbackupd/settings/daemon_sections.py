@@ -16,6 +16,7 @@ from kbackupd.settings.fields import (
     Brokers,
     Bucket,
     Duration,
+    DurationOrOff,
     Flag,
     Group,
     Kind,
@@ -31,6 +32,7 @@ from kbackupd.settings.fields import (
     at_least_bytes,
     at_least_seconds,
     between,
+    off_or_at_least_seconds,
     one_of,
 )
 from kbackupd.settings.sections import Root, S3Access, Section, SecuritySection, written
@@ -107,6 +109,10 @@ class BackupSection(Section):
     """How often the cluster is asked for new topics and partitions."""
     snapshot_interval: Annotated[Duration, at_least_seconds("1s")] = written("60s")
     """How often group positions, configurations, ACLs and quotas are asked for; they are stored when they changed."""
+    rollup_interval: Annotated[DurationOrOff, off_or_at_least_seconds("1s")] = written("1h")
+    """How often what segments say is rolled up, where there is enough of it, so that old archives open quickly; first
+    one interval after a start. A process of its own does it, with up to 210 MiB outside of `memory_limit`. `off`:
+    `kbackupd rollup` is run by somebody else, or nobody."""
     shutdown_timeout: Annotated[Duration, at_least_seconds("1s")] = written("30s")
     """How long SIGTERM may take to seal, upload and checkpoint. Give the service manager a little more."""
 

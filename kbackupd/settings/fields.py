@@ -85,6 +85,14 @@ def _duration(value: object) -> float:
     return _measured(value, parse_duration_seconds, _LONGEST, "10 years")
 
 
+def _duration_or_off(value: object) -> float:
+    if value == "off":
+        return 0.0
+    if not (seconds := _duration(value)):
+        raise Refusal("an interval of nothing", hint="off, for never")
+    return seconds
+
+
 def _size(value: object) -> int:
     return int(_measured(value, parse_size_bytes, _LARGEST, "1024TiB"))
 
@@ -267,6 +275,15 @@ def at_least_seconds(minimum: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def off_or_at_least_seconds(minimum: str) -> AfterValidator:
+    def check(value: float) -> float:
+        if 0 < value < parse_duration_seconds(minimum):
+            raise Refusal(f"must be at least {minimum}, or off")
+        return value
+
+    return AfterValidator(check)
+
+
 def at_least_bytes(minimum: str, why: str) -> AfterValidator:
     def check(value: int) -> int:
         if value < parse_size_bytes(minimum):
@@ -295,6 +312,8 @@ Flag = Annotated[bool, BeforeValidator(_flag), Kind("true or false")]
 AlwaysOn = Annotated[Flag, AfterValidator(_always_on)]
 Whole = Annotated[int, BeforeValidator(_whole), Kind("whole number")]
 Duration = Annotated[float, BeforeValidator(_duration), Kind("duration")]
+DurationOrOff = Annotated[float, BeforeValidator(_duration_or_off), Kind("duration or off")]
+"""`off` is 0."""
 Size = Annotated[int, BeforeValidator(_size), Kind("size")]
 Rate = Annotated[int, BeforeValidator(_rate), Kind("size per second")]
 Name = Annotated[str, BeforeValidator(_name), Kind("name")]

@@ -59,6 +59,7 @@ def daemon_settings(file: DaemonFile) -> DaemonSettings:
             start=backup.start,
             discovery_interval_seconds=backup.discovery_interval,
             snapshot_interval_seconds=backup.snapshot_interval,
+            rollup_interval_seconds=backup.rollup_interval,
             shutdown_timeout_seconds=backup.shutdown_timeout,
         ),
         tiers=tuple(

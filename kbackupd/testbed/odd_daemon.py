@@ -1,4 +1,5 @@
-"""`kbackupd run [--once]` with a clock that is wrong or stepped, little patience for its store, or small listing pages.
+"""`kbackupd run [--once]` with a clock that is wrong or stepped, little patience for its store, or small figures (pages
+of listings, roll-ups).
 
 `python -m kbackupd.testbed.odd_daemon --config FILE [--clock-file FILE] …`: a program of its own, so that signals, exit
 codes and messages are those of a process. Everything else is the real thing. What `ClockFile` holds
@@ -74,6 +75,7 @@ def main() -> int:
     parser.add_argument("--clock-file", type=Path)
     parser.add_argument("--patience-seconds", type=float)
     parser.add_argument("--list-page-keys", type=int, default=s3.LIST_PAGE_KEYS)
+    parser.add_argument("--rollup-segments", type=int, help="so many make a roll-up, and twice that in one of level 2")
     parser.add_argument("--once", action="store_true")
     options = parser.parse_args()
     s3.LIST_PAGE_KEYS = options.list_page_keys
@@ -91,6 +93,7 @@ def main() -> int:
                 retries=_retries(options.patience_seconds),
                 dropped_lines=lambda: writer.dropped,
                 errand=errand,
+                rollup_limits=_small_rollups(options.rollup_segments),
             )
         )
     except BaseException as error:  # noqa: BLE001  as the command line does it
@@ -98,6 +101,10 @@ def main() -> int:
     finally:
         writer.close()
     return 0 if errand is None or errand.report is None else errand.report.exit_code
+
+
+def _small_rollups(segments: int | None) -> dict[str, int]:
+    return {} if segments is None else {"segments": segments, "fan_in": 2, "unsettled": 1, "between": segments}
 
 
 def _retries(patience_seconds: float | None) -> RetryPolicy | None:

@@ -220,6 +220,27 @@ async def test_building_again_finds_nothing_to_do() -> None:
     assert counted.reads == 5
 
 
+@pytest.mark.parametrize("segments", [0, 1, 2, 3, 5, 8, 13])
+async def test_a_report_says_after_how_many_further_segments_there_is_more_to_do(segments: int) -> None:
+    built = await ArchiveBuilder.create()
+    topic = built.topic("orders")
+    life = await built.start()
+
+    async def store(count: int) -> None:
+        for _ in range(count):
+            built.log(topic, 0).append([b"value"])
+            life.capture(topic, 0)
+            await life.flush()
+
+    await store(segments)
+    due_in = (await rolled_up(built)).due_in["main"]
+    await store(due_in - 1)
+    early = await rolled_up(built)
+    assert (early.built, early.due_in) == ([], {"main": 1})
+    await store(1)
+    assert (await rolled_up(built)).built
+
+
 async def test_two_builders_at_once_leave_one_sound_set() -> None:
     built = await long_archive(60)
     reports = await asyncio.gather(*(rolled_up(built) for _ in range(3)))

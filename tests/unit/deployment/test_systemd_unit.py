@@ -54,6 +54,16 @@ def test_memory_max_leaves_room_above_the_memory_limit(unit: dict[str, list[str]
     assert int(limit[:-1]) * MIB >= defaults.backup.memory_limit_bytes + 256 * MIB
 
 
+def test_a_roll_up_has_room_beside_the_daemon_and_gives_way_to_it(
+    unit: dict[str, list[str]], defaults: DaemonSettings
+) -> None:
+    """Some 210 MiB; and systemd's default is to stop a service of which the kernel has killed any process."""
+    assert defaults.backup.rollup_interval_seconds > 0
+    assert int(unit["MemoryMax"][0][:-1]) * MIB >= defaults.backup.memory_limit_bytes + 512 * MIB
+    assert unit["OOMPolicy"] == ["continue"]
+    assert unit["SystemCallFilter"][-1] == "setpriority"
+
+
 def test_a_restart_is_tried_exactly_where_it_can_help(unit: dict[str, list[str]]) -> None:
     """Fenced daemons that restart fence each other for ever; a store that is away comes back."""
     assert unit["Restart"] == ["on-failure"]

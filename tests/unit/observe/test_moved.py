@@ -35,13 +35,14 @@ class Scraped:
         self.metrics = Metrics(self.clock, version="1")
         self.memory = MemoryStatus(limit_bytes=1, budget_bytes=1, reserved_bytes=1, rss_bytes=1)
         self.partition = sample(exposure=1.0, lag=1, loss=1.0)
-        self.told = {"in_flight": 0, "behind": 0, "lag": 0, "dropped": 0}
+        self.told = {"in_flight": 0, "behind": 0, "lag": 0, "dropped": 0, "uncovered": 0}
         self.scrape_seconds = 0.0
         targets = {"critical": rpo_seconds}
         self.metrics.watch_partitions(lambda: [self.partition], rpo_targets=targets, per_partition=True)
         self.metrics.watch_memory(lambda: self.memory)
         self.metrics.watch_uploads(lambda: self.told["in_flight"])
         self.metrics.watch_group(lambda: float(self.told["behind"]))
+        self.metrics.watch_rollups(lambda: self.told["uncovered"])
         self.metrics.watch_loop_lag(lambda: float(self.told["lag"]))
         self.metrics.watch_dropped_lines(self._dropped)
         self.metrics.snapshot_read("groups")
@@ -125,11 +126,13 @@ MOVES: dict[str, Callable[[Scraped], None]] = {
     "partition_lag_records": lagging,
     "partition_rpo_exposure_seconds": exposed,
     "partitions": lambda s: s.partition_is(state=PartitionState.RETRYING),
+    "rollup_runs_total": lambda s: s.metrics.rollup_run_ended("timeout"),
     "rpo_exposure_seconds": exposed,
     "rpo_target_seconds": lambda s: s.restart(rpo_seconds=60.0),
     "scrape_duration_seconds": Scraped.slow_scrape,
     "segment_raw_bytes_total": stored,
     "segment_stored_bytes_total": stored,
+    "segments_not_rolled_up": lambda s: s.told.update(uncovered=9),
     "segments_total": stored,
     "snapshot_age_seconds": lambda s: s.clock.advance(1),
     "snapshot_failures_total": lambda s: s.metrics.snapshot_failed("acls", "denied"),

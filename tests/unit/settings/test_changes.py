@@ -162,6 +162,7 @@ def test_values_are_told_as_the_file_writes_them() -> None:
             segment_max_bytes=1536 << 10,
             checkpoint_interval_seconds=90.0,
             snapshot_interval_seconds=7200.0,
+            rollup_interval_seconds=0.0,
             memory_limit_bytes=1 << 30,
         ),
         tiers=(TierSettings(name="t", topics=("a*", "b"), rpo_seconds=60.0, rto_seconds=86_400.0),),
@@ -175,6 +176,7 @@ def test_values_are_told_as_the_file_writes_them() -> None:
         "backup.segment_max_bytes": ("32MiB", "1.5MiB"),
         "backup.checkpoint_interval": ("30s", "1.5m"),
         "backup.snapshot_interval": ("1m", "2h"),
+        "backup.rollup_interval": ("1h", "off"),
         "tiers": (
             '[{"name": "standard", "topics": ["*"], "rpo": "5m", "rto": "4h"}]',
             '[{"name": "t", "topics": ["a*", "b"], "rpo": "1m", "rto": "1d"}]',

@@ -47,6 +47,7 @@ def test_the_example_says_what_the_documentation_promises() -> None:
             start=StartPolicy.EARLIEST,
             discovery_interval_seconds=15.0,
             snapshot_interval_seconds=60.0,
+            rollup_interval_seconds=3600.0,
             shutdown_timeout_seconds=30.0,
         ),
         tiers=(
@@ -130,6 +131,7 @@ backup:
   start: latest
   discovery_interval: 1.5s
   snapshot_interval: 90s
+  rollup_interval: off
   shutdown_timeout: 2m
 tiers: []
 observability: {listen: "[::]:0", per_partition_metrics: true, log_format: console, log_level: debug}
@@ -167,6 +169,7 @@ control: {socket: /tmp/control.sock}
             start=StartPolicy.LATEST,
             discovery_interval_seconds=1.5,
             snapshot_interval_seconds=90.0,
+            rollup_interval_seconds=0.0,
             shutdown_timeout_seconds=120.0,
         ),
         tiers=(),
