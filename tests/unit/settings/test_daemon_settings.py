@@ -284,6 +284,22 @@ def test_hazard_47_an_unknown_key_is_refused_with_its_line_and_a_hint(
     assert files.problems(MINIMAL + addition) == [f"kbackupd.yaml:7: {complaint}"]
 
 
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("500ms", "must be at least 1s, or off"),
+        ("0s", "an interval of nothing (off, for never)"),
+        ("never", "'never' is not a duration"),
+    ],
+)
+def test_an_interval_of_roll_ups_is_a_duration_or_off(files: Files, text: str, complaint: str) -> None:
+    (problem,) = files.problems(f"{MINIMAL}backup: {{rollup_interval: {text}}}\n")
+    assert problem.startswith(f"kbackupd.yaml:7: backup.rollup_interval: {complaint}")
+    for wanted, seconds in (("off", 0.0), ("90m", 5400.0)):
+        found = files.daemon(MINIMAL, {"KBACKUPD_BACKUP__ROLLUP_INTERVAL": wanted})
+        assert found.backup.rollup_interval_seconds == seconds
+
+
 def test_a_missing_key_is_refused_at_its_section_and_says_what_it_is_for(files: Files) -> None:
     assert files.problems(MINIMAL.replace("  type: s3\n", "").replace("backup_id: main\n", "")) == [
         "kbackupd.yaml: backup_id: required, but not there "
