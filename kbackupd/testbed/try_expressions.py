@@ -45,7 +45,7 @@ def main() -> int:
             s3=s3,
             bucket=s3.create_bucket("alerts"),
             prefix="try",
-            overrides={"observability": {"per_partition_metrics": True}},
+            overrides={"observability": {"per_partition_metrics": True}, "backup": {"rollup_interval": "3s"}},
         )
         cleanup.callback(daemon.kill)
         daemon.start()
@@ -60,6 +60,7 @@ def main() -> int:
         s3.start()
         _until(lambda: all(rule["health"] != "unknown" for rule in prometheus.rules()), "every rule evaluated")
         _until(lambda: bool(prometheus.query("sum(rate(kbackupd_segments_total[1m])) > 0")), "segments again")
+        _until(lambda: bool(prometheus.query("kbackupd_segments_not_rolled_up")), "a look at what to roll up")
         return _report(prometheus)
 
 
