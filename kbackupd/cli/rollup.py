@@ -10,7 +10,7 @@ import uvloop
 
 from kbackupd.archive.rollup_build import RollupReport, build_rollups
 from kbackupd.cli.archive_place import BackupIdOption, ConfigOption, PathOption, one_archive, opened
-from kbackupd.cli.output import OutputFormat, print_json, stdout_console
+from kbackupd.cli.output import OutputFormat, count_of, print_json, stdout_console
 from kbackupd.model.settings import StorageSettings
 from kbackupd.model.units import format_bytes
 from kbackupd.store.scoped import ScopedStore
@@ -49,14 +49,14 @@ def _print(report: RollupReport) -> None:
     made = len(report.built) + len(report.merged)
     if made:
         console.print(
-            f"{made} roll-ups made, {format_bytes(report.stored_bytes)}: {len(report.built)} from the footers of "
-            f"{report.segments:,} segments, {len(report.merged)} from others",
+            f"{count_of(made, 'roll-up')} made, {format_bytes(report.stored_bytes)}: {len(report.built)} from the "
+            f"footers of {report.segments:,} segments, {len(report.merged)} from others",
             soft_wrap=True,
         )
     else:
         console.print("nothing to roll up")
     console.print(
-        f"{report.rollups} roll-ups and {report.uncovered:,} footers are what a reader opens now", soft_wrap=True
+        f"{count_of(report.rollups, 'roll-up')} and {count_of(report.uncovered, 'footer')} are what a reader opens now", soft_wrap=True
     )
     for one in report.damaged:
         console.print(f"damaged, and left out: {one.key}: {one.reason}", soft_wrap=True)

@@ -60,9 +60,9 @@ def test_a_long_archive_is_rolled_up_once(tmp_path: Path, capsys: pytest.Capture
     arguments = ("rollup", "--path", f"file://{tmp_path}", "--backup-id", "main")
     assert call(*arguments) == 0
     printed = capsys.readouterr()
-    assert "1 roll-ups made" in printed.out
+    assert "1 roll-up made" in printed.out
     assert "1 from the footers of 256 segments, 0 from others" in printed.out
-    assert "1 roll-ups and 44 footers are what a reader opens now" in printed.out
+    assert "1 roll-up and 44 footers are what a reader opens now" in printed.out
     assert printed.err.startswith("rollups/main/01/")
     assert call(*arguments) == 0
     assert "nothing to roll up" in capsys.readouterr().out
