@@ -22,6 +22,15 @@ _HINTS = {
 }
 
 
+_VERIFICATION_HINTS = {
+    10: "its owner must renew it; until then nothing can be said to it safely",
+    9: "its time has not come yet: are the clocks of both machines right?",
+    62: "bootstrap_servers and the brokers' advertised.listeners must use a name the certificate was made for",
+    64: "bootstrap_servers and the brokers' advertised.listeners must use an address the certificate was made for",
+}
+"""By OpenSSL's X509_V_ERR_…: expired, not yet valid, host name mismatch, address mismatch."""
+
+
 def code_name(code: int) -> str:
     """Kafka's own name of `code`, or `ERROR_<code>` for one we do not know."""
     try:
@@ -66,14 +75,19 @@ def translate(error: BaseException, what: str, *, connecting: bool = False) -> K
                 code=error.errno,
             )
         case ssl.SSLCertVerificationError():
+            # Both attributes are there only if OpenSSL itself raised it.
             return KafkaDeniedError(
-                f"{what}: the broker's certificate is not trusted: {error}",
-                hint="set security.ca_file to the authority that signed it, and use the host name it was made for",
+                f"{what}: the broker's certificate is not trusted: {getattr(error, 'verify_message', '') or error}",
+                hint=_VERIFICATION_HINTS.get(
+                    getattr(error, "verify_code", 0), "set security.ca_file to the authority that signed it (PEM)"
+                ),
             )
+        case ssl.SSLError() if _broken_below(error, connecting):
+            return KafkaUnavailableError(f"{what}: the connection broke: TLS: {error.reason or error}", code=13)
         case ssl.SSLError():
             return KafkaDeniedError(
                 f"{what}: TLS failed: {error.reason or error}",
-                hint="is this a TLS listener, and does it want a client certificate (security.cert_file)?",
+                hint="is this a TLS listener, and does it want a client certificate it trusts (security.cert_file)?",
             )
         case TimeoutError():
             return KafkaUnavailableError(
@@ -82,8 +96,14 @@ def translate(error: BaseException, what: str, *, connecting: bool = False) -> K
                 code=KafkaErrorCode.REQUEST_TIMED_OUT,
             )
         case aio.KafkaConnectionError() | EOFError() | ConnectionError():
-            hint = "is a broker up there, and does security.protocol match its listener?" if connecting else ""
-            return KafkaUnavailableError(f"{what}: the connection broke: {error}", hint=hint, code=13)
+            # A broker that misses our certificate often just hangs up: the alert that says so is lost with the reset.
+            hint = (
+                "is a broker up there, does security.protocol match its listener, and does that want a client "
+                "certificate (security.cert_file)?"
+            )
+            return KafkaUnavailableError(
+                f"{what}: the connection broke: {error}", hint=hint if connecting else "", code=13
+            )
         case OSError():
             hint = "check bootstrap_servers, name resolution and firewalls"
             return KafkaUnavailableError(f"{what}: {error.strerror or error}", hint=hint, code=13)
@@ -91,3 +111,15 @@ def translate(error: BaseException, what: str, *, connecting: bool = False) -> K
             return error_for_code(error.errno, what, detail=str(error))
         case _:
             return KafkaUnavailableError(f"{what}: {type(error).__name__}: {error}")
+
+
+def _broken_below(error: ssl.SSLError, connecting: bool) -> bool:
+    """Whether the network is to blame, rather than what either side wants: then trying again helps.
+
+    What was agreed in the handshake is not refused later, except by an alert: a record that makes no sense was torn or
+    altered on its way.
+    """
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError):
+        return True
+    reason = error.reason or ""
+    return "BAD_RECORD_MAC" in reason or not (connecting or "ALERT" in reason)

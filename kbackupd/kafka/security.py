@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import TypedDict
 
 from kbackupd.model.errors import ConfigurationError
@@ -35,14 +36,49 @@ def security_arguments(settings: SecuritySettings) -> SecurityArguments:
 
 
 def _tls(settings: SecuritySettings) -> ssl.SSLContext:
+    ca_file, cert_file, key_file = settings.ca_file, settings.cert_file, settings.key_file
+    for key, path in (("ca_file", ca_file), ("cert_file", cert_file), ("key_file", key_file)):
+        if path is not None:
+            _require_readable(key, path)
     try:
-        context = ssl.create_default_context(cafile=None if settings.ca_file is None else str(settings.ca_file))
-        if settings.cert_file is not None:
-            context.load_cert_chain(settings.cert_file, settings.key_file)
-    except (OSError, ssl.SSLError) as error:
-        files = ", ".join(str(f) for f in (settings.ca_file, settings.cert_file, settings.key_file) if f is not None)
-        raise ConfigurationError(
-            f"TLS files cannot be used ({files}): {error}",
-            hint="they must be readable PEM files, the key without a pass phrase",
-        ) from error
+        context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+    except ssl.SSLError as error:
+        raise _unusable("ca_file", ca_file, "there is no PEM certificate in it") from error
+    if cert_file is not None:
+        _identify(context, cert_file, key_file)
     return context
+
+
+def _identify(context: ssl.SSLContext, cert_file: Path, key_file: Path | None) -> None:
+    locked = False
+
+    def pass_phrase() -> str:
+        # Where there is no such function OpenSSL asks the terminal, and a service waits for ever.
+        nonlocal locked
+        locked = True
+        return ""
+
+    try:
+        context.load_cert_chain(cert_file, key_file, password=pass_phrase)
+    except (ssl.SSLError, ValueError) as error:
+        if locked:
+            raise _unusable("key_file", key_file, "it has a pass phrase") from error
+        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+            raise _unusable("key_file", key_file, f"it is not the key of security.cert_file {cert_file}") from error
+        raise _unusable("cert_file", cert_file, f"no PEM certificate in it, or no key in {key_file}") from error
+
+
+def _require_readable(key: str, path: Path) -> None:
+    # Of several files, OpenSSL does not say which one it could not read.
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise _unusable(key, path, error.strerror or str(error)) from error
+
+
+def _unusable(key: str, path: Path | None, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"security.{key} {path}: {why}",
+        hint="TLS files must be PEM, readable for the user kbackupd runs as, and the key without a pass phrase",
+    )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 
-from kbackupd.kafka.codec import array, int16, int32, string
+from kbackupd.kafka.codec import array, int16, int32, int64, string, uvarint
+from kbackupd.model.positions import TopicId, topic_id_to_uuid
 from kbackupd.testbed.ports import free_ports
 from kbackupd.testbed.proxy import reset
 
@@ -35,6 +37,11 @@ class FakeBroker:
         """Reset every connection."""
         for writer in self._writers:
             reset(writer)
+
+    def say_goodbye(self) -> None:
+        """Close every connection in good order, as a broker does with those it finds idle."""
+        for writer in self._writers:
+            writer.close()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
@@ -68,15 +75,26 @@ class FakeBroker:
 
 @contextlib.asynccontextmanager
 async def fake_broker(
-    versions: Mapping[int, tuple[int, int]] = MODERN, respond: Respond = lambda _key, _request: None
+    versions: Mapping[int, tuple[int, int]] = MODERN,
+    respond: Respond = lambda _key, _request: None,
+    *,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[FakeBroker]:
     broker = FakeBroker(versions, respond)
-    server = await asyncio.start_server(broker.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(broker.serve, "127.0.0.1", 0, ssl=tls)
     broker.port = server.sockets[0].getsockname()[1]
     try:
         yield broker
     finally:
         server.close()
+
+
+def fetch_answer(topic_id: TopicId, records: bytes) -> bytes:
+    """Of partition 0, behind the correlation id: no tags, no throttling, no error, session 0."""
+    partition = int32(0) + int16(0) + int64(9) * 2 + int64(0) + b"\x01" + int32(-1)
+    partition += uvarint(len(records) + 1) + records + b"\0"
+    topic = topic_id_to_uuid(topic_id).bytes + uvarint(2) + partition + b"\0"
+    return b"\0" + int32(0) + int16(0) + int32(0) + uvarint(2) + topic + b"\0"
 
 
 @contextlib.asynccontextmanager

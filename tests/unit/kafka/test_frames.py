@@ -15,16 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbackupd.kafka import frames
-from kbackupd.kafka.codec import int16, int32, int64, uvarint
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.fetch import FetchSession
 from kbackupd.kafka.frames import FrameReader
 from kbackupd.kafka.types import FetchTarget
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.errors import KafkaUnavailableError
-from kbackupd.model.positions import PartitionId, topic_id_from_uuid, topic_id_to_uuid
+from kbackupd.model.positions import PartitionId, topic_id_from_uuid
 from kbackupd.model.settings import SecuritySettings
-from tests.unit.kafka.sockets import fake_broker
+from tests.unit.kafka.sockets import fake_broker, fetch_answer
 
 _FETCH = 1
 _TOPIC = topic_id_from_uuid(uuid.UUID(int=7))
@@ -152,7 +151,7 @@ async def test_of_a_frame_that_was_cut_off_nothing_is_kept_and_of_what_still_com
 async def test_a_dropped_connection_gives_up_what_it_had_of_an_answer() -> None:
     """A transport outlives its connection: over TLS until the other side has agreed, and it goes on delivering."""
     readers: list[FrameReader] = []
-    whole = _framed(bytes(4) + _fetch_answer(bytes(2 << 20)))
+    whole = _framed(bytes(4) + fetch_answer(_TOPIC, bytes(2 << 20)))
     asked = asyncio.Event()
 
     def silent(key: int, _: bytes) -> None:
@@ -189,14 +188,6 @@ async def test_a_dropped_connection_gives_up_what_it_had_of_an_answer() -> None:
                 await receiving.frame()
 
 
-def _fetch_answer(records: bytes) -> bytes:
-    """Of one partition, behind the correlation id: no tags, no throttling, no error, session 0."""
-    partition = int32(0) + int16(0) + int64(9) * 2 + int64(0) + b"\x01" + int32(-1)
-    partition += uvarint(len(records) + 1) + records + b"\0"
-    topic = topic_id_to_uuid(_TOPIC).bytes + uvarint(2) + partition + b"\0"
-    return b"\0" + int32(0) + int16(0) + int32(0) + uvarint(2) + topic + b"\0"
-
-
 @contextlib.asynccontextmanager
 async def _session_with(answer: bytes) -> AsyncIterator[FetchSession]:
     """A session with a broker that answers every fetch so; b"": that hangs up."""
@@ -221,7 +212,7 @@ def test_fetch_answers_of_megabytes_arrive_as_the_bytes_that_were_sent(
     records = bytes(range(256)) * (12 << 10)
 
     async def received() -> list[bytes]:
-        async with _session_with(_fetch_answer(records)) as session:
+        async with _session_with(fetch_answer(_TOPIC, records)) as session:
             return [
                 part.records
                 for _ in range(3)

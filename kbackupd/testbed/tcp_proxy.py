@@ -1,0 +1,119 @@
+"""A TCP proxy that knows nothing of what it carries, so that encrypted connections can be broken: below TLS.
+
+`kafka_proxy.py` chooses single exchanges, for which it must read them; this one only counts bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from enum import Enum
+
+from kbackupd.testbed.proxy import HOST, FaultRule, LocalProxy, reset
+
+_PIECE_BYTES = 64 << 10
+
+
+class Break(Enum):
+    """What becomes of a connection that is struck."""
+
+    RESET = "reset"
+    """RST to the client: a broker that was killed, a firewall that lost its table."""
+    END = "end"
+    """FIN, in the middle of whatever was said: with TLS, without its own word of farewell."""
+    GARBLE = "garble"
+    """One bit of what the server said is another; then it goes on."""
+
+
+class BreakRule(FaultRule[int]):
+    """Of `TcpProxy.strike`; `struck` lists how many of the server's bytes each connection it met had carried in all."""
+
+    def __init__(self, how: Break, *, after_bytes: int, times: int | None) -> None:
+        super().__init__(times=times)
+        self.how = how
+        self.after_bytes = after_bytes
+
+    def meets(self, carried: int) -> bool:
+        """Whether a connection that carried so much is struck; counts it if so."""
+        return self._strikes(carried)
+
+
+class TcpProxy(LocalProxy):
+    """Before any server; both ways of a connection pass unchanged until a rule meets it."""
+
+    def __init__(self, server_port: int, *, port: int = 0) -> None:
+        super().__init__(server_port, port=port)
+        self._rules: list[BreakRule] = []
+        self._rules_lock = threading.Lock()
+        self.accepted = 0
+        """Connections so far."""
+
+    @property
+    def bootstrap(self) -> str:
+        return f"{HOST}:{self.port}"
+
+    def strike(self, how: Break, *, after_bytes: int, times: int | None = None) -> BreakRule:
+        """Break a connection when its server has sent it `after_bytes` from now on, or from its beginning if later.
+
+        Args:
+            times: how many connections; None: all until it is lifted.
+        """
+        rule = BreakRule(how, after_bytes=after_bytes, times=times)
+        with self._rules_lock:
+            self._rules.append(rule)
+        return rule
+
+    def reset_all(self) -> None:
+        """Reset every connection that is there, once; new ones are welcome."""
+        self._on_loop(self._break_all())
+
+    async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server: asyncio.StreamWriter | None = None
+        ways: list[asyncio.Task[None]] = []
+        self.accepted += 1
+        try:
+            from_server, server = await asyncio.open_connection(HOST, self.server_port)
+            ways = [asyncio.create_task(_carry(reader, server)), asyncio.create_task(self._answer(from_server, writer))]
+            done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            for way in done:
+                way.result()
+        except (OSError, asyncio.CancelledError):
+            reset(writer)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            writer.close()
+            if server is not None:
+                server.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        carried = 0
+        left: dict[BreakRule, int] = {}
+        while piece := await reader.read(_PIECE_BYTES):
+            with self._rules_lock:
+                rules = tuple(self._rules)
+            for rule in rules:
+                before = left.setdefault(rule, rule.after_bytes)
+                left[rule] = before - len(piece)
+                if not 0 <= before < len(piece) or not rule.meets(carried + before):
+                    continue
+                if rule.how is Break.GARBLE:
+                    piece = piece[:before] + bytes((piece[before] ^ 1,)) + piece[before + 1 :]
+                    continue
+                writer.write(piece[:before])
+                with contextlib.suppress(ConnectionError):
+                    await writer.drain()
+                if rule.how is Break.RESET:
+                    reset(writer)
+                return
+            carried += len(piece)
+            writer.write(piece)
+            await writer.drain()
+
+
+async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while piece := await reader.read(_PIECE_BYTES):
+        writer.write(piece)
+        await writer.drain()
