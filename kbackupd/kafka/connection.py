@@ -22,7 +22,7 @@ from aiokafka.errors import KafkaError
 from kbackupd.kafka.codec import WireError, WireRequest
 from kbackupd.kafka.errors import KafkaFailure, translate
 from kbackupd.kafka.frames import FramedConnection
-from kbackupd.kafka.security import SecurityArguments, security_arguments
+from kbackupd.kafka.security import Credentials
 from kbackupd.kafka.types import BrokerInfo, KafkaErrorCode
 from kbackupd.kafka.wire import MetadataRequest
 from kbackupd.kafka.wire_fetch import FetchRequest
@@ -90,8 +90,7 @@ class KafkaConnection:
     ) -> None:
         self.clock = clock
         self._bootstrap_servers = tuple(bootstrap_servers)
-        self._security = security
-        self._arguments: SecurityArguments | None = None
+        self._credentials = Credentials(security)
         self._client_id = client_id
         self._request_timeout_seconds = request_timeout_seconds
         self._connect_timeout_seconds = connect_timeout_seconds
@@ -256,15 +255,13 @@ class KafkaConnection:
 
     async def _connect(self, host: str, port: int) -> FramedConnection:
         what = f"connecting to {host}:{port}"
-        if self._arguments is None:
-            self._arguments = security_arguments(self._security)
         connection = FramedConnection(
             host,
             port,
             client_id=self._client_id,
             request_timeout_ms=_BEYOND_ANY_DEADLINE_MS,
             max_idle_ms=_IDLE_SECONDS * 1000,
-            **self._arguments,
+            **self._credentials.arguments(),
         )
         async with self._deadline(self._connect_timeout_seconds, what):
             try:

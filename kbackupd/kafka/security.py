@@ -18,6 +18,45 @@ class SecurityArguments(TypedDict, total=False):
     sasl_plain_password: str
 
 
+class Credentials:
+    """The arguments of every new connection, with the certificate files as they are at that time.
+
+    Certificates live for hours where machines issue them; a daemon lives for months, and is not restarted for each.
+    """
+
+    def __init__(self, settings: SecuritySettings) -> None:
+        self._settings = settings
+        self._arguments: SecurityArguments | None = None
+        self._read: tuple[tuple[int, ...], ...] = ()
+
+    def arguments(self) -> SecurityArguments:
+        """Reads files that changed since the last call.
+
+        Raises:
+            ConfigurationError: they cannot be used, and never could be by this object. Afterwards the last usable ones
+                go on counting: a certificate is there a moment before its key.
+        """
+        files = (self._settings.ca_file, self._settings.cert_file, self._settings.key_file)
+        found = tuple(_identity(path) for path in files if path is not None)
+        if self._arguments is None or found != self._read:
+            try:
+                self._arguments = security_arguments(self._settings)
+                self._read = found
+            except ConfigurationError:
+                if self._arguments is None:
+                    raise
+        return self._arguments
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What differs when a file was written or replaced; empty: it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def security_arguments(settings: SecuritySettings) -> SecurityArguments:
     """What `aiokafka.conn.create_conn` wants to know. Reads certificate files; raises ConfigurationError."""
     arguments = SecurityArguments(security_protocol=settings.protocol.value)

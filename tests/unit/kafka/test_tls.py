@@ -278,3 +278,29 @@ def test_a_key_of_another_certificate_and_a_file_without_any_are_told_apart(
     text.write_text("not a certificate\n")
     with pytest.raises(ConfigurationError, match=f"security.ca_file {text}: there is no PEM certificate in it"):
         security_arguments(replace(trusting(authority), ca_file=text))
+
+
+def test_a_renewed_certificate_counts_from_the_next_connection_on_and_a_half_written_one_changes_nothing(
+    run: Run, authority: CertificateAuthority, server: CertificateFiles, tmp_path: Path
+) -> None:
+    old, new = authority.issue("client-old", expired=True), authority.issue("client-new")
+    cert, key = tmp_path / "client.pem", tmp_path / "client.key"
+    cert.write_bytes(old.certificate.read_bytes())
+    key.write_bytes(old.key.read_bytes())
+    security = replace(trusting(authority), cert_file=cert, key_file=key)
+
+    async def main() -> None:
+        async with fake_broker(tls=listener(server, clients_of=authority)) as broker:
+            connection = connection_to(broker.port, security)
+            with pytest.raises((KafkaDeniedError, KafkaUnavailableError)):
+                await connection.start()
+            cert.write_bytes(new.certificate.read_bytes())
+            key.write_bytes(new.key.read_bytes())
+            await connection.start()
+
+            key.write_bytes(old.key.read_bytes())
+            await connection.start()
+            key.unlink()
+            await connection.start()
+
+    run(main())
