@@ -24,6 +24,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from kbackupd.testbed.java import FAST_START, KAFKA_VERSION, java_command, kafka_tool
+from kbackupd.testbed.listeners import Listener, listener_properties, scram_arguments
 from kbackupd.testbed.ports import free_ports
 from kbackupd.testbed.process import Deadline, GuardedProcess
 from kbackupd.testbed.server import LocalServer
@@ -63,6 +64,8 @@ class KafkaServer(LocalServer):
         heap: value of -Xmx.
         jvm_options: `FAST_START`, or `()` where throughput counts more than start-up.
         version: another Apache Kafka than the newest; 3.1.2 to 3.9.1 were seen to run on the same Java.
+        listeners: beside the plain one.
+        users: password by name, for every SASL mechanism of those listeners; the cluster is formatted with them.
     """
 
     stop_deadline_seconds = STOP_DEADLINE_SECONDS
@@ -78,12 +81,16 @@ class KafkaServer(LocalServer):
         cluster_id: str | None = None,
         quorum: Mapping[int, tuple[int, int]] | None = None,
         version: str = KAFKA_VERSION,
+        listeners: Sequence[Listener] = (),
+        users: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(directory or Path(tempfile.mkdtemp(prefix=f"kbackupd-kafka-{node_id}-")))
         self.node_id = node_id
         self.version = version
         self.cluster_id = cluster_id or _new_cluster_id()
         self.properties: dict[str, str] = dict(properties or {})
+        self._listeners = tuple(listeners)
+        self._users = dict(users or {})
         self.directory.mkdir(parents=True, exist_ok=True)
         self.data = self.directory / "data"
         self.log = self.directory / "kafka.log"
@@ -125,7 +132,8 @@ class KafkaServer(LocalServer):
         configuration = self.directory / "server.properties"
         configuration.write_text("".join(f"{key}={value}\n" for key, value in self._all_properties().items()))
         if not (self.data / "meta.properties").exists():
-            storage = ("format", "-t", self.cluster_id, "-c", str(configuration))
+            scram = scram_arguments(self._users)
+            storage = ("format", "-t", self.cluster_id, "-c", str(configuration), *scram)
             kafka_tool("kafka.tools.StorageTool", *storage, version=self.version)
         self._process = GuardedProcess(
             f"Kafka node {self.node_id}",
@@ -178,8 +186,9 @@ class KafkaServer(LocalServer):
             "process.roles": "broker,controller",
             "node.id": str(self.node_id),
             "controller.quorum.voters": ",".join(f"{n}@127.0.0.1:{ports[1]}" for n, ports in self.quorum.items()),
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            **listener_properties(
+                self._listeners, plain_port=self.port, controller_port=self._controller_port, users=self._users
+            ),
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
             "log.dirs": str(self.data),

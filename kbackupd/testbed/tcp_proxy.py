@@ -23,16 +23,17 @@ class Break(Enum):
     END = "end"
     """FIN, in the middle of whatever was said: with TLS, without its own word of farewell."""
     GARBLE = "garble"
-    """One bit of what the server said is another; then it goes on."""
+    """One bit of what was said is another; then it goes on."""
 
 
 class BreakRule(FaultRule[int]):
-    """Of `TcpProxy.strike`; `struck` lists how many of the server's bytes each connection it met had carried in all."""
+    """Of `TcpProxy.strike`; `struck` lists how many bytes each connection it met had carried that way in all."""
 
-    def __init__(self, how: Break, *, after_bytes: int, times: int | None) -> None:
+    def __init__(self, how: Break, *, after_bytes: int, of_requests: bool, times: int | None) -> None:
         super().__init__(times=times)
         self.how = how
         self.after_bytes = after_bytes
+        self.of_requests = of_requests
 
     def meets(self, carried: int) -> bool:
         """Whether a connection that carried so much is struck; counts it if so."""
@@ -53,13 +54,14 @@ class TcpProxy(LocalProxy):
     def bootstrap(self) -> str:
         return f"{HOST}:{self.port}"
 
-    def strike(self, how: Break, *, after_bytes: int, times: int | None = None) -> BreakRule:
+    def strike(self, how: Break, *, after_bytes: int, of_requests: bool = False, times: int | None = None) -> BreakRule:
         """Break a connection when its server has sent it `after_bytes` from now on, or from its beginning if later.
 
         Args:
+            of_requests: what its client has sent counts, rather.
             times: how many connections; None: all until it is lifted.
         """
-        rule = BreakRule(how, after_bytes=after_bytes, times=times)
+        rule = BreakRule(how, after_bytes=after_bytes, of_requests=of_requests, times=times)
         with self._rules_lock:
             self._rules.append(rule)
         return rule
@@ -74,7 +76,10 @@ class TcpProxy(LocalProxy):
         self.accepted += 1
         try:
             from_server, server = await asyncio.open_connection(HOST, self.server_port)
-            ways = [asyncio.create_task(_carry(reader, server)), asyncio.create_task(self._answer(from_server, writer))]
+            ways = [
+                asyncio.create_task(self._carry(reader, server, writer, requests=True)),
+                asyncio.create_task(self._carry(from_server, writer, writer, requests=False)),
+            ]
             done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             for way in done:
                 way.result()
@@ -88,12 +93,20 @@ class TcpProxy(LocalProxy):
             if server is not None:
                 server.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        client: asyncio.StreamWriter,
+        *,
+        requests: bool,
+    ) -> None:
+        """One way of one connection, to its end."""
         carried = 0
         left: dict[BreakRule, int] = {}
         while piece := await reader.read(_PIECE_BYTES):
             with self._rules_lock:
-                rules = tuple(self._rules)
+                rules = [rule for rule in self._rules if rule.of_requests is requests]
             for rule in rules:
                 before = left.setdefault(rule, rule.after_bytes)
                 left[rule] = before - len(piece)
@@ -106,14 +119,8 @@ class TcpProxy(LocalProxy):
                 with contextlib.suppress(ConnectionError):
                     await writer.drain()
                 if rule.how is Break.RESET:
-                    reset(writer)
+                    reset(client)
                 return
             carried += len(piece)
             writer.write(piece)
             await writer.drain()
-
-
-async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while piece := await reader.read(_PIECE_BYTES):
-        writer.write(piece)
-        await writer.drain()
