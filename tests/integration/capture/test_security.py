@@ -147,12 +147,12 @@ def once(daemon: Daemon) -> Finished:
     return daemon.cli("run", "--once", "--config", str(daemon.config))
 
 
-def restoring(daemon: Daemon, store: Path, target: Section, suffix: str, *topics: str) -> Finished:
+def restoring(daemon: Daemon, store: Path, target: Section, suffix: str, *topics: str, **options: Json) -> Finished:
     """`kbackupd restore` of `topics` to names with that suffix."""
     mapping: list[Json] = [{"source": topic, "target": topic + suffix} for topic in topics]
     config = daemon.directory / "restore.yaml"
     source: Section = {"path": f"file://{store}", "backup_id": daemon.backup_id}
-    restore: Section = {"source": source, "target": target, "options": {"topic_mapping": mapping}}
+    restore: Section = {"source": source, "target": target, "options": {"topic_mapping": mapping, **options}}
     config.write_text(yaml.safe_dump({"restore": restore}))
     return daemon.cli("restore", "--config", str(config))
 
@@ -241,6 +241,21 @@ async def test_a_broker_that_ends_sessions_which_do_not_prove_themselves_again_i
     await flush(daemon)
     assert daemon.stop() == 0
     await backup.verbatim({topic: 4}, guarded.kafka)
+
+
+async def test_a_restore_outlives_the_sessions_its_target_ends(
+    guarded: Guarded, backup: Backup, short_path: Path
+) -> None:
+    daemon = coming(backup.daemon(BIG), guarded.cluster(Way("TLS")))
+    once(daemon).require(0)
+    target = guarded.cluster(Way("OUTSIDE", "PLAIN"))
+
+    before = guarded.proxy.accepted
+    # Slow enough to last for several sessions.
+    restoring(daemon, short_path / "store", target, "-sessions", BIG, rate_limit="4MiB/s").require(0)
+
+    assert guarded.proxy.accepted >= before + 5
+    same_records(guarded.kafka, BIG, BIG + "-sessions")
 
 
 async def test_who_may_describe_nothing_keeps_running_and_is_told_that_the_topic_may_be_hidden(
