@@ -94,8 +94,9 @@ def listener_properties(
     found = {
         "listeners": ",".join([*bound, f"CONTROLLER://127.0.0.1:{controller_port}"]),
         "advertised.listeners": ",".join(told),
-        "listener.security.protocol.map": ",".join(protocols),
     }
+    if extra:
+        found["listener.security.protocol.map"] = ",".join(protocols)
     for one in extra:
         found |= one.properties(users)
     return found
