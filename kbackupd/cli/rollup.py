@@ -56,7 +56,8 @@ def _print(report: RollupReport) -> None:
     else:
         console.print("nothing to roll up")
     console.print(
-        f"{count_of(report.rollups, 'roll-up')} and {count_of(report.uncovered, 'footer')} are what a reader opens now", soft_wrap=True
+        f"{count_of(report.rollups, 'roll-up')} and {count_of(report.uncovered, 'footer')} are what a reader opens now",
+        soft_wrap=True,
     )
     for one in report.damaged:
         console.print(f"damaged, and left out: {one.key}: {one.reason}", soft_wrap=True)
