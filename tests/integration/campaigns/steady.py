@@ -17,7 +17,7 @@ from kbackupd.testbed.soak_topics import Generation
 from kbackupd.testbed.topics import create_topic
 from kbackupd.testbed.workload import LiveLoad, PlainStream, TransactionalStream
 from tests.integration.capture.backup import Backup, problems
-from tests.integration.conditions import reaches
+from tests.integration.conditions import PATIENCE_SECONDS, reaches
 
 TIER = "steady"
 TIERS: list[Json] = [{"name": TIER, "topics": ["*"], "rpo": "1m", "rto": "15m"}]
@@ -110,7 +110,8 @@ def exposure(daemon: Daemon) -> float | None:
 
 async def exposed(daemon: Daemon, seconds: float) -> None:
     """Return when it says that so much would be lost."""
-    await reaches(lambda: (exposure(daemon) or 0.0) >= seconds, f"exposure rises to {seconds:g} s")
+    patience = PATIENCE_SECONDS + seconds
+    await reaches(lambda: (exposure(daemon) or 0.0) >= seconds, f"exposure rises to {seconds:g} s", seconds=patience)
 
 
 async def recovered(daemon: Daemon) -> None:

@@ -173,6 +173,7 @@ async def test_a_full_disk_under_the_filesystem_store_costs_exposure_until_there
     steady: SteadyBackup,
 ) -> None:
     with SmallDisk(48 * MIB) as disk:
+        (disk.path / "archives").mkdir()
         steady.backup.keep_on(disk.path / "archives")
         daemon = steady.daemon()
         daemon.start()
