@@ -9,7 +9,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from kbackupd.daemon.run import retry_listener
+from kbackupd.daemon.archive_store import retry_listener
 from kbackupd.model.clock import ManualClock
 from kbackupd.model.errors import StoreUnavailableError
 from kbackupd.observe import events

@@ -11,9 +11,9 @@ from kbackupd.capture.pipeline import Pipeline
 from kbackupd.capture.snapshots import Snapshots
 from kbackupd.capture.source import Source
 from kbackupd.daemon.errand import Errand
+from kbackupd.daemon.life import DaemonLife
 from kbackupd.daemon.rollup_messages import RollupFailed, RollupMade
 from kbackupd.daemon.rollups import SUBJECT, Rollups
-from kbackupd.daemon.run import _Life
 from kbackupd.daemon.service import Service
 from kbackupd.daemon.systemd import Heartbeat, ServiceManager
 from kbackupd.model.clock import ManualClock
@@ -282,7 +282,7 @@ class Lived:
         self.stored_when_ended: list[int] = []
         metrics, problems = Metrics(site.clock, version="1"), Problems(site.clock)
         service = Service(settings=site.settings, clock=site.clock, metrics=metrics, problems=problems)
-        self.life = _Life(
+        self.life = DaemonLife(
             settings=site.settings,
             source=site.cluster,
             questions=FakeCoordinators(site.clock),

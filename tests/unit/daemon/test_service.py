@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from kbackupd.archive.identity import open_or_create
-from kbackupd.daemon.run import _Life
+from kbackupd.daemon.life import DaemonLife
 from kbackupd.daemon.service import Service
 from kbackupd.daemon.systemd import Heartbeat, ServiceManager
 from kbackupd.model.errors import UnreachableError
@@ -177,7 +177,7 @@ def test_a_damaged_object_met_at_the_start_is_a_note_and_counted() -> None:
     site.with_settings(memory_limit_bytes=1 << 40)  # of this process, which is the tests' own
     problems, metrics = Problems(site.clock), Metrics(site.clock, version="test")
     service = Service(settings=site.settings, clock=site.clock, metrics=metrics, problems=problems)
-    life = _Life(
+    life = DaemonLife(
         settings=site.settings,
         source=site.cluster,
         questions=FakeCoordinators(site.clock),

@@ -9,7 +9,8 @@ from typing import cast
 
 import pytest
 
-from kbackupd.daemon import run as daemon
+from kbackupd.daemon import stopping as daemon
+from kbackupd.daemon.life import DaemonLife
 from kbackupd.model.clock import ManualClock
 from kbackupd.model.errors import FencedError, IncompleteError
 from kbackupd.observe.problems import Problems
@@ -33,7 +34,7 @@ class Pretended:
 
 
 def until_stopped(life: Pretended, timeout_seconds: float) -> asyncio.Task[None]:
-    return asyncio.create_task(daemon._until_stopped(cast("daemon._Life", life), lambda: timeout_seconds))
+    return asyncio.create_task(daemon.until_stopped(cast("DaemonLife", life), lambda: timeout_seconds))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kbackupd.daemon import run as daemon
+from kbackupd.daemon.life import DaemonLife
 from kbackupd.daemon.systemd import EXTENSION_SECONDS, STATUS_CHARACTERS, Heartbeat, ServiceManager, beating
 from kbackupd.model.clock import ManualClock
 from kbackupd.model.errors import FencedError
@@ -295,7 +295,7 @@ async def test_a_life_is_ready_when_it_has_taken_over_and_leaves_when_it_is_told
 ) -> None:
     """The two moments that only the composition root knows."""
     told = Daemon(manager)
-    life = object.__new__(daemon._Life)
+    life = object.__new__(DaemonLife)
     following = asyncio.Event()
 
     class Pipeline:
@@ -321,7 +321,7 @@ async def test_a_life_is_ready_when_it_has_taken_over_and_leaves_when_it_is_told
         backup = Backup()
 
     stopped = asyncio.Event()
-    monkeypatch.setattr(daemon._Life, "_take_over", take_over)
+    monkeypatch.setattr(DaemonLife, "_take_over", take_over)
     for name, value in {
         "_heart": told.heart,
         "_settings": Settings(),
@@ -343,8 +343,8 @@ async def test_a_life_that_cannot_take_over_is_never_called_ready(
     async def take_over(_: object) -> None:
         raise FencedError("fenced")
 
-    monkeypatch.setattr(daemon._Life, "_take_over", take_over)
-    life = object.__new__(daemon._Life)
+    monkeypatch.setattr(DaemonLife, "_take_over", take_over)
+    life = object.__new__(DaemonLife)
     for name, value in {"_heart": Daemon(manager).heart, "_stopped": asyncio.Event(), "_pipeline": None}.items():
         setattr(life, name, value)
     with pytest.raises(FencedError):

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from kbackupd.archive import recovery
-from kbackupd.daemon import run as daemon
+from kbackupd.daemon import life as daemon
 from kbackupd.daemon import take_over
 from kbackupd.daemon.memory import RESERVE_BYTES, rss_bytes
 from kbackupd.daemon.service import Service
@@ -21,10 +21,10 @@ from tests.unit.capture.site import BACKUP_ID, Life, Site
 from tests.virtual_time import run
 
 
-def life_at(site: Site) -> tuple[daemon._Life, Service]:
+def life_at(site: Site) -> tuple[daemon.DaemonLife, Service]:
     metrics, problems = Metrics(site.clock, version="test"), Problems(site.clock)
     service = Service(settings=site.settings, clock=site.clock, metrics=metrics, problems=problems)
-    life = daemon._Life(
+    life = daemon.DaemonLife(
         settings=site.settings,
         source=site.cluster,
         questions=FakeCoordinators(site.clock),
