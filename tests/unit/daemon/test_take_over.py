@@ -91,6 +91,7 @@ def test_a_daemon_without_memory_to_work_with_does_not_fence_the_one_that_runs()
 def test_brokers_that_come_back_within_a_minute_are_waited_for_and_status_says_so_meanwhile() -> None:
     site = Site.new()
     site.cluster.create("a")
+    site.with_settings(memory_limit_bytes=1 << 40)  # of this process, which is the tests' own
     site.cluster.metadata_fails = 6
     life, service = life_at(site)
 
@@ -107,6 +108,7 @@ def test_brokers_that_come_back_within_a_minute_are_waited_for_and_status_says_s
 
 def test_brokers_that_stay_away_end_the_start_after_a_minute_and_nothing_is_written() -> None:
     site = Site.new()
+    site.with_settings(memory_limit_bytes=1 << 40)  # of this process, which is the tests' own
     site.cluster.metadata_fails = 10_000
     life, _ = life_at(site)
     began = site.clock.monotonic()
