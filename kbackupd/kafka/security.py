@@ -81,7 +81,7 @@ def _tls(settings: SecuritySettings) -> ssl.SSLContext:
             _require_readable(key, path)
     try:
         context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-    except ssl.SSLError as error:
+    except OSError as error:  # OpenSSL's are some of these; so is that it has gone since it was found readable
         raise _unusable("ca_file", ca_file, "there is no PEM certificate in it") from error
     if cert_file is not None:
         _identify(context, cert_file, key_file)
@@ -99,7 +99,7 @@ def _identify(context: ssl.SSLContext, cert_file: Path, key_file: Path | None) -
 
     try:
         context.load_cert_chain(cert_file, key_file, password=pass_phrase)
-    except (ssl.SSLError, ValueError) as error:
+    except (OSError, ValueError) as error:
         if locked:
             raise _unusable("key_file", key_file, "it has a pass phrase") from error
         if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":

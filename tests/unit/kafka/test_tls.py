@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import pytest
 import uvloop
 
-from kbackupd.kafka import frames
+from kbackupd.kafka import frames, security
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.fetch import FetchSession
 from kbackupd.kafka.security import security_arguments
@@ -250,6 +250,29 @@ def test_a_file_that_cannot_be_read_is_named_with_its_key(
         security_arguments(settings)
 
     assert f"security.{missing} {absent}: No such file or directory" in wrong.value.message
+
+
+@pytest.mark.parametrize("gone", list(_FILES))
+def test_a_file_that_is_taken_away_while_it_is_read_is_told_as_one_that_cannot_be_used(
+    authority: CertificateAuthority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """Renewals replace files at any moment; an OSError here would pass for one of the network, or for none at all."""
+    own = authority.issue("fleeting")
+    file = tmp_path / "fleeting.pem"
+    settings = _FILES[gone](trusting(authority, own), file)
+    file.write_bytes(
+        {"ca_file": authority.certificate, "cert_file": own.certificate, "key_file": own.key}[gone].read_bytes()
+    )
+    require_readable = security._require_readable
+
+    def then_removed(key: str, path: Path) -> None:
+        require_readable(key, path)
+        if key == gone:
+            path.unlink()
+
+    monkeypatch.setattr(security, "_require_readable", then_removed)
+    with pytest.raises(ConfigurationError, match=r"security\.\w+ "):
+        security_arguments(settings)
 
 
 def test_a_key_with_a_pass_phrase_is_refused_instead_of_asking_a_terminal_for_it(
