@@ -96,15 +96,46 @@ class OnceRun:
         self.life.pipeline.stop()
 
 
+def with_a(*records: int) -> Site:
+    """A site with one topic, `a`: so many records in each of its partitions."""
+    site = Site.new()
+    for log, count in zip(site.cluster.create("a", len(records)).logs, records, strict=True):
+        if count:
+            log.append(count)
+    return site
+
+
+def half_captured() -> tuple[Site, FakeLog]:
+    """Ten batches of topic `a` that an earlier run captured, and ten since that its leader tells of and keeps back."""
+    site = with_a(0)
+    log = site.cluster.log("a")
+    append_each(log, 10)
+    once(site)
+    append_each(log, 10)
+    site.cluster.throttle_ms = 1_000
+    return site, log
+
+
+def append_each(log: FakeLog, batches: int) -> None:
+    """A record in each."""
+    for _ in range(batches):
+        log.append(1)
+
+
 def once(
-    site: Site,
-    script: Callable[[OnceRun], Awaitable[None]] | None = None,
-    *,
-    timeout_seconds: float | None = None,
-    turns: int | None = None,
+    site: Site, script: Callable[[OnceRun], Awaitable[None]] | None = None, *, timeout_seconds: float | None = None
 ) -> OnceReport:
     one = OnceRun(site, timeout_seconds=timeout_seconds)
-    return run(one.go(script), clock=site.clock, turns=turns)
+    return run(one.go(script), clock=site.clock)
+
+
+def failure(
+    site: Site, script: Callable[[OnceRun], Awaitable[None]] | None = None, *, timeout_seconds: float | None = None
+) -> BaseException:
+    """What ends a run that makes no report."""
+    with pytest.raises(BaseExceptionGroup) as failed:
+        once(site, script, timeout_seconds=timeout_seconds)
+    return principal(failed.value)
 
 
 def missing(report: OnceReport) -> list[tuple[str, str]]:
@@ -140,9 +171,7 @@ def test_it_captures_to_the_ends_of_the_start_and_exits_0() -> None:
 
 
 def test_asked_for_it_validation_reads_every_byte_and_shows_how_far_it_is() -> None:
-    site = Site.new()
-    site.cluster.create("a")
-    site.cluster.log("a").append(50)
+    site = with_a(50)
     one = OnceRun(site, deep=True)
     report = run(one.go(), clock=site.clock)
     assert report.validation is not None
@@ -158,10 +187,7 @@ def test_a_cluster_without_topics_is_complete_and_nothing_waits() -> None:
 
 
 def test_a_second_run_captures_only_what_is_new() -> None:
-    site = Site.new()
-    site.cluster.create("a", 2)
-    site.cluster.log("a", 0).append(100)
-    site.cluster.log("a", 1).append(100)
+    site = with_a(100, 100)
     once(site)
     site.cluster.log("a", 1).append(7)
     report = once(site)
@@ -172,18 +198,12 @@ def test_a_second_run_captures_only_what_is_new() -> None:
 
 
 def test_a_daemon_goes_on_where_it_ended_and_it_where_a_daemon_ended() -> None:
-    site = Site.new()
-    site.cluster.create("a")
-    site.cluster.log("a").append(10)
-
-    async def day(life: Life) -> None:
-        await life.durable()
-
-    assert site.run_life(day)
+    site = with_a(10)
+    assert site.run_life(Life.durable)
     site.cluster.log("a").append(5)
     assert once(site).records == 5
     site.cluster.log("a").append(3)
-    assert site.run_life(day)
+    assert site.run_life(Life.durable)
     site.check()
 
 
@@ -193,19 +213,12 @@ def test_producers_that_never_stop_do_not_keep_it_from_ending() -> None:
     log = site.cluster.log("busy")
     log.append(50)
 
-    async def produce() -> None:
-        for _ in range(10_000):
+    async def produce(_: OnceRun) -> None:
+        while True:
             log.append(5)
             await asyncio.sleep(0.01)
 
-    async def go() -> OnceReport:
-        producing = asyncio.ensure_future(produce())
-        try:
-            return await OnceRun(site).go()
-        finally:
-            producing.cancel()
-
-    report = run(go(), clock=site.clock)
+    report = once(site, produce)
     assert report.verdict is OnceVerdict.COMPLETE
     assert report.total_seconds < 10
     history = site.archive().history(log.id)
@@ -292,10 +305,7 @@ def test_a_paused_partition_is_named_and_nothing_waits_for_it() -> None:
 
 def test_what_never_answers_ends_the_run_after_its_patience_and_everything_else_is_complete() -> None:
     """Hazards 1, 41."""
-    site = Site.new()
-    site.cluster.create("a", 4)
-    for number in range(4):
-        site.cluster.log("a", number).append(10)
+    site = with_a(10, 10, 10, 10)
     site.cluster.down.add(2)
     report = once(site)
     assert report.exit_code == 6
@@ -306,9 +316,7 @@ def test_what_never_answers_ends_the_run_after_its_patience_and_everything_else_
 
 
 def test_a_leader_that_comes_back_in_time_is_waited_for_and_its_end_is_noted_then() -> None:
-    site = Site.new()
-    site.cluster.create("a", 2)
-    site.cluster.log("a", 1).append(10)
+    site = with_a(0, 10)
     site.cluster.down.add(2)
 
     async def repair(_: OnceRun) -> None:
@@ -322,10 +330,7 @@ def test_a_leader_that_comes_back_in_time_is_waited_for_and_its_end_is_noted_the
 
 
 def test_a_partition_that_always_fails_is_named_with_its_reason() -> None:
-    site = Site.new()
-    site.cluster.create("a", 2)
-    site.cluster.log("a", 0).append(5)
-    site.cluster.log("a", 1).append(5)
+    site = with_a(5, 5)
 
     async def deny(_: OnceRun) -> None:
         site.cluster.log("a", 0).error = KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED
@@ -448,20 +453,11 @@ def test_a_topic_that_capture_has_not_met_and_that_metadata_answers_with_an_erro
 
 def test_retention_that_passes_the_noted_end_ends_it_with_a_declared_gap() -> None:
     """Hazard 11."""
-    site = Site.new()
-    site.cluster.create("a")
-    log = site.cluster.log("a")
-    for _ in range(10):
-        log.append(1)
-    once(site)
-    for _ in range(10):
-        log.append(1)
-    site.cluster.throttle_ms = 1_000  # leaders say where logs end, and send nothing
+    site, log = half_captured()
 
     async def expire(one: OnceRun) -> None:
         await one.noted()
-        for _ in range(10):
-            log.append(1)
+        append_each(log, 10)
         log.delete_records(25)
         site.cluster.throttle_ms = 0
 
@@ -480,8 +476,7 @@ def test_corrupt_bytes_are_a_declared_gap_where_good_ones_follow_and_missing_at_
     site.cluster.create("middle")
     site.cluster.create("last")
     for name, bad in (("middle", 1), ("last", 2)):
-        for _ in range(3):
-            site.cluster.log(name).append(1)
+        append_each(site.cluster.log(name), 3)
         site.cluster.log(name).corrupt(bad)
     report = once(site)
     assert (report.verdict, report.exit_code) == (OnceVerdict.INCOMPLETE, 6)
@@ -495,11 +490,9 @@ def test_corrupt_bytes_are_a_declared_gap_where_good_ones_follow_and_missing_at_
 
 def test_a_log_cut_above_what_was_captured_ends_after_its_patience_and_is_told() -> None:
     """Hazard 21: what an unclean election took between the start and its capture is in neither log any more."""
-    site = Site.new()
-    site.cluster.create("a")
+    site = with_a(0)
     log = site.cluster.log("a")
-    for _ in range(20):
-        log.append(1)
+    append_each(log, 20)
     site.cluster.throttle_ms = 1_000
 
     async def cut(one: OnceRun) -> None:
@@ -516,15 +509,7 @@ def test_a_log_cut_above_what_was_captured_ends_after_its_patience_and_is_told()
 
 def test_a_log_cut_below_what_was_captured_goes_on_to_the_end_of_what_is_left_and_the_loss_is_told() -> None:
     """Hazard 21."""
-    site = Site.new()
-    site.cluster.create("a")
-    log = site.cluster.log("a")
-    for _ in range(10):
-        log.append(1)
-    once(site)
-    for _ in range(10):
-        log.append(1)
-    site.cluster.throttle_ms = 1_000
+    site, log = half_captured()
 
     async def cut(one: OnceRun) -> None:
         await one.noted()
@@ -544,15 +529,7 @@ def test_a_log_cut_below_what_was_captured_goes_on_to_the_end_of_what_is_left_an
 
 def test_a_cut_log_whose_leader_does_not_know_yet_how_much_was_committed_is_waited_for() -> None:
     """Hazard 43: below the cut it shows, what follows is there all the same, and the report says it was captured."""
-    site = Site.new()
-    site.cluster.create("a")
-    log = site.cluster.log("a")
-    for _ in range(10):
-        log.append(1)
-    once(site)
-    for _ in range(10):
-        log.append(1)
-    site.cluster.throttle_ms = 1_000
+    site, log = half_captured()
 
     async def cut(one: OnceRun) -> None:
         await one.noted()
@@ -560,8 +537,7 @@ def test_a_cut_log_whose_leader_does_not_know_yet_how_much_was_committed_is_wait
         site.cluster.throttle_ms = 0
         await asyncio.sleep(5)
         log.truncate(6)
-        for _ in range(8):
-            log.append(1)
+        append_each(log, 8)
         await asyncio.sleep(5)
         log.hidden = 0
         site.cluster.changed()
@@ -573,11 +549,9 @@ def test_a_cut_log_whose_leader_does_not_know_yet_how_much_was_committed_is_wait
 
 
 def test_a_log_lost_while_nothing_ran_is_not_taken_for_captured_because_its_offsets_are_lower() -> None:
-    site = Site.new()
-    site.cluster.create("a")
+    site = with_a(0)
     log = site.cluster.log("a")
-    for _ in range(20):
-        log.append(1)
+    append_each(log, 20)
     once(site)
     log.lose()
     for _ in range(5):
@@ -588,9 +562,7 @@ def test_a_log_lost_while_nothing_ran_is_not_taken_for_captured_because_its_offs
 
 
 def test_the_time_given_ends_it_with_what_it_has() -> None:
-    site = Site.new()
-    site.cluster.create("a", 2)
-    site.cluster.log("a", 0).append(5)
+    site = with_a(5, 0)
     site.cluster.down.add(2)
     report = once(site, timeout_seconds=10)
     assert (report.exit_code, report.timed_out) == (6, True)
@@ -599,10 +571,7 @@ def test_the_time_given_ends_it_with_what_it_has() -> None:
 
 
 def test_stopped_it_drains_and_says_how_far_it_came_and_the_next_run_goes_on() -> None:
-    site = Site.new()
-    site.cluster.create("a", 2)
-    site.cluster.log("a", 0).append(5)
-    site.cluster.log("a", 1).append(5)
+    site = with_a(5, 5)
     site.cluster.down.add(2)
 
     async def stop(one: OnceRun) -> None:
@@ -657,11 +626,7 @@ def test_start_latest_with_an_archive_captures_what_came_since() -> None:
     site = Site.new(start=StartPolicy.LATEST)
     site.cluster.create("a")
     site.cluster.log("a").append(5)
-
-    async def day(life: Life) -> None:
-        await life.durable()
-
-    assert site.run_life(day)
+    assert site.run_life(Life.durable)
     site.cluster.log("a").append(3)
     report = once(site)
     assert (report.verdict, report.records) == (OnceVerdict.COMPLETE, 3)
@@ -669,58 +634,40 @@ def test_start_latest_with_an_archive_captures_what_came_since() -> None:
 
 def test_a_store_that_takes_nothing_is_unreachable_and_not_a_list_of_partitions() -> None:
     """Hazard 51."""
-    site = Site.new()
-    site.cluster.create("a")
-    site.cluster.log("a").append(5)
+    site = with_a(5)
 
-    async def go() -> OnceReport:
-        one = OnceRun(site)
+    async def fail(_: OnceRun) -> None:
+        site.upload_seconds = lambda key: 1e6 if "segments/" in key else 0.01
 
-        async def fail(_: OnceRun) -> None:
-            site.upload_seconds = lambda key: 1e6 if "segments/" in key else 0.01
-
-        return await one.go(fail)
-
-    with pytest.raises(BaseExceptionGroup) as failed:
-        run(go(), clock=site.clock)
-    cause = principal(failed.value)
+    cause = failure(site, fail)
     assert isinstance(cause, StoreUnavailableError)
     assert "took nothing for 60 s" in cause.message
 
 
 def test_a_cluster_that_does_not_answer_after_the_start_is_unreachable() -> None:
-    site = Site.new()
-    site.cluster.create("a")
+    site = with_a(0)
 
     async def away(_: OnceRun) -> None:
         site.cluster.metadata_fails = 1_000_000
 
-    with pytest.raises(BaseExceptionGroup) as failed:
-        once(site, away)
-    assert isinstance(principal(failed.value), KafkaUnavailableError)
+    assert isinstance(failure(site, away), KafkaUnavailableError)
 
 
 def test_another_start_fences_it() -> None:
     """Hazard 18."""
-    site = Site.new()
-    site.cluster.create("a", 2)
-    site.cluster.log("a", 0).append(5)
+    site = with_a(5, 0)
     site.cluster.down.add(2)
 
     async def rival(_: OnceRun) -> None:
         await asyncio.sleep(5)
         await site.start()
 
-    with pytest.raises(BaseExceptionGroup) as failed:
-        once(site, rival)
-    assert isinstance(principal(failed.value), FencedError)
+    assert isinstance(failure(site, rival), FencedError)
 
 
 def test_an_object_that_vanishes_before_validation_is_found_by_it() -> None:
     """Hazard 16: exit code 3 says that the archive is not what this run made of it."""
-    site = Site.new()
-    site.cluster.create("a")
-    site.cluster.log("a").append(5)
+    site = with_a(5)
     once(site)
     lost = site.keys("segments/")[0]
     site.remove(lost)
@@ -733,8 +680,7 @@ def test_an_object_that_vanishes_before_validation_is_found_by_it() -> None:
 
 def test_a_snapshot_that_cannot_be_read_is_missing_and_one_that_is_hidden_is_told() -> None:
     """Hazard 15."""
-    site = Site.new()
-    site.cluster.create("a")
+    site = with_a(0)
     one = OnceRun(site)
     one.groups.down.add(1)
     report = run(one.go(), clock=site.clock)
@@ -743,8 +689,7 @@ def test_a_snapshot_that_cannot_be_read_is_missing_and_one_that_is_hidden_is_tol
 
 
 def test_a_snapshot_that_fails_at_first_is_asked_for_again_and_the_run_is_complete() -> None:
-    site = Site.new()
-    site.cluster.create("a")
+    site = with_a(0)
     one = OnceRun(site)
     one.groups.down.add(1)
 
@@ -757,9 +702,7 @@ def test_a_snapshot_that_fails_at_first_is_asked_for_again_and_the_run_is_comple
 
 
 def test_stopped_while_it_validates_it_reports_what_it_captured_and_that_nothing_was_validated() -> None:
-    site = Site.new()
-    site.cluster.create("a")
-    site.cluster.log("a").append(5)
+    site = with_a(5)
     one = OnceRun(site)
 
     async def never(_: StorageSettings) -> ObjectStore:
@@ -780,15 +723,11 @@ def test_stopped_while_it_validates_it_reports_what_it_captured_and_that_nothing
 
 def test_a_drain_after_the_time_given_takes_no_longer_than_shutdown_timeout() -> None:
     """Hazard 50."""
-    site = Site.new()
-    site.cluster.create("a", 2)
-    site.cluster.log("a", 0).append(5)
+    site = with_a(5, 0)
     site.cluster.down.add(2)
     site.upload_seconds = lambda key: 1e6 if "segments/" in key else 0.01
     began = site.clock.monotonic()
-    with pytest.raises(BaseExceptionGroup) as failed:
-        once(site, timeout_seconds=10)
-    cause = principal(failed.value)
+    cause = failure(site, timeout_seconds=10)
     assert isinstance(cause, IncompleteError)
     assert "backup.shutdown_timeout (30 s)" in cause.message
     assert 40 <= site.clock.monotonic() - began < 50
@@ -817,9 +756,7 @@ def test_two_thousand_partitions_are_noted_with_a_handful_of_requests() -> None:
 
 
 def test_topics_made_while_it_runs_are_not_waited_for() -> None:
-    site = Site.new()
-    site.cluster.create("a")
-    site.cluster.log("a").append(2)
+    site = with_a(2)
 
     async def create(one: OnceRun) -> None:
         await one.noted()
