@@ -678,7 +678,7 @@ def test_an_object_that_vanishes_before_validation_is_found_by_it() -> None:
     assert Code.OBJECT_MISSING in {finding.code for finding in report.validation.findings}
 
 
-def test_a_snapshot_that_cannot_be_read_is_missing_and_one_that_is_hidden_is_told() -> None:
+def test_a_snapshot_that_cannot_be_read_is_missing() -> None:
     """Hazard 15."""
     site = with_a(0)
     one = OnceRun(site)
@@ -686,6 +686,16 @@ def test_a_snapshot_that_cannot_be_read_is_missing_and_one_that_is_hidden_is_tol
     report = run(one.go(), clock=site.clock)
     assert report.exit_code == 6
     assert {part.name for part in report.missing if part.what == "snapshot"}
+
+
+def test_a_snapshot_of_which_permissions_hide_something_is_told_and_lacks_nothing() -> None:
+    """Hazard 15."""
+    site = with_a(0)
+    one = OnceRun(site)
+    one.groups.may_describe = False
+    report = run(one.go(), clock=site.clock)
+    assert (report.verdict, report.snapshots_hidden) == (OnceVerdict.COMPLETE, ("groups",))
+    assert once(site).snapshots_hidden == ()
 
 
 def test_a_snapshot_that_fails_at_first_is_asked_for_again_and_the_run_is_complete() -> None:
@@ -756,15 +766,23 @@ def test_two_thousand_partitions_are_noted_with_a_handful_of_requests() -> None:
 
 
 def test_topics_made_while_it_runs_are_not_waited_for() -> None:
-    site = with_a(2)
+    site = with_a(2, 2)
+    site.cluster.down.add(2)  # so that ends are still being asked for when the topic is there
 
     async def create(one: OnceRun) -> None:
         await one.noted()
-        site.cluster.create("late", 3)
-        site.cluster.down.add(2)
+        for log in site.cluster.create("late", 3).logs:
+            log.append(1)
+            log.error = KafkaErrorCode.UNKNOWN_SERVER_ERROR
+        life = one.life
+        assert life is not None
+        await life.until(lambda: life.state("late") is not None, "capture has met it")
+        site.cluster.down.clear()
+        site.cluster.changed()
 
     report = once(site, create)
-    assert report.partitions == 1
+    assert (report.verdict, report.partitions, report.records) == (OnceVerdict.COMPLETE, 2, 4)
+    assert report.total_seconds < PATIENCE_SECONDS
 
 
 def test_only_selected_topics_count() -> None:
