@@ -19,6 +19,7 @@ from kbackupd.capture.noting import NotedLogs, note_logs
 from kbackupd.capture.once_progress import OncePhase, OnceProgress
 from kbackupd.capture.pipeline import Pipeline
 from kbackupd.capture.request_size import RECEIVING_COPIES
+from kbackupd.capture.sessions import BEING_ASKED
 from kbackupd.capture.snapshots import Snapshots
 from kbackupd.capture.source import Source
 from kbackupd.capture.waiting import woken
@@ -305,7 +306,7 @@ class Once:
             reason = "paused by an operator"
         elif (failure := pipeline.sessions.failure(partition)) is not None:
             reason = failure
-            if state in _FETCHED:
+            if state in BEING_ASKED:
                 state = PartitionState.RETRYING
         return Standing(
             branch=partition.branch,

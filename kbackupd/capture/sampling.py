@@ -11,13 +11,12 @@ from collections.abc import Iterator
 
 from kbackupd.capture.partition import PartitionCapture
 from kbackupd.capture.pipeline import Pipeline
+from kbackupd.capture.sessions import BEING_ASKED
 from kbackupd.model.clock import Clock
 from kbackupd.model.positions import TopicId
 from kbackupd.model.status import PartitionSample, PartitionState
 from kbackupd.observe.exposure import Exposure, Group, TopicKey, exposure_from
 
-_BEING_ASKED = frozenset({PartitionState.STARTING, PartitionState.FOLLOWING, PartitionState.CATCHING_UP})
-"""All is well with them but that their broker may not answer."""
 _NOTHING_TO_LOSE = frozenset({PartitionState.FOLLOWING, PartitionState.CLOSED})
 """Where all is durable that is known of. Of a partition that is not being heard, more may be there than is known."""
 
@@ -42,7 +41,7 @@ def standings(pipeline: Pipeline, clock: Clock) -> Iterator[Standing]:
         loop = loop_of(partition)
         if loop is not None:
             unchanged = loop.unchanged_since(partition.id)
-            if loop.failing and state in _BEING_ASKED:
+            if loop.failing and state in BEING_ASKED:
                 state = PartitionState.RETRYING
         proof = partition.proof
         high_watermark = proof.high_watermark

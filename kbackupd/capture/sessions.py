@@ -9,6 +9,10 @@ from kbackupd.capture.partition import PartitionCapture, SessionKind
 from kbackupd.capture.roster import Roster
 from kbackupd.capture.session_loop import FetchContext, SessionLoop
 from kbackupd.capture.source import Source
+from kbackupd.model.status import PartitionState
+
+BEING_ASKED = frozenset({PartitionState.STARTING, PartitionState.FOLLOWING, PartitionState.CATCHING_UP})
+"""All is well with partitions in these states but that their broker may not answer: then they are being retried."""
 
 
 class Sessions:
@@ -58,7 +62,7 @@ class Sessions:
         return loop.failure if loop is not None and loop.failing else None
 
     def heard(self, partition: PartitionCapture) -> float:
-        """When the last request was sent whose answer spoke of the partition, or left it out for being unchanged."""
+        """When the last request was sent whose answer told where its log ends, or left it out for being unchanged."""
         loop = self.loop_of(partition)
         unchanged = loop.unchanged_since(partition.id) if loop is not None else None
         return max(partition.answered_sent, partition.answered_sent if unchanged is None else unchanged)

@@ -315,6 +315,16 @@ def test_what_never_answers_ends_the_run_after_its_patience_and_everything_else_
     assert (held(site, "a", 0), held(site, "a", 2)) == (10, 10)
 
 
+def test_partitions_of_a_broker_that_does_not_answer_at_the_start_are_shown_as_held_up() -> None:
+    """Hazard 44: known from an earlier run they wait in its session, and have not failed themselves."""
+    site = with_a(5, 5)
+    once(site)
+    site.cluster.cut_off.add(2)
+    one = OnceRun(site)
+    assert missing(run(one.go(), clock=site.clock)) == [("a/1", "stuck")]
+    assert one.progress.held_up == {"retrying": 1}
+
+
 def test_a_leader_that_comes_back_in_time_is_waited_for_and_its_end_is_noted_then() -> None:
     site = with_a(0, 10)
     site.cluster.down.add(2)
