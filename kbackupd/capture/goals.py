@@ -172,7 +172,7 @@ class Goals:
     def __init__(self, *, patience_seconds: float) -> None:
         self._patience_seconds = patience_seconds
         self._all: dict[PartitionId, Goal] = {}
-        self._open: dict[PartitionId, None] = {}
+        self._open: dict[PartitionId, Goal] = {}
         self._offsets_done = 0
         """Of those that are reached."""
         self.offsets = 0
@@ -189,8 +189,7 @@ class Goals:
 
     def add(self, id: PartitionId, topic: str, *, listed: bool, now: float) -> None:
         """A partition that was there at the start; its end is not known yet."""
-        self._all[id] = Goal(id=id, topic=topic, listed=listed, moved_at=now)
-        self._open[id] = None
+        self._all[id] = self._open[id] = Goal(id=id, topic=topic, listed=listed, moved_at=now)
 
     def note(self, id: PartitionId, *, first_offset: int, end_offset: int, held_to: int, now: float) -> None:
         """Its leader told where its log begins and ends; of it everything below `held_to` (-1: nothing) is held."""
@@ -204,16 +203,15 @@ class Goals:
         """Its leader could not be asked, or did not tell; it is asked again."""
         self._all[id].unknown = reason
 
-    def empty(self, id: PartitionId, *, branch: int, offset: int) -> None:
-        """Its leader, asked for it alone, had no batch at or above `offset`: the rest was compacted away."""
-        goal = self._all[id]
-        if (goal.branch, goal.position) == (branch, offset):
+    def empty(self, id: PartitionId, *, branch: int, offset: int, high_watermark: int) -> None:
+        """Its leader, asked for it alone, had no batch between the two: the rest was compacted away."""
+        goal = self._open.get(id)
+        if goal is not None and (goal.branch, goal.position) == (branch, offset) and high_watermark >= goal.end_offset:
             goal.empty_from = offset
 
     def observe(self, now: float, standing_of: Callable[[PartitionId], Standing | None]) -> None:
         """Look at every goal that is not reached yet."""
-        for id in list(self._open):
-            goal = self._all[id]
+        for id, goal in list(self._open.items()):
             offsets = goal.offsets
             goal.observe(now, standing_of(id))
             self.offsets += goal.offsets - offsets
@@ -227,7 +225,7 @@ class Goals:
     @property
     def open(self) -> Iterator[Goal]:
         """Those that are not reached."""
-        return (self._all[id] for id in self._open)
+        return iter(self._open.values())
 
     @property
     def reached_count(self) -> int:

@@ -255,7 +255,9 @@ class Once:
     def _noted(self, logs: NotedLogs, asked_ms: int) -> bool:
         """Take a round of answers in; True if nothing is left to ask."""
         now = self._clock.monotonic()
-        first, self.noted_ms = self.noted_ms is None, asked_ms if self.noted_ms is None else self.noted_ms
+        first = self.noted_ms is None
+        if first:
+            self.noted_ms = asked_ms
         roster = self._pipeline.roster
         for one in logs.logs:
             # A topic made since is not this run's; one that could not be read before was there.
@@ -285,7 +287,7 @@ class Once:
                     held_to=held.position if held is not None else -1,
                     now=now,
                 )
-        self._pipeline.roster.metadata_wanted.set()
+        roster.metadata_wanted.set()
         if first:
             self._progress.enter(OncePhase.CAPTURING, now)
             log.info(
@@ -375,10 +377,8 @@ class Once:
             return
         finally:
             budget.release(taken)
-        by_id = {goal.id: goal for goal in self.goals.open}
         for id, end in ends.items():
-            if id in by_id and end >= by_id[id].end_offset:
-                self.goals.empty(id, branch=branches[id], offset=asked[id].offset)
+            self.goals.empty(id, branch=branches[id], offset=asked[id].offset, high_watermark=end)
 
     # Progress ---------------------------------------------------------------------------------------------------------
 

@@ -142,9 +142,11 @@ def test_a_high_watermark_below_the_end_is_waited_for_and_then_told_as_a_loss() 
 def test_a_tail_proven_empty_is_the_end_unless_the_partition_has_moved_since() -> None:
     made = goals()
     see(made, 6.0, replace(AT, position=14))
-    made.empty(ID, branch=0, offset=12)
+    made.empty(ID, branch=0, offset=12, high_watermark=20)
     assert not see(made, 7.0, replace(AT, position=14)).reached
-    made.empty(ID, branch=0, offset=14)
+    made.empty(ID, branch=0, offset=14, high_watermark=19)
+    assert not see(made, 7.5, replace(AT, position=14)).reached, "of what follows up to the end nothing was said"
+    made.empty(ID, branch=0, offset=14, high_watermark=20)
     goal = see(made, 8.0, replace(AT, position=14))
     assert (goal.fate, goal.captured_to) == (Fate.COMPLETE, 14)
 
