@@ -70,7 +70,7 @@ class Publisher:
         self.next_seq = 0
         self.last_stored: CatalogEntry | None = None
         self.since_checkpoint: list[tuple[str, str, int]] = []
-        self.on_stored: Callable[[CatalogEntry], None] | None = None
+        self.on_stored: Callable[[CatalogEntry], None] = lambda entry: None
         """Told of every segment that became durable, in the order of their sequences."""
         self._store = store
         self._identity = identity
@@ -214,8 +214,7 @@ class Publisher:
                 self._on_forgotten(forgotten)
             self.since_checkpoint.append((next_entry.ref.key, next_entry.ref.digest, next_entry.size_bytes))
             self._next_to_apply += 1
-            if self.on_stored is not None:
-                self.on_stored(next_entry)
+            self.on_stored(next_entry)
             self.begun.set()
         moved = self.watermark.stored(entry)
         self.last_stored = entry

@@ -83,7 +83,9 @@ def translate(error: BaseException, what: str, *, connecting: bool = False) -> K
                 ),
             )
         case ssl.SSLError() if _broken_below(error, connecting):
-            return KafkaUnavailableError(f"{what}: the connection broke: TLS: {error.reason or error}", code=13)
+            return KafkaUnavailableError(
+                f"{what}: the connection broke: TLS: {error.reason or error}", code=KafkaErrorCode.NETWORK_EXCEPTION
+            )
         case ssl.SSLError():
             return KafkaDeniedError(
                 f"{what}: TLS failed: {error.reason or error}",
@@ -102,11 +104,15 @@ def translate(error: BaseException, what: str, *, connecting: bool = False) -> K
                 "certificate (security.cert_file)?"
             )
             return KafkaUnavailableError(
-                f"{what}: the connection broke: {error}", hint=hint if connecting else "", code=13
+                f"{what}: the connection broke: {error}",
+                hint=hint if connecting else "",
+                code=KafkaErrorCode.NETWORK_EXCEPTION,
             )
         case OSError():
             hint = "check bootstrap_servers, name resolution and firewalls"
-            return KafkaUnavailableError(f"{what}: {error.strerror or error}", hint=hint, code=13)
+            return KafkaUnavailableError(
+                f"{what}: {error.strerror or error}", hint=hint, code=KafkaErrorCode.NETWORK_EXCEPTION
+            )
         case aio.BrokerResponseError():
             return error_for_code(error.errno, what, detail=str(error))
         case _:
