@@ -6,16 +6,24 @@ import asyncio
 import contextlib
 import ssl
 import struct
+import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from kbackupd.kafka.codec import array, int16, int32, int64, string, uvarint
-from kbackupd.model.positions import TopicId, topic_id_to_uuid
+from kbackupd.kafka.connection import KafkaConnection
+from kbackupd.kafka.fetch import FetchSession
+from kbackupd.kafka.types import FetchTarget
+from kbackupd.model.clock import SystemClock
+from kbackupd.model.positions import PartitionId, topic_id_from_uuid
+from kbackupd.model.settings import SecuritySettings
 from kbackupd.testbed.ports import free_ports
 from kbackupd.testbed.proxy import reset
 
 MODERN = {1: (4, 17), 3: (0, 13), 2: (1, 10), 22: (0, 5)}
+FETCH = 1
 _API_VERSIONS = 18
 _METADATA = 3
+_TOPIC = uuid.UUID(int=7)
 
 Respond = Callable[[int, bytes], bytes | None]
 """Given the API key and the request, the answer's body after the correlation id; None: silence; b"": hang up."""
@@ -89,11 +97,38 @@ async def fake_broker(
         server.close()
 
 
-def fetch_answer(topic_id: TopicId, records: bytes) -> bytes:
-    """Of partition 0, behind the correlation id: no tags, no throttling, no error, session 0."""
+def connection_to(
+    *ports: int, security: SecuritySettings | None = None, connect_timeout_seconds: float = 60.0
+) -> KafkaConnection:
+    """Not made before it is used; with time-outs that no slow machine meets."""
+    return KafkaConnection(
+        bootstrap_servers=[f"127.0.0.1:{port}" for port in ports],
+        security=SecuritySettings() if security is None else security,
+        client_id="test",
+        clock=SystemClock(),
+        request_timeout_seconds=60.0,
+        connect_timeout_seconds=connect_timeout_seconds,
+    )
+
+
+def session_over(connection: KafkaConnection) -> FetchSession:
+    """Which wants partition 0 of the topic that `fetch_answer` is of."""
+    session = FetchSession(connection, 1, clock=SystemClock())
+    session.want(PartitionId(topic_id_from_uuid(_TOPIC), 0), FetchTarget(offset=0, max_bytes=1 << 20))
+    return session
+
+
+async def fetched(session: FetchSession) -> list[bytes]:
+    """The records of the next answer."""
+    answer = await session.fetch(max_bytes=1 << 20, max_wait_ms=1, timeout_seconds=60.0)
+    return [part.records for part in answer.partitions]
+
+
+def fetch_answer(records: bytes) -> bytes:
+    """Of one partition, behind the correlation id: no tags, no throttling, no error, session 0."""
     partition = int32(0) + int16(0) + int64(9) * 2 + int64(0) + b"\x01" + int32(-1)
     partition += uvarint(len(records) + 1) + records + b"\0"
-    topic = topic_id_to_uuid(topic_id).bytes + uvarint(2) + partition + b"\0"
+    topic = _TOPIC.bytes + uvarint(2) + partition + b"\0"
     return b"\0" + int32(0) + int16(0) + int32(0) + uvarint(2) + topic + b"\0"
 
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import struct
 import tracemalloc
-import uuid
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -15,18 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbackupd.kafka import frames
-from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.fetch import FetchSession
 from kbackupd.kafka.frames import FrameReader
-from kbackupd.kafka.types import FetchTarget
-from kbackupd.model.clock import SystemClock
 from kbackupd.model.errors import KafkaUnavailableError
-from kbackupd.model.positions import PartitionId, topic_id_from_uuid
-from kbackupd.model.settings import SecuritySettings
-from tests.unit.kafka.sockets import fake_broker, fetch_answer
-
-_FETCH = 1
-_TOPIC = topic_id_from_uuid(uuid.UUID(int=7))
+from tests.unit.kafka.sockets import FETCH, connection_to, fake_broker, fetch_answer, fetched, session_over
 
 
 class _Before(asyncio.StreamReaderProtocol):
@@ -151,11 +142,11 @@ async def test_of_a_frame_that_was_cut_off_nothing_is_kept_and_of_what_still_com
 async def test_a_dropped_connection_gives_up_what_it_had_of_an_answer() -> None:
     """A transport outlives its connection: over TLS until the other side has agreed, and it goes on delivering."""
     readers: list[FrameReader] = []
-    whole = _framed(bytes(4) + fetch_answer(_TOPIC, bytes(2 << 20)))
+    whole = _framed(bytes(4) + fetch_answer(bytes(2 << 20)))
     asked = asyncio.Event()
 
     def silent(key: int, _: bytes) -> None:
-        if key == _FETCH:
+        if key == FETCH:
             asked.set()
 
     class Noted(FrameReader):
@@ -165,18 +156,8 @@ async def test_a_dropped_connection_gives_up_what_it_had_of_an_answer() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frames, "FrameReader", Noted)
-        async with (
-            fake_broker(respond=silent) as broker,
-            KafkaConnection(
-                bootstrap_servers=[f"127.0.0.1:{broker.port}"],
-                security=SecuritySettings(),
-                client_id="test",
-                clock=SystemClock(),
-            ) as connection,
-        ):
-            session = FetchSession(connection, 1, clock=SystemClock())
-            session.want(PartitionId(_TOPIC, 0), FetchTarget(offset=0, max_bytes=1 << 20))
-            fetching = asyncio.create_task(session.fetch(max_bytes=1 << 20, max_wait_ms=1, timeout_seconds=60.0))
+        async with fake_broker(respond=silent) as broker, connection_to(broker.port) as connection:
+            fetching = asyncio.create_task(fetched(session_over(connection)))
             await asyncio.wait_for(asked.wait(), 60.0)
             receiving = readers[-1]
             _feed(receiving, whole[:-1], 1 << 20)
@@ -192,17 +173,10 @@ async def test_a_dropped_connection_gives_up_what_it_had_of_an_answer() -> None:
 async def _session_with(answer: bytes) -> AsyncIterator[FetchSession]:
     """A session with a broker that answers every fetch so; b"": that hangs up."""
     async with (
-        fake_broker(respond=lambda key, _: answer if key == _FETCH else None) as broker,
-        KafkaConnection(
-            bootstrap_servers=[f"127.0.0.1:{broker.port}"],
-            security=SecuritySettings(),
-            client_id="test",
-            clock=SystemClock(),
-        ) as connection,
+        fake_broker(respond=lambda key, _: answer if key == FETCH else None) as broker,
+        connection_to(broker.port) as connection,
     ):
-        session = FetchSession(connection, 1, clock=SystemClock())
-        session.want(PartitionId(_TOPIC, 0), FetchTarget(offset=0, max_bytes=1 << 20))
-        yield session
+        yield session_over(connection)
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
@@ -212,12 +186,8 @@ def test_fetch_answers_of_megabytes_arrive_as_the_bytes_that_were_sent(
     records = bytes(range(256)) * (12 << 10)
 
     async def received() -> list[bytes]:
-        async with _session_with(fetch_answer(_TOPIC, records)) as session:
-            return [
-                part.records
-                for _ in range(3)
-                for part in (await session.fetch(max_bytes=1 << 20, max_wait_ms=1, timeout_seconds=60.0)).partitions
-            ]
+        async with _session_with(fetch_answer(records)) as session:
+            return [records for _ in range(3) for records in await fetched(session)]
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         found = runner.run(received())
@@ -228,4 +198,4 @@ def test_fetch_answers_of_megabytes_arrive_as_the_bytes_that_were_sent(
 async def test_a_broker_that_hangs_up_instead_of_answering_is_unavailable_not_a_hang() -> None:
     async with _session_with(b"") as session:
         with pytest.raises(KafkaUnavailableError):
-            await session.fetch(max_bytes=1 << 20, max_wait_ms=1, timeout_seconds=60.0)
+            await fetched(session)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -15,20 +14,14 @@ import pytest
 import uvloop
 
 from kbackupd.kafka import frames, security
-from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.fetch import FetchSession
 from kbackupd.kafka.security import security_arguments
-from kbackupd.kafka.types import FetchTarget
-from kbackupd.model.clock import SystemClock
 from kbackupd.model.errors import ConfigurationError, KafkaDeniedError, KafkaUnavailableError
-from kbackupd.model.positions import PartitionId, topic_id_from_uuid
 from kbackupd.model.settings import SecurityProtocol, SecuritySettings
 from kbackupd.testbed.certificates import CertificateAuthority, CertificateFiles
 from kbackupd.testbed.tcp_proxy import Break, TcpProxy
-from tests.unit.kafka.sockets import FakeBroker, fake_broker, fetch_answer
+from tests.unit.kafka.sockets import FETCH, FakeBroker, connection_to, fake_broker, fetch_answer, fetched, session_over
 
-_FETCH = 1
-_TOPIC = topic_id_from_uuid(uuid.UUID(int=7))
 _RECORDS = bytes(range(256)) * (12 << 10)
 """Three MiB."""
 
@@ -71,23 +64,7 @@ def trusting(authority: CertificateAuthority, own: CertificateFiles | None = Non
     return settings if own is None else replace(settings, cert_file=own.certificate, key_file=own.key)
 
 
-def connection_to(port: int, security: SecuritySettings) -> KafkaConnection:
-    return KafkaConnection(
-        bootstrap_servers=[f"127.0.0.1:{port}"],
-        security=security,
-        client_id="test",
-        clock=SystemClock(),
-        request_timeout_seconds=60.0,
-        connect_timeout_seconds=60.0,
-    )
-
-
-_ANSWER = fetch_answer(_TOPIC, _RECORDS)
-
-
-async def fetched(session: FetchSession) -> list[bytes]:
-    answer = await session.fetch(max_bytes=1 << 20, max_wait_ms=1, timeout_seconds=60.0)
-    return [part.records for part in answer.partitions]
+_ANSWER = fetch_answer(_RECORDS)
 
 
 @contextlib.asynccontextmanager
@@ -95,13 +72,11 @@ async def fetching(
     authority: CertificateAuthority, server: CertificateFiles
 ) -> AsyncIterator[tuple[FetchSession, FakeBroker, TcpProxy]]:
     """A session, through a proxy below TLS, with a broker that answers every fetch with `_RECORDS`."""
-    async with fake_broker(respond=lambda key, _: _ANSWER if key == _FETCH else None, tls=listener(server)) as broker:
+    async with fake_broker(respond=lambda key, _: _ANSWER if key == FETCH else None, tls=listener(server)) as broker:
         with TcpProxy(broker.port) as proxy:
             broker.port = proxy.port
-            async with connection_to(proxy.port, trusting(authority)) as connection:
-                session = FetchSession(connection, 1, clock=SystemClock())
-                session.want(PartitionId(_TOPIC, 0), FetchTarget(offset=0, max_bytes=1 << 20))
-                yield session, broker, proxy
+            async with connection_to(proxy.port, security=trusting(authority)) as connection:
+                yield session_over(connection), broker, proxy
 
 
 def test_answers_of_megabytes_arrive_as_the_bytes_that_were_sent(
@@ -145,7 +120,7 @@ def test_a_handshake_that_breaks_off_is_an_outage_not_a_refusal(
             with TcpProxy(broker.port) as proxy:
                 proxy.strike(how, after_bytes=after_bytes, times=1)
                 with pytest.raises(KafkaUnavailableError, match=f"127.0.0.1:{proxy.port}"):
-                    await connection_to(proxy.port, trusting(authority)).start()
+                    await connection_to(proxy.port, security=trusting(authority)).start()
 
     run(main())
 
@@ -171,7 +146,7 @@ def test_hazard_40_a_connection_the_broker_closed_as_idle_is_made_anew_without_a
 
 async def refusal(port: int, security: SecuritySettings) -> KafkaDeniedError:
     with pytest.raises(KafkaDeniedError) as denied:
-        await connection_to(port, security).start()
+        await connection_to(port, security=security).start()
     assert f"127.0.0.1:{port}" in denied.value.message
     return denied.value
 
@@ -223,10 +198,10 @@ def test_mutual_tls_takes_our_certificate_and_without_one_says_which_key_is_miss
 
     async def main() -> None:
         async with fake_broker(tls=listener(server, clients_of=authority)) as broker:
-            async with connection_to(broker.port, trusting(authority, own)) as connection:
+            async with connection_to(broker.port, security=trusting(authority, own)) as connection:
                 assert list(connection.brokers) == [1]
             with pytest.raises((KafkaDeniedError, KafkaUnavailableError)) as refused:
-                await connection_to(broker.port, trusting(authority)).start()
+                await connection_to(broker.port, security=trusting(authority)).start()
         assert "security.cert_file" in refused.value.hint
 
     run(main())
@@ -314,7 +289,7 @@ def test_a_renewed_certificate_counts_from_the_next_connection_on_and_a_half_wri
 
     async def main() -> None:
         async with fake_broker(tls=listener(server, clients_of=authority)) as broker:
-            connection = connection_to(broker.port, security)
+            connection = connection_to(broker.port, security=security)
             with pytest.raises((KafkaDeniedError, KafkaUnavailableError)):
                 await connection.start()
             cert.write_bytes(new.certificate.read_bytes())
