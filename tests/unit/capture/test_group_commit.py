@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 from kbackupd.archive.writer_state import UNSEEN, PartitionState, TopicState
-from kbackupd.capture import group_commit
 from kbackupd.capture.group_commit import (
     COMPARE_SECONDS,
     LAST_SECONDS,
@@ -84,27 +87,14 @@ def checkpoint(**offsets: int) -> Checkpoint:
     )
 
 
-class Told:
-    """What is logged, in place of the log."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def _say(self, event: str, **_: object) -> None:
-        self.events.append(event)
-
-    warning = info = _say
-
-    def debug(self, event: str, **_: object) -> None:
-        return
-
-
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Events above debug."""
-    log = Told()
-    monkeypatch.setattr(group_commit, "log", log)
-    return log.events
+def told() -> Iterator[list[EventDict]]:
+    """What is logged above debug."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+    with capture_logs() as lines:
+        yield lines
+    structlog.configure(**before)
 
 
 class Stand:
@@ -182,7 +172,7 @@ def test_a_restart_commits_nothing_that_the_group_has_already() -> None:
     assert [dict(one) for one in stand.cluster.commits] == [positions(orders_1=5)]
 
 
-def test_a_position_above_the_archive_is_reported_once_and_set_back_never_obeyed(told: list[str]) -> None:
+def test_a_position_above_the_archive_is_reported_once_and_set_back_never_obeyed(told: list[EventDict]) -> None:
     stand = Stand(orders_0=3, orders_1=5)
     stand.cluster.commit(GROUP, "orders", 0, 9)
     stand.round()
@@ -193,7 +183,7 @@ def test_a_position_above_the_archive_is_reported_once_and_set_back_never_obeyed
         "1 partitions were committed further than the archive reaches, the first orders/0: 9 instead of 3; set back"
     )
     assert note.hint
-    assert told == [events.GROUP_FOUND_AHEAD]
+    assert [line["event"] for line in told] == [events.GROUP_FOUND_AHEAD]
     assert stand.problems.current() == ()
 
 
@@ -259,7 +249,7 @@ def test_a_coordinator_that_moved_or_loads_is_looked_for_again_within_the_round(
     assert stand.counted("failed") == 0
 
 
-def test_while_the_coordinator_is_down_rounds_fail_and_the_next_one_commits_all_of_it(told: list[str]) -> None:
+def test_while_the_coordinator_is_down_rounds_fail_and_the_next_one_commits_all_of_it(told: list[EventDict]) -> None:
     stand = Stand(orders_0=1)
     stand.round()
 
@@ -280,7 +270,7 @@ def test_while_the_coordinator_is_down_rounds_fail_and_the_next_one_commits_all_
     assert value(stand.metrics, "errors_total", kind="kafka_unavailable") == stand.counted("failed")
     assert stand.problems.current() == ()
     assert stand.committer.behind_seconds() == 0
-    assert told == [events.GROUP_COMMIT_FAILED, events.GROUP_COMMITTED]
+    assert [line["event"] for line in told] == [events.GROUP_COMMIT_FAILED, events.GROUP_COMMITTED]
 
 
 def test_a_group_that_consumers_use_is_a_problem_with_a_remedy_and_left_alone() -> None:
@@ -298,13 +288,13 @@ def test_a_group_that_consumers_use_is_a_problem_with_a_remedy_and_left_alone() 
     assert stand.problems.current() == ()
 
 
-def test_a_denied_group_is_noted_once_and_makes_nothing_unhealthy(told: list[str]) -> None:
+def test_a_denied_group_is_noted_once_and_makes_nothing_unhealthy(told: list[EventDict]) -> None:
     stand = Stand(orders_0=1)
     stand.cluster.commit_errors[""] = KafkaErrorCode.GROUP_AUTHORIZATION_FAILED
     for _ in range(5):
         assert not stand.round()
         stand.clock.advance(INTERVAL_SECONDS)
-    assert told == [events.GROUP_COMMIT_FAILED]
+    assert [line["event"] for line in told] == [events.GROUP_COMMIT_FAILED]
     (note,) = stand.problems.notes()
     assert (note.subject, note.count) == (f"consumer group {GROUP}", 1)
     assert "grant" in note.hint
