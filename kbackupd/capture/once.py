@@ -190,7 +190,7 @@ class Once:
             self._over_since = now
         # Group positions and whole topics are worth the same patience as a partition.
         lacking = bool(self._snapshots.failing or self.unreadable)
-        return not lacking or now - max(self._over_since, self._began) >= self._patience_seconds
+        return not lacking or now - self._over_since >= self._patience_seconds
 
     def _check_store(self, now: float) -> None:
         """Partitions that wait because nothing becomes durable are not to blame, and no list of them would help."""
