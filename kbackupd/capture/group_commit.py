@@ -213,6 +213,11 @@ class GroupCommitter:
         return not left
 
     async def _commit(self) -> tuple[int, int]:
+        checkpoint = self._checkpoint
+        if checkpoint is not None:
+            # In a thread: at 10,000 partitions this takes as long as many a fetch.
+            self._wanted = await asyncio.to_thread(committable, checkpoint.topics, checkpoint.partitions)
+            self._forget_deleted({topic.name: topic.id for topic in checkpoint.topics if not topic.closed})
         for attempt in range(TRIES):
             try:
                 return await self._try()
@@ -228,11 +233,6 @@ class GroupCommitter:
 
         Raises what kept any other from it.
         """
-        checkpoint = self._checkpoint
-        if checkpoint is not None:
-            # In a thread: at 10,000 partitions this takes as long as many a fetch.
-            self._wanted = await asyncio.to_thread(committable, checkpoint.topics, checkpoint.partitions)
-            self._forget_deleted({topic.name: topic.id for topic in checkpoint.topics if not topic.closed})
         if self._node_id < 0:
             self._node_id = await self._coordinator()
         now = self._clock.monotonic()
