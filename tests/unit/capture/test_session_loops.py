@@ -96,7 +96,9 @@ def test_what_was_told_of_a_partition_while_it_was_away_is_not_taken_for_unchang
     site.run_life(script)
 
 
-def test_over_a_line_too_slow_for_what_is_asked_by_default_less_is_asked_and_everything_comes() -> None:
+def test_over_a_line_too_slow_for_what_is_asked_by_default_less_is_asked_and_everything_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Hazard 40: each answer was given up half-way, and asked for again in the same size, for ever."""
     site = Site.new(segment_max_bytes=32 << 20)
     site.cluster.nodes = 1
@@ -104,6 +106,18 @@ def test_over_a_line_too_slow_for_what_is_asked_by_default_less_is_asked_and_eve
     for _ in range(30):
         log.append(1, value=b"z" * 300_000)
     site.cluster.bytes_per_second = 60_000
+    asked: dict[FakeSession, list[int]] = {}
+    fetch = FakeSession.fetch
+
+    async def noted(
+        self: FakeSession, *, max_bytes: int, max_wait_ms: int, min_bytes: int = 1, timeout_seconds: float
+    ) -> FetchAnswer:
+        asked.setdefault(self, []).append(max_bytes)
+        return await fetch(
+            self, max_bytes=max_bytes, max_wait_ms=max_wait_ms, min_bytes=min_bytes, timeout_seconds=timeout_seconds
+        )
+
+    monkeypatch.setattr(FakeSession, "fetch", noted)
 
     async def script(life: Life) -> None:
         captured = life.pipeline.roster.partitions
@@ -112,8 +126,12 @@ def test_over_a_line_too_slow_for_what_is_asked_by_default_less_is_asked_and_eve
         for _ in range(30):
             log.append(1, value=b"z" * 300_000)
         asked_before = site.cluster.fetches
+        slowed = next(iter(asked.values()))
+        assert min(slowed) < slowed[0]
+        slow = len(slowed)
         await life.follows("orders")
-        assert site.cluster.fetches - asked_before < 20, "once the line is fast again, it asks for as much as ever"
+        assert site.cluster.fetches - asked_before < 20
+        assert max(slowed[slow:]) == slowed[0], "once the line is fast again, it asks for as much as ever"
 
     site.run_life(script)
     site.check()
