@@ -18,6 +18,7 @@ from kbackupd.model.status import DeferredSetting, SettingChange
 from kbackupd.model.units import format_bytes
 
 _UNSET: Final = "(not set)"
+_SIZES: Final = {"GiB": 2.0**30, "GB": 1e9, "MiB": 2.0**20, "MB": 1e6, "KiB": 1024.0, "kB": 1e3, "B": 1.0}
 
 _Path = tuple[str, ...]
 
@@ -25,7 +26,7 @@ _Path = tuple[str, ...]
 def _whole(value: float, units: Mapping[str, float]) -> str:
     """In the largest unit that leaves a short number, as the file would write it."""
     unit, size = next((u, s) for u, s in units.items() if s <= 1 or (value >= s and (value / s * 100).is_integer()))
-    return f"{value / size:g}{unit}"
+    return f"{value / size:.15g}{unit}"
 
 
 def _duration(value: Any) -> str:
@@ -39,7 +40,7 @@ def _duration_or_off(value: Any) -> str:
 
 
 def _size(value: Any) -> str:
-    return _whole(value, {"GiB": float(1 << 30), "MiB": float(1 << 20), "KiB": 1024.0, "B": 1.0})
+    return _whole(value, _SIZES)
 
 
 def _rate(value: Any) -> str:

@@ -26,6 +26,7 @@ from kbackupd.model.settings import (
     TierSettings,
     TopicSelection,
 )
+from kbackupd.model.units import parse_duration_seconds, parse_size_bytes
 from kbackupd.settings.changes import CONSTANT, SETTINGS, compare, is_live
 from kbackupd.settings.schema import DAEMON
 
@@ -186,6 +187,22 @@ def test_values_are_told_as_the_file_writes_them() -> None:
         "backup.memory_limit": ("384MiB", "1GiB"),
         "observability.listen": ("0.0.0.0:9464", "[::1]:1"),
     }
+
+
+@pytest.mark.parametrize("written", ["50MB", "100MB", "12.8MB", "10GB", "33554433B", "1.5GiB", "256KiB", "1MiB", "2kB"])
+def test_a_size_that_is_told_is_the_size(written: str) -> None:
+    """Of six digits, 50 MB was `5e+07B`, which no file may say, and 100 MB was a little less than that."""
+    size = parse_size_bytes(written)
+    wanted = replace(RUNNING, source=replace(RUNNING.source, rate_limit_bytes_per_second=size))
+    assert compare(RUNNING, wanted).applied[0].after == f"{written}/s"
+
+
+@pytest.mark.parametrize("written", ["1234567s", "1000001s", "1.5h", "14d", "45s", "250ms"])
+def test_a_duration_that_is_told_is_the_duration(written: str) -> None:
+    wanted = replace(
+        RUNNING, backup=replace(RUNNING.backup, discovery_interval_seconds=parse_duration_seconds(written))
+    )
+    assert compare(RUNNING, wanted).applied[0].after == written
 
 
 def test_a_segment_size_that_needs_the_new_memory_limit_waits_for_it() -> None:
