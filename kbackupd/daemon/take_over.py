@@ -91,13 +91,15 @@ async def _cluster_id(source: Source, *, clock: Clock, problems: Problems | None
             cluster_id = (await source.metadata([])).cluster_id
         except KafkaUnavailableError as error:
             attempt += 1
-            if clock.monotonic() >= until:
+            left_seconds = until - clock.monotonic()
+            if left_seconds <= 0:
                 raise
             if problems is not None:
                 problems.report(KAFKA_AWAITED, error.message, hint=error.hint)
             say = log.warning if attempt == 1 else log.debug
             say(events.CLUSTER_AWAITED, error=error.message, attempt=attempt, patience_seconds=KAFKA_PATIENCE_SECONDS)
-            await asyncio.sleep(min(KAFKA_WAIT_MAX_SECONDS, 0.5 * 2.0 ** min(attempt, 10)) * random.uniform(0.5, 1.0))
+            wait_seconds = min(KAFKA_WAIT_MAX_SECONDS, 0.5 * 2.0 ** min(attempt, 10)) * random.uniform(0.5, 1.0)
+            await asyncio.sleep(min(wait_seconds, left_seconds))
         else:
             if problems is not None:
                 problems.clear(KAFKA_AWAITED)
