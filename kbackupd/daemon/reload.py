@@ -130,9 +130,12 @@ class Reloader:
             await wanted.wait()
             await self._began.wait()
             wanted.clear()
-            # Refused: said in the log and in status by now. Draining: nobody asks any more.
-            with contextlib.suppress(ConfigurationError, UnreachableError, RefusedError):
-                await self.reload()
+            try:
+                # Wrong: said in the log and in status by now. Draining: nobody asks any more.
+                with contextlib.suppress(ConfigurationError, UnreachableError):
+                    await self.reload()
+            except RefusedError as error:
+                log.warning(events.CONFIGURATION_REFUSED, error=error.message, hint=error.hint)
 
 
 @contextlib.asynccontextmanager

@@ -213,6 +213,23 @@ async def test_a_hangup_over_a_wrong_file_ends_nothing_and_the_next_one_is_obeye
         assert daemon.problems.current() == ()
 
 
+async def test_a_hangup_that_nothing_can_obey_is_in_the_log(daemon: Daemon) -> None:
+    """`run --once` reads its configuration once: whoever sends SIGHUP to it must not believe that it was obeyed."""
+    reloader = Reloader(
+        settings=daemon.reloader.settings, load=no_configuration, heart=daemon.heart, problems=daemon.problems
+    )
+    reloader.began(daemon.obeyed.append)
+    set_level("info")
+    with structlog.testing.capture_logs() as said:
+        async with reloading_on_hangup(reloader):
+            signal.raise_signal(signal.SIGHUP)
+            await until(lambda: bool(said))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    assert [(line["event"], line["log_level"]) for line in said] == [("configuration.refused", "warning")]
+    assert "only once" in said[0]["error"]
+    assert (daemon.obeyed, daemon.problems.current()) == ([], ())
+
+
 def test_the_service_judges_by_the_new_targets_and_the_metrics_have_them() -> None:
     site = Site.new()
     site.cluster.create("orders")
