@@ -25,7 +25,8 @@ def command(
     """Roll up what segments say, so that a long archive opens with few requests; nothing is changed or removed.
 
     May run at any time, beside a daemon and beside itself; a second run finds nothing to do. Exit codes: 0 all that
-    is due is rolled up · 3 there is no sound backup.json · 4 the archive could not be read or written to.
+    is due is rolled up · 3 backup.json is damaged, or missing beside other objects · 4 there is no archive, or it could
+    not be read or written to.
     """
     storage, id = one_archive(path, backup_id, config)
     report = uvloop.run(_roll_up(storage, id))
