@@ -12,7 +12,7 @@ import resource
 from kbackupd.model.errors import ConfigurationError
 
 FEWEST = 64
-"""Twenty stand from the start, sixteen connections may lead to the store, and three to each broker."""
+"""Twenty stand from the start, sixteen connections may lead to the store, and four to each broker."""
 
 
 def allow_descriptors() -> int:
@@ -30,6 +30,6 @@ def allow_descriptors() -> int:
         raise ConfigurationError(
             f"the process may have {soft} files and connections open, and needs {FEWEST} at the very least",
             hint="raise the limit of open files: LimitNOFILE= in a systemd unit, --ulimit nofile= for a container, "
-            "ulimit -n in a shell; three for every broker come on top",
+            "ulimit -n in a shell; four for every broker come on top",
         )
     return soft
