@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -100,14 +100,18 @@ class OnceReport:
 
 
 def verdict_of(
-    validation: ValidationReport | None, missing: Iterable[MissingPart], gaps: Iterable[DeclaredGap], *, cut_short: bool
+    validation: ValidationReport | None,
+    missing: Collection[MissingPart],
+    gaps: Collection[DeclaredGap],
+    *,
+    cut_short: bool,
 ) -> OnceVerdict:
     """The worst of what is the matter."""
     if validation is not None and not validation.valid:
         return OnceVerdict.NOT_VALID
-    if cut_short or any(True for _ in missing):
+    if cut_short or missing:
         return OnceVerdict.INCOMPLETE
-    return OnceVerdict.DECLARED_GAPS if any(True for _ in gaps) else OnceVerdict.COMPLETE
+    return OnceVerdict.DECLARED_GAPS if gaps else OnceVerdict.COMPLETE
 
 
 def missing_partitions(goals: Iterable[Goal]) -> Iterator[MissingPart]:
