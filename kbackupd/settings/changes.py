@@ -93,7 +93,7 @@ _STORE = "the archive that is being written is there"
 _LISTENING = "the daemon listens on the running one"
 
 
-def _s3(name: str) -> _Setting:
+def _backend(name: str) -> _Setting:
     return _restart(_STORE, ("storage", "backend", name))
 
 
@@ -121,16 +121,16 @@ SETTINGS: Final[Mapping[str, _Setting]] = {
     "source.security.sasl.username": _security("sasl", "username"),
     "source.security.sasl.password": _security("sasl", "password"),
     "storage.type": _restart(_STORE, ("storage", "type")),
-    "storage.s3.bucket": _s3("bucket"),
-    "storage.s3.prefix": _s3("prefix"),
-    "storage.s3.region": _s3("region"),
-    "storage.s3.endpoint": _s3("endpoint"),
-    "storage.s3.force_path_style": _s3("force_path_style"),
-    "storage.s3.profile": _s3("profile"),
-    "storage.s3.access_key_id": _s3("access_key_id"),
-    "storage.s3.secret_access_key": _s3("secret_access_key"),
-    "storage.s3.session_token": _s3("session_token"),
-    "storage.filesystem.path": _s3("path"),
+    "storage.s3.bucket": _backend("bucket"),
+    "storage.s3.prefix": _backend("prefix"),
+    "storage.s3.region": _backend("region"),
+    "storage.s3.endpoint": _backend("endpoint"),
+    "storage.s3.force_path_style": _backend("force_path_style"),
+    "storage.s3.profile": _backend("profile"),
+    "storage.s3.access_key_id": _backend("access_key_id"),
+    "storage.s3.secret_access_key": _backend("secret_access_key"),
+    "storage.s3.session_token": _backend("session_token"),
+    "storage.filesystem.path": _backend("path"),
     "backup.flush_interval": _live("backup", "flush_interval_seconds", text=_duration),
     "backup.segment_max_bytes": _live("backup", "segment_max_bytes", text=_size),
     "backup.checkpoint_interval": _live("backup", "checkpoint_interval_seconds", text=_duration),
