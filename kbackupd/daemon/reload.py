@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator, Callable
+from typing import NoReturn
 
 import structlog
 
@@ -26,7 +27,7 @@ SUBJECT = "configuration"
 log = structlog.get_logger()
 
 
-def no_configuration() -> DaemonSettings:
+def no_configuration() -> NoReturn:
     """What a daemon reads that has nothing to read again."""
     raise RefusedError(
         "this daemon reads its configuration only once",

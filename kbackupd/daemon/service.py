@@ -10,9 +10,10 @@ from kbackupd.capture.pipeline import Pipeline
 from kbackupd.capture.sampling import exposure_of, partition_samples
 from kbackupd.capture.steering import Steering
 from kbackupd.daemon.memory import rss_bytes
+from kbackupd.daemon.reload import no_configuration
 from kbackupd.model.archive import ArchiveDocument
 from kbackupd.model.clock import Clock
-from kbackupd.model.errors import RefusedError, UnreachableError
+from kbackupd.model.errors import UnreachableError
 from kbackupd.model.settings import DaemonSettings
 from kbackupd.model.status import (
     CheckpointReport,
@@ -35,7 +36,7 @@ Reload = Callable[[], Awaitable[ReloadReport]]
 
 async def nothing_to_reload() -> ReloadReport:
     """What a daemon answers that is not made to obey another configuration."""
-    raise RefusedError("this daemon reads its configuration only once", hint="start it anew")
+    no_configuration()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
