@@ -14,6 +14,9 @@ from typing import Literal
 
 MIB = 1 << 20
 
+SEGMENTS_IN_MEMORY = 3
+"""One filling, one sealing, one uploading: `memory_limit` that has no room for so many of the largest is refused."""
+
 UNTIERED = "untiered"
 """Name under which topics are reported that no tier matches; it has no targets and is refused as a tier's name."""
 SYSTEM_TOPICS = frozenset({"__consumer_offsets", "__transaction_state"})

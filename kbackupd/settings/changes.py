@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final
 
-from kbackupd.model.settings import DaemonSettings, Secret, TierSettings
+from kbackupd.model.settings import SEGMENTS_IN_MEMORY, DaemonSettings, Secret, TierSettings
 from kbackupd.model.status import DeferredSetting, SettingChange
 from kbackupd.model.units import format_bytes
 
@@ -200,7 +200,7 @@ def compare(running: DaemonSettings, wanted: DaemonSettings) -> Changes:
 def _contradiction(key: str, running: DaemonSettings, wanted: DaemonSettings) -> str:
     """Why a live value does not fit what stays in force; the new file as a whole may be right all the same."""
     limit = running.backup.memory_limit_bytes
-    if key == "backup.segment_max_bytes" and 3 * wanted.backup.segment_max_bytes > limit:
+    if key == "backup.segment_max_bytes" and wanted.backup.segment_max_bytes * SEGMENTS_IN_MEMORY > limit:
         return f"three segments of that size do not fit into the memory_limit in force ({format_bytes(limit)})"
     return ""
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from kbackupd.model.settings import SYSTEM_TIER, SYSTEM_TOPICS, UNTIERED, TopicSelection
+from kbackupd.model.settings import SEGMENTS_IN_MEMORY, SYSTEM_TIER, SYSTEM_TOPICS, UNTIERED, TopicSelection
 from kbackupd.model.units import format_bytes, format_duration
 from kbackupd.settings.daemon_sections import BackupSection, StorageSection, TierSection
 from kbackupd.settings.document import Tree, Value
@@ -73,7 +73,7 @@ def _backup(backup: BackupSection) -> Iterator[Contradiction]:
             f"({format_duration(backup.flush_interval)}): between two flushes nothing moves that could be checkpointed",
             "raise checkpoint_interval or lower flush_interval",
         )
-    if backup.segment_max_bytes * 3 > backup.memory_limit:
+    if backup.segment_max_bytes * SEGMENTS_IN_MEMORY > backup.memory_limit:
         yield (
             ("backup", "segment_max_bytes"),
             f"three segments of {format_bytes(backup.segment_max_bytes)} (one filling, one sealing, one uploading) "
