@@ -20,6 +20,7 @@ from kbackupd.model.status import FlushReport, PartitionState
 from kbackupd.model.units import format_duration
 from kbackupd.server.client import ControlClient
 
+INTERVAL = "2s"
 MIN_INTERVAL_SECONDS = 0.1
 DEFAULT_SOCKET = ControlSettings().socket
 
@@ -51,20 +52,24 @@ def status(
     format: FormatOption = OutputFormat.TEXT,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
     interval: Annotated[
-        str, typer.Option("--interval", metavar="DURATION", help="Between two looks of --watch.")
-    ] = "2s",
+        str | None,
+        typer.Option("--interval", metavar="DURATION", help=f"Between two looks of --watch. [default: {INTERVAL}]"),
+    ] = None,
 ) -> None:
     """Show how well the backup is doing. Exposure against target per tier and topic, and what needs attention.
 
     With --watch a terminal is redrawn in place; piped text is one block after the other, parted by `---`; --format json
-    gives one line of JSON each time. A daemon that does not answer is said to, and asked again.
+    gives one line of JSON each time. A daemon that does not answer is said not to, and asked again.
     """
     if watch:
+        interval = INTERVAL if interval is None else interval
         seconds = duration("--interval", interval)
         if seconds < MIN_INTERVAL_SECONDS:
             raise UsageError(f"--interval {interval}: at least {format_duration(MIN_INTERVAL_SECONDS)}")
         watch_status(context.obj, topic=topic, format=format, interval_seconds=seconds)
         return
+    if interval is not None:
+        raise UsageError("--interval is of --watch: without it the status is shown once")
     report = _ask(context, ControlClient.status)
     chosen = of_topics(report, topic)
     if not chosen.topics and topic != "*":

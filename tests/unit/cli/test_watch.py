@@ -201,6 +201,15 @@ def test_an_interval_without_a_unit_or_too_short_is_refused(
     assert said in capsys.readouterr().err
 
 
+def test_an_interval_of_nothing_that_repeats_is_refused_rather_than_ignored(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        main(["ctl", "status", "--interval", "5s"])
+    assert leaving.value.code == 2
+    assert "error: --interval is of --watch" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("columns", [80, 100, 160])
 @pytest.mark.parametrize("lines", [24, 40, 60])
 def test_a_page_of_two_hundred_topics_and_fifty_problems_fits_and_shows_the_worst(columns: int, lines: int) -> None:
