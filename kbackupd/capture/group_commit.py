@@ -156,6 +156,12 @@ class GroupCommitter:
             self._behind_since = self._clock.monotonic()
         self._offered.set()
 
+    def every(self, interval_seconds: float) -> None:
+        """Another interval until what failed is tried again, counted from a round that is due now."""
+        if interval_seconds != self._interval_seconds:
+            self._interval_seconds = interval_seconds
+            self._offered.set()
+
     def behind_seconds(self) -> float:
         """Since when the group has not had what checkpoints cover; 0 while it has."""
         return 0.0 if self._behind_since is None else self._clock.monotonic() - self._behind_since

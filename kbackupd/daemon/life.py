@@ -140,6 +140,8 @@ class DaemonLife:
         set_level(wanted.observability.log_level)
         pipeline.reconfigure(wanted)
         snapshots.every(wanted.backup.snapshot_interval_seconds)
+        if self._committer is not None:
+            self._committer.every(wanted.backup.checkpoint_interval_seconds)
         if self._rollups is not None:
             self._rollups.every(wanted.backup.rollup_interval_seconds)
         self.service.reconfigure(wanted)

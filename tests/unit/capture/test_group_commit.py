@@ -332,6 +332,21 @@ def test_a_topic_the_coordinator_does_not_know_yet_is_tried_again_soon_without_a
     assert stand.problems.current() == ()
 
 
+def test_a_reload_to_a_shorter_interval_tries_what_failed_again_by_it() -> None:
+    stand = Stand(new_0=1)
+    stand.cluster.commit_errors["new"] = KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+
+    async def script() -> None:
+        await asyncio.sleep(1)
+        stand.committer.every(3.0)
+        await asyncio.sleep(1)
+        stand.cluster.commit_errors.clear()
+        await asyncio.sleep(3)
+        assert stand.said == {("new", 0): 1}
+
+    stand.runs(script)
+
+
 def test_a_fault_of_ours_in_a_round_ends_the_round_and_nothing_else() -> None:
     stand = Stand(orders_0=1)
 

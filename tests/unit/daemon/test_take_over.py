@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -22,13 +23,14 @@ from tests.unit.capture.site import BACKUP_ID, Life, Site
 from tests.virtual_time import run
 
 
-def life_at(site: Site) -> tuple[daemon.DaemonLife, Service]:
+def life_at(site: Site, *, positions: FakeCoordinators | None = None) -> tuple[daemon.DaemonLife, Service]:
     metrics, problems = Metrics(site.clock, version="test"), Problems(site.clock)
     service = Service(settings=site.settings, clock=site.clock, metrics=metrics, problems=problems)
     life = daemon.DaemonLife(
         settings=site.settings,
         source=site.cluster,
         questions=FakeCoordinators(site.clock),
+        positions=positions,
         store=ScopedStore(site.memory, BACKUP_ID),
         service=service,
         heart=Heartbeat(ServiceManager(), health=service.health, clock=site.clock),
@@ -118,3 +120,22 @@ def test_brokers_that_stay_away_end_the_start_after_a_minute_and_nothing_is_writ
     # The last try begins when the minute is over, and no later.
     assert site.clock.monotonic() - began == pytest.approx(60.0 + LATENCY_SECONDS)
     assert not site.memory.objects
+
+
+def test_a_reload_reaches_what_commits_to_the_consumer_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its interval is that of checkpoints, which is obeyed while the daemon runs."""
+    site = Site.new()
+    site.cluster.create("orders")
+    site.with_settings(memory_limit_bytes=1 << 40)  # of this process, which is the tests' own
+    life, _ = life_at(site, positions=FakeCoordinators(site.clock))
+
+    async def reload() -> list[float]:
+        pipeline, snapshots = await life._take_over()
+        assert life._committer is not None
+        told: list[float] = []
+        monkeypatch.setattr(life._committer, "every", told.append)
+        backup = replace(site.settings.backup, checkpoint_interval_seconds=77.0)
+        life._obey(replace(site.settings, backup=backup), pipeline, snapshots)
+        return told
+
+    assert run(reload(), clock=site.clock) == [77.0]
