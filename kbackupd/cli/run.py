@@ -68,7 +68,10 @@ def command(
     if once:
         limit = None if timeout is None else duration("--timeout", timeout)
         report = _once(
-            settings, timeout_seconds=limit, patience_seconds=duration("--patience", patience or PATIENCE), deep=deep
+            settings,
+            timeout_seconds=limit,
+            patience_seconds=duration("--patience", PATIENCE if patience is None else patience),
+            deep=deep,
         )
         print_json(report) if output is OutputFormat.JSON else print_report(stdout_console(), report)
         raise typer.Exit(report.exit_code)

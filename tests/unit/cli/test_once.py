@@ -227,7 +227,14 @@ def run_verb(tmp_path: Path, *options: str) -> int:
 
 @pytest.mark.usefixtures("restored_logging")
 @pytest.mark.parametrize(
-    "options", [("--timeout", "5m"), ("--deep",), ("--once", "--timeout", "5"), ("--once", "--patience", "x")]
+    "options",
+    [
+        ("--timeout", "5m"),
+        ("--deep",),
+        ("--once", "--timeout", "5"),
+        ("--once", "--patience", "x"),
+        ("--once", "--patience", ""),
+    ],
 )
 def test_options_of_once_without_it_and_durations_without_a_unit_are_refused(
     options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
