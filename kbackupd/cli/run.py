@@ -73,11 +73,14 @@ def command(
             patience_seconds=duration("--patience", PATIENCE if patience is None else patience),
             deep=deep,
         )
-        print_json(report) if output is OutputFormat.JSON else print_report(stdout_console(), report)
+        if output is OutputFormat.JSON:
+            print_json(report)
+        else:
+            print_report(stdout_console(), report)
         raise typer.Exit(report.exit_code)
     of_once = {"--timeout": timeout, "--patience": patience, "--deep": deep or None, "--format": output}
-    for name in (name for name, given in of_once.items() if given is not None):
-        raise UsageError(f"{name} is of --once: a daemon runs until it is stopped")
+    if given := [name for name, value in of_once.items() if value is not None]:
+        raise UsageError(f"{given[0]} is of --once: a daemon runs until it is stopped")
     observability = settings.observability
     writer = configure_logging(format=observability.log_format, level=observability.log_level)
     _run(writer, lambda manager: run_daemon(settings, load=load, dropped_lines=lambda: writer.dropped, manager=manager))
