@@ -13,14 +13,15 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from operator import itemgetter
 
 from kbackupd.archive.history import SegmentPlace
-from kbackupd.archive.rollup_rows import GAP_CAUSES, ROWS_PER_DRAFT, RollupDraft
+from kbackupd.archive.rollup_rows import GAP_CAUSES, OF_SEGMENTS, ROWS_PER_DRAFT, RollupDraft
 from kbackupd.archive.rollup_source import OpenedRollup, Place, open_stored, places_of, read_tables
 from kbackupd.archive.segments import CatalogSegment, SealedPlace, TopicMention, WantedTopic, narrowed
 from kbackupd.format import keys
-from kbackupd.format.run_table import CODECS
+from kbackupd.format.run_table import made_runs
 from kbackupd.format.tables import (
     COLUMNS,
     GAPS,
@@ -44,18 +45,15 @@ from kbackupd.model.segment import (
     ObjectRef,
     OpenTransaction,
     Run,
-    RunFlag,
     Sample,
     TransactionOutcome,
 )
 from kbackupd.store.memory import MemoryStore
 from kbackupd.store.protocol import ObjectInfo, ObjectStore
 
-_FLAGS = tuple(RunFlag(bits) for bits in range(64))
 _DIGEST = struct.Struct(">4q")
 _DIGEST_AT = COLUMNS[SEGMENTS].index("digest_0")
 _BODY_DIGEST_AT = COLUMNS[SEGMENTS].index("body_sha256_0")
-_ROWS = (RUNS, LEADER_EPOCHS, SAMPLES, OUTCOMES, OPEN_TRANSACTIONS, SEEN, GAPS, TRUNCATIONS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,7 +268,7 @@ async def rolled_segments(store: ObjectStore, rollup: UsableRollup, wanted: Want
     chosen = [row for row, (_, name) in enumerate(topics) if wanted is None or wanted(name)]
     tables: dict[str, Columns] = {}
     if chosen:
-        tables = await read_tables(store, rollup.opened, _ROWS, None if len(chosen) == len(topics) else chosen)
+        tables = await read_tables(store, rollup.opened, OF_SEGMENTS, None if len(chosen) == len(topics) else chosen)
     return await asyncio.to_thread(_assembled, rollup, tables)
 
 
@@ -407,55 +405,7 @@ def gap_of(id: PartitionId, values: Sequence[int]) -> Gap:
 
 
 def _runs(ids: _Ids, table: Columns, epochs: Columns) -> Iterator[tuple[int, Run]]:
-    pairs = list(zip(epochs[2], epochs[3], strict=True))
-    at = 0
-    for (
-        topic,
-        partition,
-        row,
-        system,
-        asked,
-        first,
-        following,
-        branch,
-        replica,
-        captured_ms,
-        batches,
-        records,
-        flags,
-        base_ms,
-        max_ms,
-        largest,
-        position,
-        stored,
-        raw,
-        codec,
-        crc,
-        count,
-    ) in zip(*table, strict=True):
-        yield (
-            row,
-            Run(
-                id=ids.of(topic, partition),
-                system=system == 1,
-                asked_offset=asked,
-                first_offset=first,
-                next_offset=following,
-                branch=branch,
-                replica=replica,
-                captured_ms=captured_ms,
-                batches=batches,
-                records=records,
-                flags=_FLAGS[flags],
-                base_timestamp_ms=base_ms,
-                max_timestamp_ms=max_ms,
-                largest_batch_bytes=largest,
-                position=position,
-                stored_bytes=stored,
-                raw_bytes=raw,
-                codec=CODECS[codec],
-                crc32c=crc,
-                leader_epochs=tuple(pairs[at : at + count]),
-            ),
-        )
-        at += count
+    topics, partitions, rows, *columns, counts = table
+    pairs = zip(epochs[2], epochs[3], strict=True)
+    leader_epochs = (tuple(islice(pairs, count)) for count in counts)
+    return zip(rows, made_runs(map(ids.of, topics, partitions), columns, leader_epochs), strict=True)

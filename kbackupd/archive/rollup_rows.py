@@ -14,7 +14,7 @@ from typing import Protocol
 from kbackupd.archive.segments import CatalogSegment
 from kbackupd.format import keys
 from kbackupd.format.rollup import LEDGER_EVENTS, Coverage, Mention, RollupBody, RollupHead, SealedRollup
-from kbackupd.format.run_table import CODECS
+from kbackupd.format.run_table import run_columns
 from kbackupd.format.tables import (
     BLOCK_ROWS,
     COLUMNS,
@@ -46,26 +46,6 @@ ROWS_PER_DRAFT = 200_000
 """A roll-up made from footers that has so many takes no further segment: it is some 45 MB while it is made."""
 
 Row = tuple[int, ...]
-
-_RUN_ATTRIBUTES = (
-    "system",
-    "asked_offset",
-    "first_offset",
-    "next_offset",
-    "branch",
-    "replica",
-    "captured_ms",
-    "batches",
-    "records",
-    "flags",
-    "base_timestamp_ms",
-    "max_timestamp_ms",
-    "largest_batch_bytes",
-    "position",
-    "stored_bytes",
-    "raw_bytes",
-)
-"""Of a run, for the columns from `system` to `raw_length`."""
 
 
 class _OfPartition(Protocol):
@@ -195,10 +175,8 @@ class RollupDraft:
         # Column by column: ten million rows of a long archive pass here.
         runs = self._tables[RUNS]
         self._locate(RUNS, number, [run.id for run in footer.runs])
-        for column, name in zip(runs[3:], _RUN_ATTRIBUTES, strict=False):
-            column.extend(map(attrgetter(name), footer.runs))
-        runs[-2].extend(run.crc32c for run in footer.runs)
-        runs[-3].extend(CODECS.index(run.codec) for run in footer.runs)
+        for column, values in zip(runs[3:-1], run_columns(footer.runs), strict=True):
+            column.extend(values)
         runs[-1].extend(len(run.leader_epochs) for run in footer.runs)
         self._put_all(
             LEADER_EPOCHS,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
+from typing import Any
 
 from msgspec import Struct
 
@@ -21,7 +22,7 @@ from kbackupd.format.columns import (
     partition_ids,
 )
 from kbackupd.format.container import MAGIC_BYTES
-from kbackupd.model.positions import TopicId
+from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.model.segment import CODEC_NONE, CODEC_ZSTD, Run, RunFlag
 
 CODECS = (CODEC_NONE, CODEC_ZSTD)
@@ -51,26 +52,11 @@ class RunColumns(Struct):
     crc32c: list[Uint32]
 
 
-_RUN_ATTRIBUTES = (
-    "system",
-    "asked_offset",
-    "first_offset",
-    "next_offset",
-    "branch",
-    "replica",
-    "captured_ms",
-    "batches",
-    "records",
-    "flags",
-    "base_timestamp_ms",
-    "max_timestamp_ms",
-    "largest_batch_bytes",
-    "position",
-    "stored_bytes",
-    "raw_bytes",
-    "codec",
-    "crc32c",
-)
+RUN_COLUMNS = RunColumns.__struct_fields__[2:]
+"""What is said of a run itself, behind its topic and partition: here, and in a roll-up's table of runs."""
+
+_RUN_FIELDS = Run._fields[1:-1]
+"""Of a run, for each of `RUN_COLUMNS`: a `Run` has them in their order."""
 
 
 class LeaderEpochColumns(Struct):
@@ -80,11 +66,16 @@ class LeaderEpochColumns(Struct):
 
 
 def encode_runs(runs: Sequence[Run], topics: TopicIndex) -> RunColumns:
-    columns = {name: list(map(attrgetter(name), runs)) for name in _RUN_ATTRIBUTES}
+    return RunColumns(*topics.columns(run.id for run in runs), *run_columns(runs))
+
+
+def run_columns(runs: Sequence[Run]) -> list[list[int]]:
+    """The `RUN_COLUMNS` of `runs`."""
+    columns = {name: list(map(attrgetter(name), runs)) for name in _RUN_FIELDS}
     columns["system"] = list(map(int, columns["system"]))
     columns["flags"] = list(map(int, columns["flags"]))
     columns["codec"] = list(map(CODECS.index, columns["codec"]))
-    return RunColumns(*topics.columns(run.id for run in runs), *columns.values())
+    return list(columns.values())
 
 
 def encode_leader_epochs(runs: Sequence[Run]) -> LeaderEpochColumns:
@@ -118,54 +109,21 @@ def decode_runs(
     """The runs; raises as `check_runs`."""
     epochs = check_runs(table, leader_epochs, ids, body_bytes)
     keys = partition_ids("runs: topic", table.topic, table.partition, ids)
-    columns = zip(*(getattr(table, name) for name in table.__struct_fields__[2:]), strict=True)
-    return tuple(
-        Run(
-            id=partition_id,
-            system=system == 1,
-            asked_offset=asked,
-            first_offset=first,
-            next_offset=following,
-            branch=branch,
-            replica=replica,
-            captured_ms=captured_ms,
-            batches=batches,
-            records=records,
-            flags=_FLAGS[flags],
-            base_timestamp_ms=base_ms,
-            max_timestamp_ms=max_ms,
-            largest_batch_bytes=largest,
-            position=position,
-            stored_bytes=stored,
-            raw_bytes=raw,
-            codec=CODECS[codec],
-            crc32c=crc,
-            leader_epochs=epochs.get(row, ()),
-        )
-        for row, (
-            partition_id,
-            (
-                system,
-                asked,
-                first,
-                following,
-                branch,
-                replica,
-                captured_ms,
-                batches,
-                records,
-                flags,
-                base_ms,
-                max_ms,
-                largest,
-                position,
-                stored,
-                raw,
-                codec,
-                crc,
-            ),
-        ) in enumerate(zip(keys, columns, strict=True))
-    )
+    columns = [getattr(table, name) for name in RUN_COLUMNS]
+    return tuple(made_runs(keys, columns, (epochs.get(row, ()) for row in range(len(table.topic)))))
+
+
+def made_runs(
+    ids: Iterable[PartitionId],
+    columns: Sequence[Iterable[int]],
+    leader_epochs: Iterable[tuple[tuple[int, int], ...]],
+) -> Iterator[Run]:
+    """A run for each row of the `RUN_COLUMNS`; all are equally long, and their values were checked."""
+    fields: dict[str, Iterable[Any]] = dict(zip(_RUN_FIELDS, columns, strict=True))
+    fields["system"] = map((1).__eq__, fields["system"])
+    fields["flags"] = map(_FLAGS.__getitem__, fields["flags"])
+    fields["codec"] = map(CODECS.__getitem__, fields["codec"])
+    return map(Run._make, zip(ids, *fields.values(), leader_epochs, strict=True))
 
 
 def _check_layout(table: RunColumns, body_bytes: int) -> None:

@@ -16,6 +16,7 @@ import msgspec
 import zstandard
 
 from kbackupd.format.columns import Count, Digest
+from kbackupd.format.run_table import RUN_COLUMNS
 from kbackupd.model.errors import CorruptObjectError
 
 SEGMENTS = "segments"
@@ -35,28 +36,7 @@ _SAMPLE = ("sent_ms", "answered_ms", "log_start_offset", "last_stable_offset", "
 _ROW = ("topic", "partition", "segment")
 
 COLUMNS: dict[str, tuple[str, ...]] = {
-    RUNS: (
-        *_ROW,
-        "system",
-        "asked_offset",
-        "first_offset",
-        "next_offset",
-        "branch",
-        "replica",
-        "captured_ms",
-        "batches",
-        "records",
-        "flags",
-        "base_timestamp",
-        "max_timestamp",
-        "largest_batch",
-        "position",
-        "stored_length",
-        "raw_length",
-        "codec",
-        "crc32c",
-        "epochs",
-    ),
+    RUNS: (*_ROW, *RUN_COLUMNS, "epochs"),
     LEADER_EPOCHS: ("topic", "partition", "epoch", "start_offset"),
     SAMPLES: (*_ROW, *_SAMPLE),
     OUTCOMES: (*_ROW, "offset", "producer_id", "producer_epoch", "committed"),

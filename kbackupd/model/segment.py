@@ -63,6 +63,7 @@ class Run(NamedTuple):
     """One partition's consecutive record batches inside one segment.
 
     It proves the offsets `[asked_offset, next_offset)`; those between batches that it lacks did not exist any more.
+    The fields stand in the order of a footer's columns (`kbackupd.format.run_table`).
     """
 
     id: PartitionId
