@@ -57,6 +57,10 @@ class DamagedObject:
     hint: str = ""
     unsupported: bool = False
 
+    @classmethod
+    def of(cls, key: str, error: CorruptObjectError | UnsupportedFormatError) -> DamagedObject:
+        return cls(key=key, reason=error.reason, hint=error.hint, unsupported=isinstance(error, UnsupportedFormatError))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
@@ -161,12 +165,7 @@ async def load_catalog(
         rollups=tuple(chosen.usable),
         direct=frozenset(segment.place for segment in direct),
         rest=tuple(rest),
-        damaged_rollups=tuple(
-            DamagedObject(
-                key=key, reason=error.reason, hint=error.hint, unsupported=isinstance(error, UnsupportedFormatError)
-            )
-            for key, error in sorted(chosen.damaged.items())
-        ),
+        damaged_rollups=tuple(DamagedObject.of(key, error) for key, error in sorted(chosen.damaged.items())),
     )
 
 
@@ -282,10 +281,8 @@ async def _present(reading: Awaitable[Result]) -> Result | None:
 def _judged(damaged: list[DamagedObject], key: str, decode: Callable[[], Result]) -> Result | None:
     try:
         return decode()
-    except CorruptObjectError as error:
-        damaged.append(DamagedObject(key=key, reason=error.reason, hint=error.hint))
-    except UnsupportedFormatError as error:
-        damaged.append(DamagedObject(key=key, reason=error.reason, hint=error.hint, unsupported=True))
+    except (CorruptObjectError, UnsupportedFormatError) as error:
+        damaged.append(DamagedObject.of(key, error))
     return None
 
 

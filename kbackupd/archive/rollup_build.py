@@ -209,10 +209,7 @@ class _Writer:
 
     def _distrust(self, key: str, error: CorruptObjectError | UnsupportedFormatError) -> None:
         self._distrusted.add(key)
-        unsupported = isinstance(error, UnsupportedFormatError)
-        self._report.damaged.append(
-            DamagedObject(key=key, reason=error.reason, hint=error.hint, unsupported=unsupported)
-        )
+        self._report.damaged.append(DamagedObject.of(key, error))
 
     def _note_ranges(self) -> None:
         self._ranges = sorted(

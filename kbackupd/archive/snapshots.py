@@ -242,8 +242,7 @@ async def snapshot_among(
             try:
                 snapshot, _ = await asyncio.to_thread(format.decode, key, await store.get(key), identity)
             except (CorruptObjectError, UnsupportedFormatError) as error:
-                newer = isinstance(error, UnsupportedFormatError)
-                damaged.append(DamagedObject(key=key, reason=error.reason, hint=error.hint, unsupported=newer))
+                damaged.append(DamagedObject.of(key, error))
                 continue
             except ObjectMissingError:  # pruned between listing and reading
                 continue

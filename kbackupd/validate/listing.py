@@ -12,7 +12,10 @@ from kbackupd.validate.report import Code, Finding, Severity
 from kbackupd.validate.survey import Survey
 
 PUT_BACK = "put the object back from a copy of the archive"
-FROM_FOOTERS = "nothing is lost: readers take what it sums up from the segments, which takes longer"
+ROLL_UP_AGAIN = (
+    "delete it, and run kbackupd rollup; nothing is lost: readers take what it sums up from the segments, which takes "
+    "longer"
+)
 FROM_SEGMENTS = "nothing is lost: what a checkpoint says follows from the segments; the next start reads more of them"
 
 
@@ -43,7 +46,7 @@ def _damaged(found: Survey) -> Iterator[Finding]:
         code = Code.OBJECT_UNSUPPORTED if one.unsupported else Code.OBJECT_DAMAGED
         action = one.hint or PUT_BACK
         if keys.parse_rollup_key(one.key) and not one.unsupported:
-            action = f"delete it, and run kbackupd rollup; {FROM_FOOTERS}"
+            action = ROLL_UP_AGAIN
         if keys.parse_checkpoint_key(one.key) and not one.unsupported:
             action = f"{PUT_BACK}, or delete it; {FROM_SEGMENTS}"
         yield _error(code, one.reason, action, one.key)

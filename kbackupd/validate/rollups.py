@@ -11,11 +11,10 @@ from kbackupd.archive.rollup_read import UsableRollup
 from kbackupd.archive.segments import CatalogSegment
 from kbackupd.model.errors import CorruptObjectError, ObjectMissingError
 from kbackupd.store.protocol import ObjectStore
-from kbackupd.validate.listing import FROM_FOOTERS
+from kbackupd.validate.listing import ROLL_UP_AGAIN
 from kbackupd.validate.report import Code, Finding, Severity
 from kbackupd.validate.survey import Survey
 
-DELETE = f"delete it, and run kbackupd rollup; {FROM_FOOTERS}"
 _WORTH_SAYING = 16
 """So many segments between rolled up ones are in no roll-up only if one was deleted, or is damaged."""
 
@@ -39,7 +38,7 @@ def _contradiction(rollup: UsableRollup, message: str) -> Finding:
         severity=Severity.ERROR,
         code=Code.ROLLUP_CONTRADICTED,
         message=message,
-        action=DELETE,
+        action=ROLL_UP_AGAIN,
         object=rollup.opened.ref.key,
     )
 
@@ -62,7 +61,7 @@ def _sources(found: Survey) -> Iterator[Finding]:
                     severity=Severity.ERROR,
                     code=Code.CHAIN_BROKEN,
                     message=f"is not the roll-up that {rollup.opened.ref.key} was made of",
-                    action=f"the object was replaced by another one; {DELETE}",
+                    action=f"the object was replaced by another one; {ROLL_UP_AGAIN}",
                     object=source.key,
                 )
 
@@ -111,7 +110,7 @@ async def rollup_content_findings(store: ObjectStore, found: Survey) -> list[Fin
                     severity=Severity.ERROR,
                     code=Code.OBJECT_DAMAGED,
                     message=error.reason,
-                    action=DELETE,
+                    action=ROLL_UP_AGAIN,
                     object=rollup.opened.ref.key,
                 )
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -76,49 +76,40 @@ async def survey(store: ObjectStore) -> Survey:
 
     identity = catalog.document.identity if catalog.document else None
 
-    async def read(key: str, decode: Callable[[str, bytes], Found]) -> Found | None:
-        try:
-            return decode(key, await store.get(key))
-        except ObjectMissingError:  # deleted since it was listed: no more than a deleted checkpoint
-            return None
-        except CorruptObjectError as error:
-            damaged.append(DamagedObject(key=key, reason=error.reason, hint=error.hint))
-        except UnsupportedFormatError as error:
-            damaged.append(DamagedObject(key=key, reason=error.reason, hint=error.hint, unsupported=True))
-        return None
+    async def read(kind: Callable[[str], object], reading: Callable[[str], Awaitable[Found]]) -> list[Found]:
+        """All of a kind that can be trusted; the others go to `damaged`."""
 
-    found = await bounded(
-        [one.key for one in catalog.objects if keys.parse_checkpoint_key(one.key)],
-        lambda key: read(key, lambda key, data: keep(decode_checkpoint(key, data, identity))),
-    )
-    snapshots = await bounded(
-        [one.key for one in catalog.objects if keys.parse_snapshot_key(one.key)],
-        lambda key: read(key, lambda key, data: _snapshot(key, data, identity)),
-    )
+        async def one(key: str) -> Found | None:
+            try:
+                return await reading(key)
+            except ObjectMissingError:  # deleted since it was listed: no more than a deleted one
+                return None
+            except (CorruptObjectError, UnsupportedFormatError) as error:
+                damaged.append(DamagedObject.of(key, error))
+                return None
 
-    async def rollup(key: str) -> UsableRollup | None:
-        try:
-            return await with_segments(store, await open_stored(store, key, identity))
-        except ObjectMissingError:
-            return None
-        except CorruptObjectError as error:
-            damaged.append(DamagedObject(key=key, reason=error.reason, hint=error.hint))
-        except UnsupportedFormatError as error:
-            damaged.append(DamagedObject(key=key, reason=error.reason, hint=error.hint, unsupported=True))
-        return None
+        found = await bounded([info.key for info in catalog.objects if kind(info.key)], one)
+        return [value for value in found if value is not None]
 
-    rollups = await bounded([one.key for one in catalog.objects if keys.parse_rollup_key(one.key)], rollup)
+    async def checkpoint(key: str) -> Checkpoint:
+        return keep(decode_checkpoint(key, await store.get(key), identity))
+
+    async def snapshot(key: str) -> SurveyedSnapshot:
+        return _snapshot(key, await store.get(key), identity)
+
+    async def rollup(key: str) -> UsableRollup:
+        return await with_segments(store, await open_stored(store, key, identity))
+
+    checkpoints = await read(keys.parse_checkpoint_key, checkpoint)
+    snapshots = await read(keys.parse_snapshot_key, snapshot)
+    rollups = await read(keys.parse_rollup_key, rollup)
     damaged += await _damaged_texts(store, catalog)
     return Survey(
         catalog=catalog,
-        checkpoints=tuple(
-            sorted(
-                (one for one in found if one is not None), key=lambda one: (one.writer, one.writer_epoch, one.number)
-            )
-        ),
+        checkpoints=tuple(sorted(checkpoints, key=lambda one: (one.writer, one.writer_epoch, one.number))),
         newest=newest,
-        snapshots=tuple(sorted((one for one in snapshots if one is not None), key=lambda one: one.ref.key)),
-        rollups=tuple(sorted((one for one in rollups if one is not None), key=lambda one: one.opened.ref.key)),
+        snapshots=tuple(sorted(snapshots, key=lambda one: one.ref.key)),
+        rollups=tuple(sorted(rollups, key=lambda one: one.opened.ref.key)),
         damaged=tuple(sorted(damaged, key=lambda one: one.key)),
     )
 
