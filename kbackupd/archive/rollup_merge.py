@@ -12,9 +12,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import pairwise
 
-from kbackupd.archive.rollup_rows import Mentions, Row, TableWriter, coalesced, groups_of, rollup_key
+from kbackupd.archive.rollup_rows import Mentions, Row, TableWriter, coalesced, coverage_of, groups_of, rollup_key
 from kbackupd.archive.rollup_source import OpenedRollup, read_blocks
-from kbackupd.format.rollup import Coverage, Mention, RollupBody, RollupHead, SealedRollup
+from kbackupd.format.rollup import Mention, RollupBody, RollupHead, SealedRollup
 from kbackupd.format.tables import BY_TOPIC, COLUMNS, PARTITIONS, STRETCHES, BlockRef, Columns
 from kbackupd.model.positions import TopicId
 from kbackupd.store.protocol import ObjectStore
@@ -64,13 +64,13 @@ async def merge(store: ObjectStore, sources: Sequence[OpenedRollup], *, generati
                 async for _, columns in read_blocks(store, one.rollup, one.rollup.footer.blocks_of(table)):
                     writer.extend(_moved(one, table, columns))
         writer.close()
-    coverage: Coverage = _joined([part for one in sources for part in one.coverage])
+    coverage = coverage_of(part for one in sources for part in one.coverage)
     head = RollupHead(
         level=sources[0].at.level + 1,
         generation=generation,
         coverage=coverage,
         sources=tuple(one.ref for one in sources),
-        topics=tuple((topic_id, names[topic_id]) for topic_id in sorted(names)),
+        topics=tuple((topic_id, names[topic_id]) for topic_id in order),
         events=tuple((one.base + row, event) for one in inputs for row, event in one.rollup.footer.head.events),
         mentions=_mentions(inputs),
         earlier=tuple((one.base + row, rows) for one in inputs for row, rows in one.rollup.footer.head.earlier),
@@ -78,16 +78,6 @@ async def merge(store: ObjectStore, sources: Sequence[OpenedRollup], *, generati
     )
     key = rollup_key(sources[0].at.writer, head.level, coverage, generation)
     return body.seal(key, sources[0].footer.identity, head)
-
-
-def _joined(ranges: Sequence[tuple[int, int, int]]) -> Coverage:
-    joined: list[tuple[int, int, int]] = []
-    for epoch, first, following in ranges:
-        if joined and joined[-1][0] == epoch and joined[-1][2] == first:
-            joined[-1] = (epoch, joined[-1][1], following)
-        else:
-            joined.append((epoch, first, following))
-    return tuple(joined)
 
 
 def _mentions(inputs: Sequence[_Input]) -> tuple[Mention, ...]:

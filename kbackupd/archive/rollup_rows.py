@@ -94,15 +94,15 @@ class Mentions:
             self.kept.append(mention)
 
 
-def coverage_of(places: Iterable[tuple[int, int]]) -> Coverage:
-    """Ascending (writer epoch, sequence) as ranges."""
-    ranges: list[tuple[int, int, int]] = []
-    for epoch, seq in places:
-        if ranges and ranges[-1][0] == epoch and ranges[-1][2] == seq:
-            ranges[-1] = (epoch, ranges[-1][1], seq + 1)
+def coverage_of(ranges: Iterable[tuple[int, int, int]]) -> Coverage:
+    """Ascending ranges of sequences; those that touch are joined."""
+    joined: list[tuple[int, int, int]] = []
+    for epoch, first, following in ranges:
+        if joined and joined[-1][0] == epoch and joined[-1][2] == first:
+            joined[-1] = (epoch, joined[-1][1], following)
         else:
-            ranges.append((epoch, seq, seq + 1))
-    return tuple(ranges)
+            joined.append((epoch, first, following))
+    return tuple(joined)
 
 
 def rollup_key(writer: str, level: int, coverage: Coverage, generation: int) -> str:
@@ -235,7 +235,7 @@ class RollupDraft:
         head = RollupHead(
             level=1,
             generation=generation,
-            coverage=coverage_of(self._places),
+            coverage=coverage_of((epoch, seq, seq + 1) for epoch, seq in self._places),
             sources=(),
             topics=tuple((topic_id, self._names[topic_id]) for topic_id in order),
             events=tuple(self._events),
