@@ -380,16 +380,7 @@ def _gather(said: dict[int, _Said], ids: _Ids, tables: Mapping[str, Columns]) ->
 
 
 def sample_of(id: PartitionId, values: Sequence[int]) -> Sample:
-    sent_ms, answered_ms, log_start, last_stable, high, epoch = values
-    return Sample(
-        id=id,
-        sent_ms=sent_ms,
-        answered_ms=answered_ms,
-        log_start_offset=log_start,
-        last_stable_offset=last_stable,
-        high_watermark=high,
-        leader_epoch=epoch,
-    )
+    return Sample(id, *values)
 
 
 def seen_of(id: PartitionId, values: Sequence[int]) -> PartitionSeen:

@@ -291,16 +291,5 @@ def _check_samples(table: _Samples, ids: Sequence[TopicId]) -> None:
 def _decode_samples(table: _Samples, ids: Sequence[TopicId]) -> tuple[Sample, ...]:
     _check_samples(table, ids)
     keys = partition_ids("samples: topic", table.topic, table.partition, ids)
-    columns = zip(*(getattr(table, name) for name in table.__struct_fields__[2:]), strict=True)
-    return tuple(
-        Sample(
-            id=id_,
-            sent_ms=sent_ms,
-            answered_ms=answered_ms,
-            log_start_offset=log_start,
-            last_stable_offset=last_stable,
-            high_watermark=high,
-            leader_epoch=epoch,
-        )
-        for id_, (sent_ms, answered_ms, log_start, last_stable, high, epoch) in zip(keys, columns, strict=True)
-    )
+    columns = (getattr(table, name) for name in table.__struct_fields__[2:])
+    return tuple(map(Sample._make, zip(keys, *columns, strict=True)))

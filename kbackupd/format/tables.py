@@ -18,6 +18,7 @@ import zstandard
 from kbackupd.format.columns import Count, Digest
 from kbackupd.format.run_table import RUN_COLUMNS
 from kbackupd.model.errors import CorruptObjectError
+from kbackupd.model.segment import Sample
 
 SEGMENTS = "segments"
 IN_FLIGHT = "in_flight"
@@ -32,7 +33,7 @@ TRUNCATIONS = "truncations"
 PARTITIONS = "partitions"
 STRETCHES = "stretches"
 
-_SAMPLE = ("sent_ms", "answered_ms", "log_start_offset", "last_stable_offset", "high_watermark", "leader_epoch")
+_SAMPLE = Sample._fields[1:]
 _ROW = ("topic", "partition", "segment")
 
 COLUMNS: dict[str, tuple[str, ...]] = {

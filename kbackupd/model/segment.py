@@ -121,7 +121,10 @@ class OpenTransaction:
 
 
 class Sample(NamedTuple):
-    """What a leader's answer said about its log: true at some moment within [sent_ms, answered_ms]."""
+    """What a leader's answer said about its log: true at some moment within [sent_ms, answered_ms].
+
+    The fields have the order and the names of the columns in footers and roll-ups.
+    """
 
     id: PartitionId
     sent_ms: int
