@@ -95,7 +95,6 @@ BLOCK_ROWS = 2048
 MAX_BLOCK_ROWS = 1 << 20
 
 _LEVEL = 3
-_COMPRESSOR = zstandard.ZstdCompressor(level=_LEVEL)
 
 Columns = list["array[int]"]
 
@@ -128,7 +127,8 @@ def encode_block(columns: Sequence[array[int]]) -> bytes:
     for column in columns:
         plain = _big_endian(column).tobytes()
         planes += [plain[byte::8] for byte in range(8)]
-    return _COMPRESSOR.compress(b"".join(planes))
+    # A compressor of its own: blocks are made in threads, and one that two of them share ends the process.
+    return zstandard.ZstdCompressor(level=_LEVEL).compress(b"".join(planes))
 
 
 def decode_block(key: str, block: BlockRef, stored: bytes | memoryview) -> Columns:

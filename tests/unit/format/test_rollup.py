@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from array import array
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -35,6 +37,15 @@ def test_a_block_comes_back_as_it_was_written(rows: list[tuple[int, int]]) -> No
     columns = [array("q", column) for column in zip(*rows, strict=True)]
     stored = encode_block(columns)
     assert decode_block(KEY, block_of(IN_FLIGHT, stored, len(rows)), stored) == columns
+
+
+def test_blocks_that_are_made_in_several_threads_at_once_are_the_same_bytes() -> None:
+    """Roll-ups are sealed in threads. A compressor that two of them shared ended the process, or spoiled a block."""
+    rng = random.Random(1)
+    tables = [[array("q", (rng.randrange(1000) for _ in range(2048))) for _ in range(9)] for _ in range(4)]
+    alone = [encode_block(columns) for columns in tables]
+    with ThreadPoolExecutor(len(tables)) as threads:
+        assert list(threads.map(encode_block, tables * 50)) == alone * 50
 
 
 def test_a_damaged_or_shorter_block_is_refused() -> None:
