@@ -28,7 +28,7 @@ from kbackupd.format.header import (
 )
 from kbackupd.format.markers import TransactionScan, marker_type
 from kbackupd.model.path import BatchScan
-from kbackupd.model.segment import RunFlag
+from kbackupd.model.segment import RUN_FLAGS, RunFlag
 
 __all__ = [
     "HEADER_BYTES",
@@ -43,7 +43,6 @@ __all__ = [
     "skim_batches",
 ]
 
-_FLAGS = tuple(RunFlag(bits) for bits in range(64))
 _LEGACY_MAGIC = int(RunFlag.LEGACY_MAGIC)
 _SCANNED = struct.Struct(">qiibIhiqq14xi")
 """A header without producer id, epoch and sequence, which only transactional batches are asked for."""
@@ -204,7 +203,7 @@ def _run_flags(flags: int, attributes: int) -> RunFlag:
         flags |= RunFlag.TRANSACTIONAL
     if attributes & CONTROL:
         flags |= RunFlag.CONTROL
-    return _FLAGS[flags]
+    return RUN_FLAGS[flags]
 
 
 def _scan_odd(view: memoryview, position: int) -> BatchHeader | int:

@@ -23,10 +23,9 @@ from kbackupd.format.columns import (
 )
 from kbackupd.format.container import MAGIC_BYTES
 from kbackupd.model.positions import PartitionId, TopicId
-from kbackupd.model.segment import CODEC_NONE, CODEC_ZSTD, Run, RunFlag
+from kbackupd.model.segment import CODEC_NONE, CODEC_ZSTD, RUN_FLAGS, Run
 
 CODECS = (CODEC_NONE, CODEC_ZSTD)
-_FLAGS = tuple(RunFlag(bits) for bits in range(64))
 
 
 class RunColumns(Struct):
@@ -96,7 +95,7 @@ def check_runs(
     count = check_columns("runs", table)
     check_columns("leader_epochs", leader_epochs)
     check_indices("runs: topic", table.topic, len(ids))
-    check_indices("runs: flags", table.flags, len(_FLAGS))
+    check_indices("runs: flags", table.flags, len(RUN_FLAGS))
     check_indices("runs: codec", table.codec, len(CODECS))
     epochs = group_pairs("leader_epochs", leader_epochs.run, leader_epochs.epoch, leader_epochs.start_offset, count)
     _check_layout(table, body_bytes)
@@ -121,7 +120,7 @@ def made_runs(
     """A run for each row of the `RUN_COLUMNS`; all are equally long, and their values were checked."""
     fields: dict[str, Iterable[Any]] = dict(zip(_RUN_FIELDS, columns, strict=True))
     fields["system"] = map((1).__eq__, fields["system"])
-    fields["flags"] = map(_FLAGS.__getitem__, fields["flags"])
+    fields["flags"] = map(RUN_FLAGS.__getitem__, fields["flags"])
     fields["codec"] = map(CODECS.__getitem__, fields["codec"])
     return map(Run._make, zip(ids, *fields.values(), leader_epochs, strict=True))
 

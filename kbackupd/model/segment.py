@@ -55,6 +55,9 @@ class RunFlag(IntFlag):
         return int(self) & 8 != 0
 
 
+RUN_FLAGS = tuple(RunFlag(bits) for bits in range(64))
+"""Every combination of them by its bits: to look one up costs a tenth of making it."""
+
 CODEC_NONE = "none"
 CODEC_ZSTD = "zstd"
 

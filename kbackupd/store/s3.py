@@ -33,7 +33,7 @@ from kbackupd.store.buffers import crc32c_base64, equal_bytes, total_bytes
 from kbackupd.store.keys import checked_key
 from kbackupd.store.parts_body import PartsBody
 from kbackupd.store.protocol import DELETE_BATCH_KEYS, Buffer, ObjectInfo
-from kbackupd.store.s3_errors import S3_FAILURES, status_of, translate, translate_item, truncated
+from kbackupd.store.s3_errors import S3_FAILURES, causes, status_of, translate, translate_item, truncated
 
 LIST_PAGE_KEYS = 1000
 """The most a ListObjectsV2 answers at once."""
@@ -284,14 +284,8 @@ def _without_frames(error: BaseException) -> BaseException:
     Requests, connections and their failures refer to each other, and by way of those frames to all that our callers
     hold, a segment's buffers among it: whatever the memory budget said, they stayed until a search for garbage.
     """
-    left: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while left:
-        one = left.pop()
-        if one is not None and id(one) not in seen:
-            seen.add(id(one))
-            one.__traceback__ = None
-            left += (one.__cause__, one.__context__)
+    for one in causes(error):
+        one.__traceback__ = None
     return error
 
 

@@ -139,7 +139,7 @@ def _from_answer(status: int, code: str, message: str, *, where: str, key: str) 
 
 def _from_transport(error: BaseException, where: str) -> KbackupError:
     said = f"{where}: {error or type(error).__name__}"
-    for cause in _causes(error):
+    for cause in causes(error):
         # botocore says of it only that it cannot connect, which sends people to look at the server.
         if isinstance(cause, OSError) and cause.errno in _NO_DESCRIPTOR:
             return StoreUnavailableError(
@@ -174,14 +174,16 @@ def _from_transport(error: BaseException, where: str) -> KbackupError:
             return StoreDeniedError(said, hint="this looks like a wrong storage setting")
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what led to it, each once."""
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and all that led to it, each once."""
+    left: list[BaseException | None] = [error]
     seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or current.__context__
+    while left:
+        one = left.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            left += (one.__context__, one.__cause__)
 
 
 def _message_of(error: ClientError) -> str:
