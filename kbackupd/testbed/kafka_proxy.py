@@ -13,13 +13,12 @@ import asyncio
 import contextlib
 import random
 import struct
-import threading
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from kbackupd.testbed.proxy import HOST, FaultRule, LocalProxy, reset
+from kbackupd.testbed.proxy import HOST, CutAnswer, FaultRule, LocalProxy, LoseAnswer, Reset, reset
 
 PRODUCE = 0
 FETCH = 1
@@ -36,23 +35,6 @@ _ANSWER_START = struct.Struct(">ii")
 
 
 @dataclass(frozen=True, slots=True)
-class Reset:
-    """Both connections are reset as soon as the request's head is read; the broker never hears of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoseAnswer:
-    """The broker does what it is asked, then the connection is reset instead of answering."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CutAnswer:
-    """The connection ends after so many bytes of the answer, its length included: a torn answer."""
-
-    after_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class HoldAnswer:
     """The answer, and all that follow on its connection, wait until the rule is lifted: then they come, late."""
 
@@ -63,17 +45,16 @@ Fault: TypeAlias = Reset | LoseAnswer | CutAnswer | HoldAnswer
 class Rule(FaultRule[int]):
     """A fault and the exchanges it strikes, of which `struck` lists the API keys; made by `KafkaProxy.strike`."""
 
-    def __init__(self, fault: Fault, *, api_keys: Collection[int], times: int | None, share: float) -> None:
-        super().__init__(times=times)
+    def __init__(
+        self, fault: Fault, *, api_keys: Collection[int], times: int | None, share: float, chance: random.Random
+    ) -> None:
+        super().__init__(times=times, share=share, chance=chance)
         self.fault = fault
         self._api_keys = frozenset(api_keys)
-        self._share = share
 
-    def meets(self, api_key: int, chance: random.Random) -> bool:
+    def meets(self, api_key: int) -> bool:
         """Whether this request is struck; counts it if so."""
-        if self._api_keys and api_key not in self._api_keys:
-            return False
-        return (self._share >= 1.0 or chance.random() < self._share) and self._strikes(api_key)
+        return (not self._api_keys or api_key in self._api_keys) and self._strikes(api_key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +66,7 @@ class Weather:
     answer_bytes_per_second: float | None = None
 
 
-class KafkaProxy(LocalProxy):
+class KafkaProxy(LocalProxy[Rule]):
     """Before one broker's listener.
 
     Args:
@@ -94,8 +75,6 @@ class KafkaProxy(LocalProxy):
 
     def __init__(self, server_port: int, *, port: int = 0, seed: int | str = 0) -> None:
         super().__init__(server_port, port=port)
-        self._rules: list[Rule] = []
-        self._rules_lock = threading.Lock()
         self._chance = random.Random(seed)
         self._weather = Weather()
         self._changed = asyncio.Event()
@@ -142,10 +121,6 @@ class KafkaProxy(LocalProxy):
         """
         self._on_loop(self._forget())
 
-    def reset_all(self) -> None:
-        """Reset every connection that is there, once; new ones are welcome."""
-        self._on_loop(self._break_all())
-
     def strike(
         self, fault: Fault, *, api_keys: Collection[int] = (), times: int | None = None, share: float = 1.0
     ) -> Rule:
@@ -156,17 +131,11 @@ class KafkaProxy(LocalProxy):
             times: how many it strikes; None: all until it is lifted.
             share: of the requests it would meet, drawn from the proxy's seed.
         """
-        rule = Rule(fault, api_keys=api_keys, times=times, share=share)
-        with self._rules_lock:
-            self._rules.append(rule)
-        return rule
+        return self._add(Rule(fault, api_keys=api_keys, times=times, share=share, chance=self._chance))
 
     def heal(self) -> None:
         """Lift every rule and let everything pass again, what was held back first: good weather."""
-        with self._rules_lock:
-            rules, self._rules = self._rules, []
-        for rule in rules:
-            rule.lift()
+        self.clear()
         self._on_loop(self._heal())
 
     async def _block(self) -> None:
@@ -199,7 +168,7 @@ class KafkaProxy(LocalProxy):
     def _rule_for(self, api_key: int) -> Rule | None:
         with self._rules_lock:
             self._requests[api_key] += 1
-            return next((rule for rule in self._rules if rule.meets(api_key, self._chance)), None)
+            return next((rule for rule in self._rules if rule.meets(api_key)), None)
 
     async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server: asyncio.StreamWriter | None = None
@@ -347,8 +316,7 @@ class _Way:
     async def _write(self, data: bytes) -> None:
         rate = self._proxy._weather.answer_bytes_per_second if self._answers else None
         if rate is None:
-            self._writer.write(data)
-            await self._writer.drain()
+            await self._write_now(data)
             return
         step = max(1, int(rate / 20))
         for position in range(0, len(data), step):

@@ -1,17 +1,20 @@
 """What every proxy of the testbed is: a port of its own before one server, served by an event loop in a thread.
 
 A thread, so that tests and servers may block. What is done to the bytes is the subclasses' (`s3_proxy.py`,
-`kafka_proxy.py`). Ports, connections and rules of one proxy are its loop's; methods may be called from any thread.
+`kafka_proxy.py`, `tcp_proxy.py`). Ports and connections of one proxy are its loop's; methods may be called from any
+thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import struct
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from socket import SO_LINGER, SOL_SOCKET
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -22,15 +25,37 @@ HOST = "127.0.0.1"
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The client's connection is reset as soon as the request's head is read; the server never hears of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoseAnswer:
+    """The server does what it is asked, then the connection is reset instead of answering."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutAnswer:
+    """The connection ends after so many bytes of the answer."""
+
+    after_bytes: int
+    """Of S3: of its body. Of Kafka: of all of it, its length included."""
+
+
 class FaultRule(Generic[T]):
     """What a proxy does to chosen requests, until it has done it often enough or is lifted. Thread-safe.
 
     Args:
         times: how many requests it strikes; None: all until it is lifted.
+        share: of the requests that it would meet, how large a part is struck.
+        chance: draws which of them.
     """
 
-    def __init__(self, *, times: int | None) -> None:
+    def __init__(self, *, times: int | None, share: float = 1.0, chance: random.Random | None = None) -> None:
         self._left = times
+        self._share = share
+        self._chance = chance or random.Random()
         self._lock = threading.Lock()
         self._struck: list[T] = []
         self._lifted = False
@@ -60,7 +85,9 @@ class FaultRule(Generic[T]):
         await event.wait()
 
     def _strikes(self, what: T) -> bool:
-        """Whether it is still in force; counts `what` if so."""
+        """Whether it is still in force, and chance has it so; counts `what` if so."""
+        if self._share < 1.0 and self._chance.random() >= self._share:
+            return False
         with self._lock:
             if self._lifted or self._left == 0:
                 return False
@@ -70,7 +97,10 @@ class FaultRule(Generic[T]):
             return True
 
 
-class LocalProxy(ABC):
+R = TypeVar("R", bound=FaultRule[Any])
+
+
+class LocalProxy(ABC, Generic[R]):
     """Listens before `server_port`; as a context manager it is closed at the end.
 
     Args:
@@ -81,6 +111,8 @@ class LocalProxy(ABC):
     def __init__(self, server_port: int, *, port: int = 0) -> None:
         self.server_port = server_port
         self.port = port
+        self._rules: list[R] = []
+        self._rules_lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._server: asyncio.Server | None = None
@@ -106,6 +138,22 @@ class LocalProxy(ABC):
         if self._loop is not None and self._stop is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()
+
+    def clear(self) -> None:
+        """Lift every rule."""
+        with self._rules_lock:
+            rules, self._rules = self._rules, []
+        for rule in rules:
+            rule.lift()
+
+    def reset_all(self) -> None:
+        """Reset every connection that is there, once; new ones are welcome."""
+        self._on_loop(self._break_all())
+
+    def _add(self, rule: R) -> R:
+        with self._rules_lock:
+            self._rules.append(rule)
+        return rule
 
     def __enter__(self) -> Self:
         self.start()

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 from urllib.parse import unquote
 
-from kbackupd.testbed.proxy import HOST, FaultRule, LocalProxy, reset
+from kbackupd.testbed.proxy import HOST, CutAnswer, FaultRule, LocalProxy, LoseAnswer, Reset, reset
 
 _HEAD_BYTES_MAX = 64 << 10
 _PIECE_BYTES = 64 << 10
-_BITS_PER_SECOND = 10
+_SENDS_PER_SECOND = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +34,6 @@ class Answer:
 
     status: int = 503
     code: str = "SlowDown"
-
-
-@dataclass(frozen=True, slots=True)
-class Reset:
-    """The connection is reset as soon as the request's head is read; the server never hears of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoseAnswer:
-    """The server does what it is asked, then the connection is reset instead of answering."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CutAnswer:
-    """The connection is closed after so many bytes of the answer's body: a truncated GET."""
-
-    after_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,27 +67,21 @@ class Rule(FaultRule[str]):
     def __init__(
         self, fault: Fault, *, method: str, key_part: str, times: int | None, share: float = 1.0, seed: int = 0
     ) -> None:
-        super().__init__(times=times)
+        super().__init__(times=times, share=share, chance=random.Random(seed))
         self.fault = fault
         self._method = method
         self._key_part = key_part
-        self._share = share
-        self._chance = random.Random(seed)
 
     def meets(self, method: str, target: str) -> bool:
         """Whether this request is struck; counts it if so."""
-        if self._method not in ("", method) or self._key_part not in target:
-            return False
-        return (self._share >= 1.0 or self._chance.random() < self._share) and self._strikes(target)
+        return self._method in ("", method) and self._key_part in target and self._strikes(target)
 
 
-class S3Proxy(LocalProxy):
+class S3Proxy(LocalProxy[Rule]):
     """Before one S3 server; see `LocalProxy`."""
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
-        self._rules: list[Rule] = []
-        self._rules_lock = threading.Lock()
         self._seen: Counter[str] = Counter()
 
     @property
@@ -129,17 +105,7 @@ class S3Proxy(LocalProxy):
         seed: int = 0,
     ) -> Rule:
         """Do this to the requests a rule meets, see `Rule`; of several rules the one made first counts."""
-        rule = Rule(fault, method=method, key_part=key_part, times=times, share=share, seed=seed)
-        with self._rules_lock:
-            self._rules.append(rule)
-        return rule
-
-    def clear(self) -> None:
-        """Lift every rule: good weather."""
-        with self._rules_lock:
-            rules, self._rules = self._rules, []
-        for rule in rules:
-            rule.lift()
+        return self._add(Rule(fault, method=method, key_part=key_part, times=times, share=share, seed=seed))
 
     def _rule_for(self, head: _Head) -> Rule | None:
         with self._rules_lock:
@@ -249,15 +215,13 @@ class _Side:
             raise _Broken from error
 
     async def send(self, data: bytes, *, rate: int | None = None) -> None:
-        """Args:
-        rate: bytes a second, sent in ten bits a second; None: at once.
-        """
-        bit = len(data) if rate is None else max(1, rate // _BITS_PER_SECOND)
-        for first in range(0, len(data), max(1, bit)):
-            self.writer.write(data[first : first + bit])
+        """All of it; `rate`: no more bytes a second than that, None: at once."""
+        piece_bytes = max(1, len(data) if rate is None else rate // _SENDS_PER_SECOND)
+        for first in range(0, len(data), piece_bytes):
+            self.writer.write(data[first : first + piece_bytes])
             await self.writer.drain()
             if rate is not None:
-                await asyncio.sleep(1 / _BITS_PER_SECOND)
+                await asyncio.sleep(1 / _SENDS_PER_SECOND)
 
     def reset(self) -> None:
         """End the connection with RST: the other side gets an error, not an orderly end."""

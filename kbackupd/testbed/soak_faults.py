@@ -17,17 +17,8 @@ from kbackupd.testbed import kafka_proxy
 from kbackupd.testbed.kafka_proxy import FETCH, KafkaProxy
 from kbackupd.testbed.odd_daemon import ClockFile
 from kbackupd.testbed.proxied_cluster import ProxiedCluster
-from kbackupd.testbed.s3_proxy import (
-    Answer,
-    CutAnswer,
-    CutUpload,
-    Fault,
-    LoseAnswer,
-    Reset,
-    S3Proxy,
-    Stall,
-    Trickle,
-)
+from kbackupd.testbed.proxy import CutAnswer, LoseAnswer, Reset
+from kbackupd.testbed.s3_proxy import Answer, CutUpload, Fault, S3Proxy, Stall, Trickle
 from kbackupd.testbed.soak_daemon import SupervisedDaemon
 
 
@@ -159,8 +150,8 @@ WEATHER: Sequence[Kind] = (
     Kind(name="broker far", strike=_path_to_a_broker(lambda proxy: proxy.delay(0.3)), seconds=(5, 15)),
     Kind(name="broker slow", strike=_path_to_a_broker(lambda proxy: proxy.trickle(30_000)), seconds=(5, 15)),
     Kind(name="connections forgotten", strike=_path_to_a_broker(KafkaProxy.forget), seconds=(5, 15)),
-    Kind(name="torn fetches", strike=_fetches(kafka_proxy.CutAnswer(after_bytes=5_000), 0.3), seconds=(3, 12)),
-    Kind(name="lost fetches", strike=_fetches(kafka_proxy.LoseAnswer(), 0.3), seconds=(3, 12)),
+    Kind(name="torn fetches", strike=_fetches(CutAnswer(after_bytes=5_000), 0.3), seconds=(3, 12)),
+    Kind(name="lost fetches", strike=_fetches(LoseAnswer(), 0.3), seconds=(3, 12)),
     Kind(name="broker killed", strike=_node_killed, seconds=(2, 8)),
 )
 HANDS: Sequence[Kind] = (

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from enum import Enum
 
 from kbackupd.testbed.proxy import HOST, FaultRule, LocalProxy, reset
@@ -40,13 +39,11 @@ class BreakRule(FaultRule[int]):
         return self._strikes(carried)
 
 
-class TcpProxy(LocalProxy):
+class TcpProxy(LocalProxy[BreakRule]):
     """Before any server; both ways of a connection pass unchanged until a rule meets it."""
 
     def __init__(self, server_port: int, *, port: int = 0) -> None:
         super().__init__(server_port, port=port)
-        self._rules: list[BreakRule] = []
-        self._rules_lock = threading.Lock()
         self.accepted = 0
         """Connections so far."""
 
@@ -61,14 +58,7 @@ class TcpProxy(LocalProxy):
             of_requests: what its client has sent counts, rather.
             times: how many connections; None: all until it is lifted.
         """
-        rule = BreakRule(how, after_bytes=after_bytes, of_requests=of_requests, times=times)
-        with self._rules_lock:
-            self._rules.append(rule)
-        return rule
-
-    def reset_all(self) -> None:
-        """Reset every connection that is there, once; new ones are welcome."""
-        self._on_loop(self._break_all())
+        return self._add(BreakRule(how, after_bytes=after_bytes, of_requests=of_requests, times=times))
 
     async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server: asyncio.StreamWriter | None = None

@@ -13,8 +13,9 @@ import pytest
 from kbackupd.model.errors import ObjectMissingError, StoreUnavailableError
 from kbackupd.model.settings import S3Settings
 from kbackupd.store.s3 import S3Limits, S3Store
+from kbackupd.testbed.proxy import CutAnswer, LoseAnswer, Reset
 from kbackupd.testbed.s3 import S3Server
-from kbackupd.testbed.s3_proxy import Answer, CutAnswer, CutUpload, LoseAnswer, Reset, S3Proxy, Stall, Trickle
+from kbackupd.testbed.s3_proxy import Answer, CutUpload, S3Proxy, Stall, Trickle
 from tests.integration.conditions import reaches
 from tests.integration.verbatim import plain_storage
 

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from kbackupd.testbed.kafka_proxy import FETCH, METADATA, PRODUCE, CutAnswer, HoldAnswer, KafkaProxy, LoseAnswer, Reset
+from kbackupd.testbed.kafka_proxy import FETCH, METADATA, PRODUCE, HoldAnswer, KafkaProxy
+from kbackupd.testbed.proxy import CutAnswer, LoseAnswer, Reset
 
 DEADLINE_SECONDS = 20.0
 

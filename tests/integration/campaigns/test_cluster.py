@@ -12,8 +12,9 @@ from kbackupd.kafka.wire import MetadataRequest
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.errors import KafkaUnavailableError
 from kbackupd.model.settings import SecuritySettings
-from kbackupd.testbed.kafka_proxy import METADATA, LoseAnswer
+from kbackupd.testbed.kafka_proxy import METADATA
 from kbackupd.testbed.proxied_cluster import ProxiedCluster
+from kbackupd.testbed.proxy import LoseAnswer
 from kbackupd.testbed.truth import Truth, compare_records, read_topic
 from kbackupd.testbed.workload import RecordMaker, produce
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from kbackupd.testbed.exposure import ExposureWatch
-from kbackupd.testbed.kafka_proxy import FETCH, LIST_OFFSETS, METADATA, CutAnswer, LoseAnswer, Reset
+from kbackupd.testbed.kafka_proxy import FETCH, LIST_OFFSETS, METADATA
+from kbackupd.testbed.proxy import CutAnswer, LoseAnswer, Reset
 from tests.integration.campaigns.campaign import Campaign
 from tests.integration.conditions import reaches
 

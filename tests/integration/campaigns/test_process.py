@@ -22,7 +22,7 @@ from kbackupd.format.keys import parse_segment_key
 from kbackupd.testbed.covered import flush_to_the_ends
 from kbackupd.testbed.daemon import Daemon, kbackupd_command
 from kbackupd.testbed.odd_daemon import ClockFile
-from kbackupd.testbed.s3_proxy import Reset
+from kbackupd.testbed.proxy import Reset
 from kbackupd.testbed.small_disk import SmallDisk
 from kbackupd.testbed.truth import compare_records, read_topic
 from tests.integration.campaigns.steady import (

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from kbackupd.testbed.kafka_proxy import FETCH, LIST_OFFSETS, METADATA, CutAnswer, Fault, HoldAnswer, LoseAnswer, Reset
+from kbackupd.testbed.kafka_proxy import FETCH, LIST_OFFSETS, METADATA, Fault, HoldAnswer
 from kbackupd.testbed.proxied_cluster import ProxiedCluster
+from kbackupd.testbed.proxy import CutAnswer, LoseAnswer, Reset
 from kbackupd.testbed.workload import TransactionalStream
 from tests.integration.campaigns.campaign import Campaign
 

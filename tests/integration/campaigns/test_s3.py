@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from kbackupd.testbed.s3_proxy import Answer, CutAnswer, CutUpload, Fault, LoseAnswer, Reset, Stall, Trickle
+from kbackupd.testbed.proxy import CutAnswer, LoseAnswer, Reset
+from kbackupd.testbed.s3_proxy import Answer, CutUpload, Fault, Stall, Trickle
 from kbackupd.testbed.workload import PlainStream
 from tests.integration.campaigns.steady import (
     SteadyBackup,

@@ -10,7 +10,8 @@ from kbackupd.archive.archive import Archive
 from kbackupd.archive.describe import describe
 from kbackupd.model.positions import PartitionId
 from kbackupd.testbed.kafka import KafkaServer
-from kbackupd.testbed.s3_proxy import Answer, Fault, Reset, S3Proxy, Stall
+from kbackupd.testbed.proxy import Reset
+from kbackupd.testbed.s3_proxy import Answer, Fault, S3Proxy, Stall
 from kbackupd.testbed.topics import create_topic
 from tests.integration.capture.backup import Backup, Batches, complaints, flush, read
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kbackupd.format.keys import SegmentKey, parse_segment_key
-from kbackupd.testbed.s3_proxy import Answer, Reset, S3Proxy, Stall
+from kbackupd.testbed.proxy import Reset
+from kbackupd.testbed.s3_proxy import Answer, S3Proxy, Stall
 from kbackupd.testbed.topics import create_topic
 from kbackupd.validate.report import Code
 from tests.integration.capture.backup import Backup, codes, flush, follows, problems
