@@ -58,7 +58,7 @@ def back_up(
     Raises:
         ServerFailedError: the daemon died, or was not done in time.
     """
-    (directory / "archive").mkdir(parents=True)
+    directory.mkdir(parents=True)
     socket, log, config = directory / "control.sock", directory / "kbackupd.log", directory / "kbackupd.yaml"
     (port,) = free_ports(1)
     document = {

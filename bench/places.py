@@ -66,7 +66,9 @@ class Directory:
         self.environment: Mapping[str, str] = kbackupd_environment()
 
     def storage(self, life: str) -> Section:
-        return {"type": "filesystem", "filesystem": {"path": str(self._root / life)}}
+        path = self._root / life
+        path.mkdir(parents=True)  # kbackupd makes none
+        return {"type": "filesystem", "filesystem": {"path": str(path)}}
 
     def write(self, sizes: Sequence[int]) -> Cost:
         directory = self._root / "written"
@@ -79,7 +81,7 @@ class Directory:
                 while view:
                     view = view[file.write(view) or 0 :]
                 os.fsync(file.fileno())
-                # As the daemon does: without it new pages, not the disk, are what a virtual machine waits for.
+                # Without it new pages, not the disk, are what a virtual machine waits for.
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
         cost = _at_once(write, len(sizes))
