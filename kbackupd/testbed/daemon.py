@@ -163,19 +163,14 @@ class Daemon:
         self.backup_id = backup_id
         (self.port,) = free_ports(1)
         self.environment = kbackupd_environment(s3)
+        self._reached: Section = {"region": s3.region, "endpoint": s3.endpoint, "force_path_style": True}
         self._program = kbackupd_command("run") if program is None else list(program)
         self._process: GuardedProcess | None = None
         sections: dict[str, Section] = {
             "source": {"bootstrap_servers": list[Json](bootstrap.split(","))},
             "storage": {
                 "type": "s3",
-                "s3": {
-                    "bucket": bucket,
-                    "prefix": prefix,
-                    "region": s3.region,
-                    "endpoint": s3.endpoint,
-                    "force_path_style": True,
-                },
+                "s3": {"bucket": bucket, "prefix": prefix, **self._reached},
             },
             "backup": {"flush_interval": "2s", "checkpoint_interval": "5s", "discovery_interval": "2s"},
             "observability": {"listen": f"127.0.0.1:{self.port}"},
@@ -323,6 +318,29 @@ class Daemon:
             deadline_seconds=deadline_seconds,
             progress=progress,
         )
+
+    def restore(
+        self,
+        bootstrap: str,
+        topics: Mapping[str, str] | None = None,
+        *,
+        progress: Callable[[str], None] | None = None,
+    ) -> Finished:
+        """`kbackupd restore --format json` of its archive, from the S3 server itself; raises as `run_kbackupd`.
+
+        Args:
+            bootstrap: of the target.
+            topics: names in the target by names in the archive; None: all of them, under their own.
+        """
+        section: Section = {
+            "source": {"path": self.path, "backup_id": self.backup_id, "s3": self._reached},
+            "target": {"bootstrap_servers": list[Json](bootstrap.split(","))},
+        }
+        if topics is not None:
+            section["options"] = {"topic_mapping": [{"source": one, "target": to} for one, to in topics.items()]}
+        config = self.directory / "restore.yaml"
+        config.write_text(yaml.safe_dump({"restore": section}, sort_keys=False))
+        return self.cli("restore", "--config", str(config), "--format", "json", progress=progress)
 
     def _require_process(self) -> GuardedProcess:
         if self._process is None:

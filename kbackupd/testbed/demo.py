@@ -21,13 +21,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-import yaml
 from rich.console import Console
 
 from kbackupd.model.errors import KbackupError
 from kbackupd.model.units import format_bytes
 from kbackupd.testbed.covered import flush_to_the_ends
-from kbackupd.testbed.daemon import Daemon, Section
+from kbackupd.testbed.daemon import Daemon
 from kbackupd.testbed.demo_report import Findings, report
 from kbackupd.testbed.demo_topics import HISTORY_RECORDS, PARTITIONS, PLAIN, TIERS, TRANSACTIONAL, TRANSACTIONS
 from kbackupd.testbed.exposure import ExposureWatch
@@ -186,10 +185,8 @@ class Demo:
         with self.screen.stage("start an empty cluster") as stage:
             self.kafka.start()
             stage.update(f"cluster {self.kafka.cluster_id}")
-        configuration = self.home / "restore.yaml"
-        configuration.write_text(yaml.safe_dump({"restore": self._restore_section(daemon)}, sort_keys=False))
         with self.screen.stage("restore: kbackupd restore") as stage:
-            finished = daemon.cli("restore", "--config", str(configuration), "--format", "json", progress=stage.update)
+            finished = daemon.restore(self.kafka.bootstrap, progress=stage.update)
             report = finished.json()
             stage.update(
                 f"{report.get('records_restored'):,} records, {report.get('records_aborted'):,} aborted ones left out"
@@ -260,16 +257,6 @@ class Demo:
         )
         self._cleanup.callback(daemon.kill)
         return daemon
-
-    def _restore_section(self, daemon: Daemon) -> Section:
-        return {
-            "source": {
-                "path": daemon.path,
-                "backup_id": BACKUP_ID,
-                "s3": {"region": self.s3.region, "endpoint": self.s3.endpoint, "force_path_style": True},
-            },
-            "target": {"bootstrap_servers": [self.kafka.bootstrap]},
-        }
 
     def _show_load(self, stage: Stage, watch: ExposureWatch) -> None:
         exposure = "unknown" if watch.now_seconds is None else f"{watch.now_seconds:.1f} s"

@@ -15,8 +15,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from kbackupd.archive.archive import Archive
 from kbackupd.model.settings import S3Settings, Secret, StorageSettings
 from kbackupd.store.open import open_store
@@ -274,7 +272,7 @@ class Soak:
         self.figures.differences += found
         spent = self._validated_seconds / max(1.0, compared - self.figures.began)
         if spent < VALIDATION_SHARE:
-            self._validate(deep=True)
+            self._validate()
         took = time.monotonic() - compared
         self._validated_seconds += took
         self.figures.checks.append((compared - began, took))
@@ -302,11 +300,10 @@ class Soak:
         finally:
             await store.close()
 
-    def _validate(self, *, deep: bool) -> None:
+    def _validate(self) -> None:
         daemon = self._daemon.daemon
         finished = daemon.cli(
-            *("validate", "--path", daemon.path, "--backup-id", BACKUP_ID, "--format", "json"),
-            *(("--deep",) if deep else ()),
+            *("validate", "--path", daemon.path, "--backup-id", BACKUP_ID, "--deep", "--format", "json")
         ).require(0, 3)
         report = json.loads(finished.stdout)
         if not report["valid"]:
@@ -318,7 +315,7 @@ class Soak:
         self._exposure.stop()
         if (exit_code := self._daemon.stop()) != 0:
             self.figures.differences.append(f"the last drain ended with exit code {exit_code}")
-        self._validate(deep=True)
+        self._validate()
         self.figures.differences += asyncio.run(self._compare(self._model.compare_all))
         self._say(f"  the whole archive read again: {len(self.figures.differences)} differences")
         wanted = restorable(self._model, generation, self._cluster.inside)
@@ -328,19 +325,7 @@ class Soak:
         target = KafkaServer(directory=self._home / "target")
         self._stack.callback(target.kill)
         target.start()
-        configuration = self._home / "restore.yaml"
-        source = {
-            "path": self._daemon.daemon.path,
-            "backup_id": BACKUP_ID,
-            "s3": {"region": self._s3.region, "endpoint": self._s3.endpoint, "force_path_style": True},
-        }
-        section = {
-            "source": source,
-            "target": {"bootstrap_servers": [target.bootstrap]},
-            "options": {"topic_mapping": [{"source": one, "target": one} for one in sorted(generation.partitions)]},
-        }
-        configuration.write_text(yaml.safe_dump({"restore": section}))
-        self._daemon.daemon.cli("restore", "--config", str(configuration), "--format", "json").require(0, 6)
+        self._daemon.daemon.restore(target.bootstrap, {one: one for one in sorted(generation.partitions)}).require(0, 6)
         self.figures.restored, differences = restored_differences(wanted, target.bootstrap)
         self.figures.differences += differences
 

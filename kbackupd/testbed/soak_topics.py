@@ -76,10 +76,7 @@ class SoakTopics:
         return made
 
     def load(self, generation: Generation, *, seed: int) -> LiveLoad:
-        return LiveLoad(self._bootstrap, generation.truth, self.streams(generation), seed=seed)
-
-    def streams(self, generation: Generation) -> Sequence[PlainStream | TransactionalStream]:
-        return generation.streams(self._rate)
+        return LiveLoad(self._bootstrap, generation.truth, generation.streams(self._rate), seed=seed)
 
     def make_brief(self, generation: Generation, round_number: int) -> None:
         """A new topic with some records; call it under load."""

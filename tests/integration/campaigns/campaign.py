@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import yaml
-
 from kbackupd.archive.archive import Archive
 from kbackupd.model.positions import PartitionId
 from kbackupd.model.settings import StorageSettings
@@ -27,6 +25,9 @@ from kbackupd.validate.validate import validate
 from tests.integration.capture.backup import Batches, flush, problems, states, topic_rows
 from tests.integration.conditions import reaches
 from tests.integration.verbatim import archived_batches, broker_batches, overrides, plain_storage
+
+EVERYWHERE = [[1, 2, 3], [2, 3, 1], [3, 1, 2]]
+"""Replicas of three partitions, each led by another broker, with a copy on all of them."""
 
 
 class Campaign:
@@ -214,16 +215,7 @@ class Campaign:
 
     async def restore(self, topic: str, target: str) -> None:
         """`kbackupd restore` of a topic into the same cluster, under another name; complete."""
-        daemon = self.daemon
-        configuration = self._directory / "restore.yaml"
-        place: Section = {"region": self._s3.region, "endpoint": self._s3.endpoint, "force_path_style": True}
-        section: Section = {
-            "source": {"path": daemon.path, "backup_id": daemon.backup_id, "s3": place},
-            "target": {"bootstrap_servers": list[Json](self.cluster.inside.split(","))},
-            "options": {"topic_mapping": [{"source": topic, "target": target}]},
-        }
-        configuration.write_text(yaml.safe_dump({"restore": section}))
-        finished = await asyncio.to_thread(daemon.cli, "restore", "--config", str(configuration))
+        finished = await asyncio.to_thread(self.daemon.restore, self.cluster.inside, {topic: target})
         finished.require(0)
 
     async def log(self, topic: str, partition: int = 0) -> Batches:

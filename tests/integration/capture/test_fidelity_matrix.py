@@ -24,7 +24,7 @@ from kbackupd.testbed.truth import Record, compare_records, expected, raw_log, r
 from tests.integration.capture.matrix.cases import CASES, UNKNOWN_CODEC_TOPIC, Case
 from tests.integration.capture.matrix.records import plain_records
 from tests.integration.capture.matrix.source import SourceCluster, headers
-from tests.integration.capture.matrix.stages import BackedUp, Filled, back_up, fill, restore
+from tests.integration.capture.matrix.stages import BackedUp, Filled, back_up, fill
 
 RESTORED = [case for case in CASES if case.restored]
 TARGETS = {case.name: f"matrix-{os.getpid()}-{case.name}" for case in RESTORED}
@@ -47,9 +47,9 @@ def backed_up(filled: Filled, s3_server: S3Server, s3_bucket: str) -> Iterator[B
 
 
 @pytest.fixture(scope="module")
-def restored(filled: Filled, backed_up: BackedUp, s3_server: S3Server, kafka: KafkaServer) -> Iterator[Finished]:
+def restored(filled: Filled, backed_up: BackedUp, kafka: KafkaServer) -> Iterator[Finished]:
     """The restore's end, into a cluster that is not the source; what hung in the source is aborted by then."""
-    finished = restore(backed_up, s3_server, kafka.bootstrap, TARGETS)
+    finished = backed_up.daemon.restore(kafka.bootstrap, TARGETS)
     filled.cluster.abort_the_hanging_transaction()
     yield finished
     for target in TARGETS.values():
@@ -120,11 +120,11 @@ def test_the_restore_is_complete(restored: Finished) -> None:
 
 
 def test_a_batch_that_no_broker_takes_leaves_an_incomplete_topic_that_says_so(
-    backed_up: BackedUp, s3_server: S3Server, kafka: KafkaServer
+    backed_up: BackedUp, kafka: KafkaServer
 ) -> None:
     target = f"matrix-{os.getpid()}-{UNKNOWN_CODEC_TOPIC}"
 
-    finished = restore(backed_up, s3_server, kafka.bootstrap, {UNKNOWN_CODEC_TOPIC: target}).require(6)
+    finished = backed_up.daemon.restore(kafka.bootstrap, {UNKNOWN_CODEC_TOPIC: target}).require(6)
 
     report = _partition(json.loads(finished.stdout), UNKNOWN_CODEC_TOPIC, 0)
     assert f"{target}-0: the target refused a batch" in str(report["failure"])

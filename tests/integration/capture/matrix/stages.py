@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from kbackupd.archive.archive import Archive
 from kbackupd.archive.history import PartitionHistory
 from kbackupd.model.positions import PartitionId
 from kbackupd.model.settings import StorageSettings
 from kbackupd.store.open import open_store
-from kbackupd.testbed.daemon import Daemon, Finished, Json
+from kbackupd.testbed.daemon import Daemon, Json
 from kbackupd.testbed.s3 import S3Server
 from kbackupd.testbed.truth import RawBatch
 from tests.integration.capture.matrix.cases import Case
@@ -118,19 +116,3 @@ async def _read(
         return batches, {place: archive.history(id) for place, id in ids.items()}
     finally:
         await store.close()
-
-
-def restore(backed_up: BackedUp, s3: S3Server, bootstrap: str, targets: Mapping[str, str]) -> Finished:
-    """`kbackupd restore` of these topics (source → target name) into another cluster."""
-    configuration = backed_up.daemon.directory / "restore.yaml"
-    section: Json = {
-        "source": {
-            "path": backed_up.daemon.path,
-            "backup_id": backed_up.daemon.backup_id,
-            "s3": {"region": s3.region, "endpoint": s3.endpoint, "force_path_style": True},
-        },
-        "target": {"bootstrap_servers": [bootstrap]},
-        "options": {"topic_mapping": [{"source": source, "target": target} for source, target in targets.items()]},
-    }
-    configuration.write_text(yaml.safe_dump({"restore": section}, sort_keys=False))
-    return backed_up.daemon.cli("restore", "--config", str(configuration), "--format", "json")
