@@ -6,15 +6,14 @@ segment was durable: nothing that the daemon claims about exposure is believed h
 
 from __future__ import annotations
 
-import json
 import math
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
+from bench.daemon_log import logged, logged_at
 from kbackupd.format.container import TAIL_READ_BYTES, NeedMore
 from kbackupd.format.keys import parse_checkpoint_key, parse_segment_key
 from kbackupd.format.segment import open_footer
@@ -65,8 +64,8 @@ class ArchiveFacts:
         """Those that became durable in `[since, until)`, seconds since the epoch, in that order."""
         sizes = self.objects()
         stored = []
-        for line in _logged(self._log, events.SEGMENT_STORED):
-            at, key = datetime.fromisoformat(str(line["timestamp"])).timestamp(), str(line["key"])
+        for line in logged(self._log, events.SEGMENT_STORED):
+            at, key = logged_at(line), str(line["key"])
             if since <= at < until:
                 stored.append(
                     StoredFacts(key=key, size_bytes=sizes[key], footer=self._footer(key, sizes[key]), durable_at=at)
@@ -77,8 +76,8 @@ class ArchiveFacts:
         """Sizes of the checkpoints stored in `[since, until)`."""
         return [
             int(str(line["bytes"]))
-            for line in _logged(self._log, events.CHECKPOINT_STORED)
-            if since <= datetime.fromisoformat(str(line["timestamp"])).timestamp() < until
+            for line in logged(self._log, events.CHECKPOINT_STORED)
+            if since <= logged_at(line) < until
         ]
 
     def _footer(self, key: str, size: int) -> Footer:
@@ -134,14 +133,3 @@ def quantile(values: Sequence[float], share: float) -> float:
         return float("nan")
     # 0.07 * 100 is a little more than 7: that must not become the eighth.
     return sorted(values)[max(1, math.ceil(share * len(values) - 1e-9)) - 1]
-
-
-def happened_at(log: Path, event: str) -> list[float]:
-    """When the log has `event`, seconds since the epoch."""
-    return [datetime.fromisoformat(str(line["timestamp"])).timestamp() for line in _logged(log, event)]
-
-
-def _logged(log: Path, event: str) -> list[Mapping[str, object]]:
-    text = log.read_text(errors="replace")
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    return [json.loads(line) for line in lines if f'"{event}"' in line]

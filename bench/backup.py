@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import yaml
 
+from bench.daemon_log import logged, logged_at
 from bench.places import Place
-from bench.process import cpu_seconds, peak_rss_bytes
 from kbackupd.model.errors import KbackupError
 from kbackupd.observe import events
 from kbackupd.server.client import ControlClient
 from kbackupd.testbed.daemon import kbackupd_command
 from kbackupd.testbed.ports import free_ports
 from kbackupd.testbed.process import Deadline, GuardedProcess
+from kbackupd.testbed.usage import cpu_seconds, peak_rss_bytes
 
 DEADLINE_SECONDS = 600.0
 
@@ -79,24 +78,24 @@ def back_up(
     )
     try:
         deadline = Deadline(DEADLINE_SECONDS)
-        while not (begun := _happened(log, events.POSITIONS_RECOVERED)):
+        while not (begun := logged(log, events.POSITIONS_RECOVERED)):
             _require(process, deadline, "did not get to work")
             time.sleep(0.002)
         startup_cpu = cpu_seconds(process.pid)
         asyncio.run(_flush(socket, topic, records, process, deadline))
-        stored = _happened(log, events.SEGMENT_STORED)
+        stored = logged(log, events.SEGMENT_STORED)
         while sum(int(str(line["records"])) for line in stored) < records:
             _require(process, deadline, "did not store everything")
             time.sleep(0.002)
-            stored = _happened(log, events.SEGMENT_STORED)
+            stored = logged(log, events.SEGMENT_STORED)
         cpu, peak = cpu_seconds(process.pid), peak_rss_bytes(process.pid)
         process.stop(deadline_seconds=60.0)
     finally:
         process.kill()
     until_full, records_full = _last_full(stored)
     return BackupRun(
-        seconds=(until_full - _instant(begun[0])) * records / records_full,
-        all_durable_seconds=_instant(stored[-1]) - _instant(begun[0]),
+        seconds=(until_full - logged_at(begun[0])) * records / records_full,
+        all_durable_seconds=logged_at(stored[-1]) - logged_at(begun[0]),
         cpu_seconds=cpu - startup_cpu,
         startup_cpu_seconds=startup_cpu,
         peak_rss_bytes=peak,
@@ -105,11 +104,11 @@ def back_up(
     )
 
 
-def _last_full(stored: list[dict[str, object]]) -> tuple[float, int]:
+def _last_full(stored: list[Mapping[str, object]]) -> tuple[float, int]:
     """When the last segment was stored that its size had closed, and how many records were durable by then."""
     sizes = [int(str(line["bytes"])) for line in stored]
     last = max(index for index, size in enumerate(sizes) if size * 2 >= max(sizes))
-    return _instant(stored[last]), sum(int(str(line["records"])) for line in stored[: last + 1])
+    return logged_at(stored[last]), sum(int(str(line["records"])) for line in stored[: last + 1])
 
 
 async def _flush(socket: Path, topic: str, records: int, process: GuardedProcess, deadline: Deadline) -> None:
@@ -129,14 +128,3 @@ async def _flush(socket: Path, topic: str, records: int, process: GuardedProcess
 def _require(process: GuardedProcess, deadline: Deadline, otherwise: str) -> None:
     if not process.alive or deadline.passed:
         raise process.failure(otherwise)
-
-
-def _happened(log: Path, event: str) -> list[dict[str, object]]:
-    """The log's whole lines with this event."""
-    text = log.read_text()
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    return [json.loads(line) for line in lines if f'"{event}"' in line]
-
-
-def _instant(line: Mapping[str, object]) -> float:
-    return datetime.fromisoformat(str(line["timestamp"])).timestamp()

@@ -139,7 +139,7 @@ def as_json(figures: Sequence[TopicFigures]) -> str:
 
 
 def as_table(figures: Sequence[TopicFigures]) -> str:
-    """Median, and in parentheses the least and the most, of the rounds."""
+    """Median, and in parentheses the least and the most, of the rounds; as Markdown."""
     rows: list[tuple[str, ...]] = [("", *(f"{one.topic.name}, {one.store}" for one in figures))]
 
     def row(title: str, cell: Callable[[TopicFigures], str]) -> None:
@@ -166,8 +166,7 @@ def as_table(figures: Sequence[TopicFigures]) -> str:
     row("CPU seconds to start", lambda one: one.startup_cpu_seconds.text(2))
     row("peak RSS, MiB", lambda one: _scaled(one.peak_rss_bytes, 1 / MIB).text(0))
     row("memory_limit, MiB", lambda one: f"{one.memory_limit_bytes / MIB:.0f}")
-    widths = [max(len(cells[column]) for cells in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) for cells in rows)
+    return markdown(rows)
 
 
 def _percent(spread: Spread) -> Spread:

@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
@@ -167,41 +167,35 @@ class Load:
         return [part for turn in itertools.zip_longest(*columns) for part in turn if part is not None]
 
     async def _light(self, connection: KafkaConnection, parts: list[tuple[int, list[TopicPartition]]]) -> None:
-        gap = self._period_seconds / len(parts)
-        due = time.monotonic()
-        for node_id, part in itertools.cycle(parts):
-            while not self.light.is_set():
-                if self._stop.is_set():
-                    return
-                await asyncio.sleep(0.05)
-                due = time.monotonic()
-            if self._stop.is_set():
-                return
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            self.late_seconds = max(self.late_seconds, time.monotonic() - due)
-            due += gap
+        turns = itertools.cycle(parts)
+        async for late_seconds in self._paced(self.light, self._period_seconds / len(parts)):
+            self.late_seconds = max(self.late_seconds, late_seconds)
+            node_id, part = next(turns)
             await self._send(connection, node_id, part, _one_record())
             self.produced += len(part)
 
     async def _heavy(self, connection: KafkaConnection, parts: list[tuple[int, list[TopicPartition]]]) -> None:
         targets = [(node_id, asked) for node_id, part in parts for asked in part][: self._heavy_partitions]
         gap = HEAVY_BATCH_RECORDS * HEAVY_VALUE_BYTES / max(1, self._heavy_bytes_per_second)
-        batches = list(_heavy_batches())
-        due = time.monotonic()
+        turns = itertools.cycle(targets)
+        batches = itertools.cycle(list(_heavy_batches()))
         lane = connection.new_lane()
-        for turn, (node_id, asked) in enumerate(itertools.cycle(targets)):
-            while not self.heavy.is_set():
-                if self._stop.is_set():
-                    return
+        async for _ in self._paced(self.heavy, gap):
+            node_id, asked = next(turns)
+            await self._send(connection, node_id, [asked], _stamped(next(batches)), lane=lane)
+            self.produced += HEAVY_BATCH_RECORDS
+
+    async def _paced(self, wanted: threading.Event, gap_seconds: float) -> AsyncIterator[float]:
+        """A turn every so often while `wanted` is set, until the load ends; yields how late each is, in seconds."""
+        due = time.monotonic()
+        while not self._stop.is_set():
+            if not wanted.is_set():
                 await asyncio.sleep(0.05)
                 due = time.monotonic()
-            if self._stop.is_set():
-                return
+                continue
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            due += gap
-            batch = _stamped(batches[turn % len(batches)])
-            await self._send(connection, node_id, [asked], batch, lane=lane)
-            self.produced += HEAVY_BATCH_RECORDS
+            yield time.monotonic() - due
+            due += gap_seconds
 
     async def _send(
         self, connection: KafkaConnection, node_id: int, part: Sequence[TopicPartition], batch: bytes, *, lane: int = 0

@@ -9,15 +9,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.archive_facts import ArchiveFacts, counted, exposures, happened_at, quantile
+from bench.archive_facts import ArchiveFacts, counted, exposures, quantile
+from bench.daemon_log import logged, logged_at
 from bench.many_topics import Load
 from bench.partition_figures import Figure, held
-from bench.process import cpu_seconds, peak_rss_bytes, rss_bytes, run_measured
+from bench.process import run_measured
 from bench.scrape import Scraped, loop_waits, scrape
 from kbackupd.observe import events
 from kbackupd.testbed.daemon import Daemon, Section, kbackupd_command, kbackupd_environment
 from kbackupd.testbed.process import Deadline, ServerFailedError
 from kbackupd.testbed.s3 import S3Server
+from kbackupd.testbed.usage import cpu_seconds, peak_rss_bytes, rss_bytes
 
 DEADLINE_SECONDS = 600.0
 READY_POLL_SECONDS = 0.5
@@ -77,7 +79,7 @@ class Watched:
         """Nobody produces; Prometheus scrapes as ever."""
         self._site.say(f"idle for {seconds:g} s")
         time.sleep(2 * self._site.flush_interval_seconds)
-        since, before, cpu = time.time(), self._facts.objects(), cpu_seconds(self._pid)
+        before, cpu = self._facts.objects(), cpu_seconds(self._pid)
         began = time.monotonic()
         scrapes = self._scrape_until(began + seconds, SCRAPE_SECONDS)
         used, spent = time.monotonic() - began, cpu_seconds(self._pid) - cpu
@@ -86,7 +88,7 @@ class Watched:
         self._add(
             held("idle, share of a core", share, "%", digits=2, most=IDLE_AIM_PERCENT, aim="< 5 %"),
             Figure(
-                title=f"idle, objects made in {time.time() - since:.0f} s",
+                title=f"idle, objects made in {used:.0f} s",
                 value=", ".join(f"{count} {kind}" for kind, count in sorted(made.items())) or "none",
             ),
             held("idle, RSS", rss_bytes(self._pid) / MIB, "MiB", digits=0),
@@ -143,14 +145,19 @@ class Watched:
         began = time.monotonic()
         self._daemon.stop()
         self._add(held("SIGTERM to the end of the drain", time.monotonic() - began, "s"))
-        for name, end in (("after SIGTERM", self._daemon.kill), ("after SIGKILL", self._daemon.kill)):
-            end()
+        for name in ("after SIGTERM", "after SIGKILL"):
+            self._daemon.kill()  # harmless where it has left by itself
             seconds, cpu = self._start()
-            recovering = happened_at(self._daemon.log, events.POSITIONS_RECOVERED)[-1]
-            started = happened_at(self._daemon.log, events.DAEMON_STARTED)[-1]
+            recovered = logged(self._daemon.log, events.POSITIONS_RECOVERED)[-1]
+            started = logged(self._daemon.log, events.DAEMON_STARTED)[-1]
             self._add(
                 held(f"restart {name} to ready", seconds, "s", most=READY_AIM_SECONDS, aim="seconds"),
-                held(f"restart {name}, of that until positions are recovered", recovering - started, "s", digits=2),
+                held(
+                    f"restart {name}, of that until positions are recovered",
+                    logged_at(recovered) - logged_at(started),
+                    "s",
+                    digits=2,
+                ),
                 held(f"restart {name}, CPU", cpu, "s", digits=2),
                 held(f"restart {name}, RSS", rss_bytes(self._pid) / MIB, "MiB", digits=0),
             )

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 PROBE_EVERY_SECONDS = 0.02
 _TIMEOUT_SECONDS = 60.0
 _EXPOSURE = re.compile(rb"^kbackupd_rpo_exposure_seconds\{[^}]*\} (\S+)$", re.MULTILINE)
-
 _LOOP_LAG = re.compile(rb"^kbackupd_loop_lag_max_seconds (\S+)$", re.MULTILINE)
 
 

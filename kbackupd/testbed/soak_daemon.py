@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import contextlib
 import signal
 import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Literal
 
 from kbackupd.model.errors import KbackupError
 from kbackupd.server.client import ControlClient
 from kbackupd.testbed.daemon import READY_DEADLINE_SECONDS, Daemon
 from kbackupd.testbed.process import Deadline, ServerFailedError
+from kbackupd.testbed.usage import peak_rss_bytes
 
 Verb = Literal["flush", "pause", "resume"]
-_PEAK_RSS = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 
 
 class SupervisedDaemon:
@@ -168,11 +167,6 @@ class SupervisedDaemon:
                 await client.resume(topics)
 
     def _note_memory(self) -> None:
-        if (pid := self.daemon.pid) is None:
-            return
-        try:
-            found = _PEAK_RSS.search(Path(f"/proc/{pid}/status").read_text())
-        except OSError:
-            return
-        if found is not None:
-            self.peak_rss_bytes = max(self.peak_rss_bytes, int(found[1]) << 10)
+        if (pid := self.daemon.pid) is not None:
+            with contextlib.suppress(OSError):  # it has just ended
+                self.peak_rss_bytes = max(self.peak_rss_bytes, peak_rss_bytes(pid))

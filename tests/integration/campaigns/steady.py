@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import zlib
-from pathlib import Path
 
 from kbackupd.testbed.covered import flush_to_the_ends
 from kbackupd.testbed.daemon import Daemon, Json
@@ -124,24 +122,26 @@ async def recovered(daemon: Daemon) -> None:
     await reaches(well, "exposure falls and every problem is over")
 
 
-def peak_rss_bytes(daemon: Daemon) -> int:
-    """The most memory this life has had, by the kernel's word."""
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{daemon.pid}/status").read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1]) << 10
-
-
-def cpu_seconds(daemon: Daemon) -> float:
-    """Processor time of this life."""
-    fields = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def complained(daemon: Daemon, *, since: int = 0) -> list[dict[str, object]]:
     """Its log's lines of level warning and above, from byte `since` on."""
     lines = daemon.log.read_bytes()[since:].decode(errors="replace").splitlines()
     told = [json.loads(line) for line in lines if line.startswith("{")]
     return [entry for entry in told if entry["level"] in ("warning", "error")]
+
+
+async def stores(daemon: Daemon, segments: int, *, checkpoints: int = 0) -> None:
+    """Return when it has stored so many more of both than it had."""
+
+    def stored() -> tuple[float, float]:
+        return metric(daemon, "kbackupd_segments_total"), metric(daemon, "kbackupd_checkpoints_total")
+
+    before = stored()
+
+    def enough() -> bool:
+        now = stored()
+        return now[0] >= before[0] + segments and now[1] >= before[1] + checkpoints
+
+    await reaches(enough, f"{segments} segments and {checkpoints} checkpoints more")
 
 
 def metric(daemon: Daemon, name: str) -> float:

@@ -16,11 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
 from kbackupd.format.keys import parse_segment_key
 from kbackupd.testbed.covered import flush_to_the_ends
-from kbackupd.testbed.daemon import Daemon, kbackupd_command
+from kbackupd.testbed.daemon import kbackupd_command
 from kbackupd.testbed.odd_daemon import ClockFile
 from kbackupd.testbed.proxy import Reset
 from kbackupd.testbed.small_disk import SmallDisk
@@ -30,8 +29,8 @@ from tests.integration.campaigns.steady import (
     complained,
     exposed,
     exposure,
-    metric,
     recovered,
+    stores,
 )
 from tests.integration.capture.backup import complaints, follows, problems
 from tests.integration.capture.test_leaving import logged
@@ -47,8 +46,7 @@ async def test_told_to_stop_under_load_again_and_again_it_leaves_with_code_0_and
     steady.produce()
     for life in range(1, 4):
         daemon.start()
-        stored = metric(daemon, "kbackupd_segments_total")
-        await reaches(lambda stored=stored: metric(daemon, "kbackupd_segments_total") >= stored + 2, "work done")  # type: ignore[misc]  # bound default
+        await stores(daemon, 2)
         assert daemon.stop() == 0
         assert [entry["footers_read"] for entry in logged(daemon, "positions.recovered")] == [0] * life
     daemon.start()
@@ -90,14 +88,7 @@ async def test_hazard_55_a_clock_stepped_back_and_forth_under_load_disturbs_neit
 
     for wrong_seconds in (-7200, 7200, -3600, 0):
         clock.step_to(wrong_seconds)
-        done = metric(daemon, "kbackupd_segments_total"), metric(daemon, "kbackupd_checkpoints_total")
-        await reaches(
-            lambda done=done: (  # type: ignore[misc]  # bound default
-                metric(daemon, "kbackupd_segments_total") >= done[0] + 2
-                and metric(daemon, "kbackupd_checkpoints_total") >= done[1] + 1
-            ),
-            "segments and a checkpoint are stored by the wrong clock",
-        )
+        await stores(daemon, 2, checkpoints=1)  # by the wrong clock
         assert (exposure(daemon) or 0.0) < 1000  # by the wall clock it would be an hour
         if wrong_seconds == 7200:
             daemon.kill()
@@ -127,8 +118,7 @@ async def test_hazard_49_with_its_output_blocked_it_works_on_is_well_and_leaves_
             return int(struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0])
 
         await reaches(lambda: waiting_bytes() > room - KIB, "the pipe is full")
-        stored = metric(daemon, "kbackupd_segments_total")
-        await reaches(lambda: metric(daemon, "kbackupd_segments_total") >= stored + 5, "it goes on storing")
+        await stores(daemon, 5)
         assert daemon.get("/livez")[0] == 200
         await recovered(daemon)
         await steady.exact(daemon)
@@ -201,8 +191,8 @@ async def test_hazard_18_two_writers_on_one_archive_overlap_harmlessly_and_the_r
     steady.produce()
     first.start()
     second.start()
+    await asyncio.gather(stores(first, segments), stores(second, segments))
     for daemon in (first, second):
-        await reaches(lambda one=daemon: metric(one, "kbackupd_segments_total") >= segments, "both store")  # type: ignore[misc]  # bound default
         await follows(daemon, steady.topics[0], 2)
     steady.settle()
     flush_to_the_ends(second, steady.backup.kafka.bootstrap, steady.generation.partitions)
@@ -213,26 +203,9 @@ async def test_hazard_18_two_writers_on_one_archive_overlap_harmlessly_and_the_r
         writers = {segment.place.writer for segment in archive.segments}
     assert writers == {"main", "second"}
     restored = {topic: unique_topic() for topic in steady.topics}
-    restore(steady, first, restored)
+    first.restore(steady.backup.kafka.bootstrap, restored).require(0)
     for topic, target in restored.items():
         found = read_topic(steady.backup.kafka.bootstrap, target)
         for number, records in found.items():
             wanted = steady.generation.truth.records(topic, number)
             assert compare_records(wanted, records, offsets=False) == []
-
-
-def restore(steady: SteadyBackup, daemon: Daemon, renamed: dict[str, str]) -> None:
-    """Beside the topics that are there still, by the command line."""
-    s3 = steady.backup.s3
-    configuration = daemon.directory / "restore.yaml"
-    section = {
-        "source": {
-            "path": daemon.path,
-            "backup_id": daemon.backup_id,
-            "s3": {"region": s3.region, "endpoint": s3.endpoint, "force_path_style": True},
-        },
-        "target": {"bootstrap_servers": [steady.backup.kafka.bootstrap]},
-        "options": {"topic_mapping": [{"source": source, "target": target} for source, target in renamed.items()]},
-    }
-    configuration.write_text(yaml.safe_dump({"restore": section}))
-    daemon.cli("restore", "--config", str(configuration), "--format", "json").require(0)

@@ -12,15 +12,14 @@ import pytest
 
 from kbackupd.testbed.proxy import CutAnswer, LoseAnswer, Reset
 from kbackupd.testbed.s3_proxy import Answer, CutUpload, Fault, Stall, Trickle
+from kbackupd.testbed.usage import cpu_seconds, peak_rss_bytes
 from kbackupd.testbed.workload import PlainStream
 from tests.integration.campaigns.steady import (
     SteadyBackup,
     complained,
-    cpu_seconds,
     exposed,
-    metric,
-    peak_rss_bytes,
     recovered,
+    stores,
 )
 from tests.integration.capture.backup import follows, problems
 from tests.integration.capture.test_memory import reserved_share
@@ -48,8 +47,7 @@ async def test_seven_of_ten_requests_fail_and_the_backup_goes_on_through_it(
     await recovered(daemon)
 
     rule = steady.proxy.strike(fault, method=method, share=share, seed=steady.seed)
-    stored = metric(daemon, "kbackupd_segments_total")
-    await reaches(lambda: metric(daemon, "kbackupd_segments_total") >= stored + 5, "it stores all the same")
+    await stores(daemon, 5)
     await reaches(lambda: len(rule.struck) >= 5, "requests failed")
     rule.lift()
 
@@ -114,8 +112,7 @@ async def test_a_link_that_is_all_but_dead_slows_the_backup_down_and_loses_nothi
     rule = steady.proxy.strike(Trickle(bytes_per_second=15_000))
     steady.produce()
     await exposed(daemon, 5.0)
-    stored = metric(daemon, "kbackupd_segments_total")
-    await reaches(lambda: metric(daemon, "kbackupd_segments_total") > stored, "a trickle is still a flow")
+    await stores(daemon, 1)  # a trickle is still a flow
     assert rule.struck
     rule.lift()
 
@@ -129,7 +126,7 @@ async def test_reads_that_are_cut_off_are_read_again_when_a_killed_daemon_recove
     daemon = steady.daemon(checkpoint_interval="1h")
     daemon.start()
     steady.produce()
-    await reaches(lambda: metric(daemon, "kbackupd_segments_total") >= 5, "segments that no checkpoint covers")
+    await stores(daemon, 5)  # which no checkpoint covers
     daemon.kill()
 
     rule = steady.proxy.strike(CutAnswer(after_bytes=30), method="GET", share=0.5, seed=steady.seed)
@@ -148,7 +145,7 @@ async def test_a_listing_of_many_pages_that_breaks_between_them_is_continued_whe
     daemon = steady.daemon(odd=pages, checkpoint_interval="1h")
     daemon.start()
     steady.produce()
-    await reaches(lambda: metric(daemon, "kbackupd_segments_total") >= 10, "several pages of segments")
+    await stores(daemon, 10)  # several pages of them
     daemon.kill()
 
     rule = steady.proxy.strike(Reset(), method="GET", key_part="list-type", share=0.4, seed=steady.seed)
@@ -179,16 +176,18 @@ async def test_hazard_51_a_long_outage_fills_the_budget_and_kafka_is_the_spool_w
     heavy = PlainStream(topic=steady.topics[0], records_per_second=300, value_bytes=30_000)
     steady.produce(heavy)
 
+    pid = daemon.pid
+    assert pid is not None
     rule = steady.proxy.strike(fault)
     began, log_began = time.monotonic(), daemon.log.stat().st_size
     requests_began = steady.proxy.seen.total()
     await exposed(daemon, seconds)
     await reaches(lambda: reserved_share(daemon) > 0.8, "as much is fetched as the budget allows")
-    full = cpu_seconds(daemon), time.monotonic()
+    full = cpu_seconds(pid), time.monotonic()
     await exposed(daemon, seconds + 5)
     lasted = time.monotonic() - began
     requests = steady.proxy.seen.total() - requests_began
-    idle_share = (cpu_seconds(daemon) - full[0]) / (time.monotonic() - full[1])
+    idle_share = (cpu_seconds(pid) - full[0]) / (time.monotonic() - full[1])
     lines = complained(daemon, since=log_began)
     rule.lift()
 
@@ -198,5 +197,5 @@ async def test_hazard_51_a_long_outage_fills_the_budget_and_kafka_is_the_spool_w
     assert len(lines) <= 20 + lasted
     await recovered(daemon)
     steady.settle()
-    assert peak_rss_bytes(daemon) <= limit
+    assert peak_rss_bytes(pid) <= limit
     await steady.exact(daemon)

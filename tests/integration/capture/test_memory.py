@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterator
 from itertools import cycle, islice
 from pathlib import Path
@@ -16,6 +15,7 @@ from kbackupd.testbed.daemon import Daemon
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.s3 import S3Server
 from kbackupd.testbed.topics import create_topic
+from kbackupd.testbed.usage import peak_rss_bytes
 from kbackupd.testbed.workload import Codec
 from tests.integration.conditions import reaches
 from tests.integration.verbatim import assert_verbatim, overrides, plain_storage
@@ -48,6 +48,8 @@ async def test_hazard_51_the_process_stays_within_memory_limit_while_the_store_h
     )
     try:
         daemon.start()
+        pid = daemon.pid
+        assert pid is not None
         s3_server.freeze()
         produce(kafka, noise, 250 * MIB, incompressible(), codec="none")
         produce(kafka, prose, 150 * MIB, compressible(), codec="none")
@@ -55,10 +57,10 @@ async def test_hazard_51_the_process_stays_within_memory_limit_while_the_store_h
         await reaches(lambda: reserved_share(daemon) > 0.8, "as much fetched as the budget allows")
         # An upload is given up and begun again: its first body must not stay behind.
         await reaches(lambda: retried_puts(daemon) >= 4, "every upload tried again")
-        assert peak_rss_bytes(daemon) <= BackupSettings().memory_limit_bytes
+        assert peak_rss_bytes(pid) <= BackupSettings().memory_limit_bytes
         s3_server.thaw()
         daemon.ctl("flush")
-        assert peak_rss_bytes(daemon) <= BackupSettings().memory_limit_bytes
+        assert peak_rss_bytes(pid) <= BackupSettings().memory_limit_bytes
         assert daemon.stop() == 0
     finally:
         s3_server.thaw()
@@ -94,12 +96,6 @@ def produce(kafka: KafkaServer, topic: str, size_bytes: int, values: Iterator[by
             except BufferError:
                 producer.poll(0.1)
     assert producer.flush(300.0) == 0
-
-
-def peak_rss_bytes(daemon: Daemon) -> int:
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{daemon.pid}/status").read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1]) << 10
 
 
 def reserved_share(daemon: Daemon) -> float:
