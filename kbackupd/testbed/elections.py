@@ -1,6 +1,6 @@
-"""Who leads, and making somebody else lead: what librdkafka's admin client lacks, in the three requests it takes.
+"""Who leads, and making somebody else lead; two of the requests that takes are not in librdkafka's admin client.
 
-Sources: `AlterPartitionReassignments*.json`, `ElectLeaders*.json` and `DescribeQuorum*.json` of Apache Kafka.
+Sources: `AlterPartitionReassignments*.json` and `DescribeQuorum*.json` of Apache Kafka.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kbackupd.kafka.codec import EMPTY_TAGS, Reader, WireRequest, array, int8, int32, string
+from confluent_kafka import ElectionType, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from kbackupd.kafka.codec import EMPTY_TAGS, Reader, WireRequest, array, int32, string
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.errors import error_for_code
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.settings import SecuritySettings
 
 _TIMEOUT_MS = 30_000
-_PREFERRED = 0
-_NO_NEED = 84
-"""ELECTION_NOT_NEEDED: it leads already."""
 _QUORUM_TOPIC = "__cluster_metadata"
 
 
@@ -45,40 +45,16 @@ class AlterPartitionReassignmentsRequest(WireRequest[tuple[int, ...]]):
         reader.int32()  # throttle time
         code = reader.int16()
         reader.nullable_string()
-        return (code, *_partition_codes(reader))
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class ElectLeadersRequest(WireRequest[tuple[int, ...]]):
-    """The first of the replicas shall lead; answers with every error code."""
-
-    API_KEY = 43
-    API_VERSION = 2
-
-    topic: str
-    partition: int
-
-    def encode(self) -> bytes:
-        topics = array([self.topic], lambda name: string(name) + array([self.partition], int32) + EMPTY_TAGS)
-        return int8(_PREFERRED) + topics + int32(_TIMEOUT_MS) + EMPTY_TAGS
-
-    def decode(self, buffer: bytes, position: int) -> tuple[int, ...]:
-        reader = Reader(buffer, position)
-        reader.int32()  # throttle time
-        return (reader.int16(), *_partition_codes(reader))
-
-
-def _partition_codes(reader: Reader) -> list[int]:
-    codes = []
-    for _ in range(reader.uvarint() - 1):
-        reader.string()
+        codes = [code]
         for _ in range(reader.uvarint() - 1):
-            reader.int32()
-            codes.append(reader.int16())
-            reader.nullable_string()
+            reader.string()
+            for _ in range(reader.uvarint() - 1):
+                reader.int32()
+                codes.append(reader.int16())
+                reader.nullable_string()
+                reader.skip_tags()
             reader.skip_tags()
-        reader.skip_tags()
-    return codes
+        return tuple(codes)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -128,11 +104,17 @@ async def reassign(bootstrap: str, topic: str, replicas: Mapping[int, Sequence[i
 
 
 async def elect_preferred(bootstrap: str, topic: str, partition: int) -> None:
-    """Have the first of a partition's replicas elected; the controller has decided on return. Raises as `reassign`."""
-    async with _connection(bootstrap) as connection:
-        for code in await connection.send_any(ElectLeadersRequest(topic, partition)):
-            if code not in (0, _NO_NEED):
-                raise error_for_code(code, f"electing the leader of {topic}/{partition}")
+    """Have the first of a partition's replicas elected; the controller has decided on return.
+
+    Raises:
+        KafkaException: refused, or nobody answered.
+    """
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    # Its own time-outs, of a minute: confluent-kafka 2.16.1 raises SystemError when it is given others.
+    asked = admin.elect_leaders(ElectionType.PREFERRED, [TopicPartition(topic, partition)])
+    for error in (await asyncio.to_thread(asked.result)).values():
+        if error is not None and error.code() != KafkaError.ELECTION_NOT_NEEDED:  # then it leads already
+            raise KafkaException(error)
 
 
 async def active_controller(bootstrap: str, *, deadline_seconds: float = 60.0) -> int:

@@ -89,7 +89,8 @@ class KafkaServer(LocalServer):
         self.version = version
         self.cluster_id = cluster_id or _new_cluster_id()
         self.properties: dict[str, str] = dict(properties or {})
-        self._listeners = tuple(listeners)
+        self.listeners = tuple(listeners)
+        """Beside the plain one; read at every start."""
         self._users = dict(users or {})
         self.directory.mkdir(parents=True, exist_ok=True)
         self.data = self.directory / "data"
@@ -187,7 +188,7 @@ class KafkaServer(LocalServer):
             "node.id": str(self.node_id),
             "controller.quorum.voters": ",".join(f"{n}@127.0.0.1:{ports[1]}" for n, ports in self.quorum.items()),
             **listener_properties(
-                self._listeners, plain_port=self.port, controller_port=self._controller_port, users=self._users
+                self.listeners, plain_port=self.port, controller_port=self._controller_port, users=self._users
             ),
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",

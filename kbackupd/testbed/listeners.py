@@ -1,4 +1,5 @@
-"""Listeners of a broker beside its plain one: TLS, SASL, mutual TLS, each with a certificate and users of its own.
+"""Listeners of a broker beside its plain one: TLS, SASL, mutual TLS, each with a certificate and users of its own, or
+plain behind a proxy.
 
 The plain listener stays for other nodes and for whoever looks at the truth.
 """
@@ -25,7 +26,7 @@ class Listener:
 
     Args:
         name: capitals only.
-        protocol: SSL, SASL_PLAINTEXT or SASL_SSL.
+        protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.
         certificate: the broker's, for the two with TLS.
         clients_of: PEM file of an authority; only clients with one of its certificates get in.
         port: where the broker listens.

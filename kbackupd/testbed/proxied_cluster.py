@@ -20,6 +20,7 @@ from confluent_kafka.cimpl import NewTopic
 from kbackupd.testbed.elections import active_controller, elect_preferred, reassign
 from kbackupd.testbed.kafka import KafkaCluster, KafkaServer
 from kbackupd.testbed.kafka_proxy import KafkaProxy
+from kbackupd.testbed.listeners import Listener
 from kbackupd.testbed.ports import free_ports
 from kbackupd.testbed.process import Deadline, ServerFailedError
 
@@ -41,13 +42,7 @@ class ProxiedCluster:
         ports = free_ports(2 * n)
         for number, node in enumerate(self.nodes):
             behind, before = ports[2 * number], ports[2 * number + 1]
-            _, controller = node.quorum[node.node_id]
-            node.properties |= {
-                "listeners": f"PLAINTEXT://127.0.0.1:{node.port},OUTSIDE://127.0.0.1:{behind},"
-                f"CONTROLLER://127.0.0.1:{controller}",
-                "advertised.listeners": f"PLAINTEXT://127.0.0.1:{node.port},OUTSIDE://127.0.0.1:{before}",
-                "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,OUTSIDE:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            }
+            node.listeners = (Listener(name="OUTSIDE", protocol="PLAINTEXT", port=behind, advertised_port=before),)
             self.proxies.append(KafkaProxy(behind, port=before, seed=f"{seed}-{node.node_id}"))
 
     @property
@@ -188,12 +183,16 @@ class ProxiedCluster:
         """
         await self._until(topic, lambda found: partition in found and found[partition].leader == node_id)
 
+    async def led_by_another(self, former: int, topic: str, partition: int = 0) -> None:
+        """Return when somebody else than `former` leads. Raises as `led_by`."""
+        await self._until(topic, lambda found: partition in found and found[partition].leader not in (former, -1))
+
     async def move_leader(self, topic: str, partition: int, to: int) -> None:
         """Make `to`, one of its in-sync replicas, the preferred leader and have it elected; no data moves.
 
         Raises:
             ServerFailedError: it does not lead after two minutes.
-            KafkaUnavailableError, KafkaDeniedError: refused.
+            KafkaUnavailableError, KafkaDeniedError, KafkaException: refused.
         """
         replicas = list((await self.partition(topic, partition)).replicas)
         await reassign(self.inside, topic, {partition: [to, *(node for node in replicas if node != to)]})

@@ -8,34 +8,36 @@ from collections.abc import Callable
 import pytest
 
 from kbackupd.testbed.kafka_proxy import FETCH, HoldAnswer
+from kbackupd.testbed.proxied_cluster import ProxiedCluster
 from kbackupd.testbed.workload import TransactionalStream
-from tests.integration.campaigns.campaign import Campaign
+from tests.integration.campaigns.campaign import EVERYWHERE, Campaign
 from tests.integration.conditions import reaches
 
 Names = Callable[[], str]
 
 pytestmark = pytest.mark.timeout(1200)
 
-EVERYWHERE = [[1, 2, 3], [2, 3, 1], [3, 1, 2]]
-"""Three partitions, each led by another broker, with a copy on all of them."""
+
+async def moved_while_an_answer_is_held(cluster: ProxiedCluster, topic: str, chance: random.Random) -> None:
+    """Somebody else leads one of the partitions, and the former leader's answer to a fetch comes after that."""
+    partition = chance.randrange(3)
+    former = await cluster.leader(topic, partition)
+    held = cluster.proxy(former).strike(HoldAnswer(), api_keys=(FETCH,))
+    await reaches(lambda: bool(held.struck), "an answer is under way")
+    await cluster.move_leader(topic, partition, chance.choice([n for n in (1, 2, 3) if n != former]))
+    held.lift()
 
 
 async def test_leaders_that_move_under_load_are_followed_and_answers_of_former_leaders_do_no_harm(
     campaign: Campaign, unique_topic: Names
 ) -> None:
     chance = random.Random(campaign.seed)
-    cluster = campaign.cluster
     topic = await campaign.topic(unique_topic(), EVERYWHERE)
     await campaign.start()
     async with campaign.load(*campaign.plain(300)):
         await campaign.followed()
         for _ in range(4):
-            partition = chance.randrange(3)
-            former = await cluster.leader(topic, partition)
-            held = cluster.proxy(former).strike(HoldAnswer(), api_keys=(FETCH,))
-            await reaches(lambda held=held: held.struck != [], "an answer is under way")  # type: ignore[misc]
-            await cluster.move_leader(topic, partition, chance.choice([n for n in (1, 2, 3) if n != former]))
-            held.lift()
+            await moved_while_an_answer_is_held(campaign.cluster, topic, chance)
         await campaign.followed()
     await campaign.exact()
 
@@ -106,16 +108,10 @@ async def test_a_broker_that_hung_until_others_led_and_then_woke_with_its_old_lo
         await campaign.followed()
         cluster.freeze(1)
         for partition in range(3):
-            await reaches_other_leader(campaign, topic, partition, 1)
+            await cluster.led_by_another(1, topic, partition)
         await campaign.followed()
         cluster.thaw(1)
         await cluster.in_sync()
         await cluster.move_leader(topic, 0, 1)
         await campaign.followed()
     await campaign.exact()
-
-
-async def reaches_other_leader(campaign: Campaign, topic: str, partition: int, former: int) -> None:
-    """Return when somebody else than `former` leads."""
-    while await campaign.cluster.leader(topic, partition) in (former, -1):
-        pass

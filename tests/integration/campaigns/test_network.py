@@ -10,14 +10,12 @@ import pytest
 from kbackupd.testbed.exposure import ExposureWatch
 from kbackupd.testbed.kafka_proxy import FETCH, LIST_OFFSETS, METADATA
 from kbackupd.testbed.proxy import CutAnswer, LoseAnswer, Reset
-from tests.integration.campaigns.campaign import Campaign
+from tests.integration.campaigns.campaign import EVERYWHERE, Campaign
 from tests.integration.conditions import reaches
 
 Names = Callable[[], str]
 
 pytestmark = pytest.mark.timeout(1200)
-
-EVERYWHERE = [[1, 2, 3], [2, 3, 1], [3, 1, 2]]
 
 
 async def test_a_blocked_port_costs_exposure_of_the_partitions_led_there_and_of_no_others(

@@ -13,11 +13,9 @@ from kbackupd.testbed.kafka_proxy import FETCH, LIST_OFFSETS, METADATA, Fault, H
 from kbackupd.testbed.proxied_cluster import ProxiedCluster
 from kbackupd.testbed.proxy import CutAnswer, LoseAnswer, Reset
 from kbackupd.testbed.workload import TransactionalStream
-from tests.integration.campaigns.campaign import Campaign
+from tests.integration.campaigns.campaign import EVERYWHERE, Campaign
 
 Names = Callable[[], str]
-
-EVERYWHERE = [[1, 2, 3], [2, 3, 1], [3, 1, 2]]
 
 
 class Weather:
