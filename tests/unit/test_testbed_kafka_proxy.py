@@ -101,6 +101,14 @@ async def connected(proxy: KafkaProxy) -> Client:
     return Client(*await asyncio.open_connection("127.0.0.1", proxy.port))
 
 
+async def answered_once(proxy: KafkaProxy) -> Client:
+    """Connected, with fetch 1 behind it."""
+    client = await connected(proxy)
+    client.ask(FETCH, 1)
+    await client.answer(1)
+    return client
+
+
 async def test_good_weather_changes_no_byte_of_pipelined_requests_and_large_answers(
     broker: Broker, proxy: KafkaProxy
 ) -> None:
@@ -116,9 +124,7 @@ async def test_good_weather_changes_no_byte_of_pipelined_requests_and_large_answ
 async def test_a_blocked_port_resets_who_is_there_and_refuses_who_comes_until_it_heals(
     broker: Broker, proxy: KafkaProxy
 ) -> None:
-    client = await connected(proxy)
-    client.ask(FETCH, 1)
-    await client.answer(1)
+    client = await answered_once(proxy)
     proxy.block()
     await client.is_reset()
     with pytest.raises(ConnectionRefusedError):
@@ -134,9 +140,7 @@ async def test_a_blocked_port_resets_who_is_there_and_refuses_who_comes_until_it
 async def test_silence_keeps_connections_open_takes_new_ones_and_delivers_late(
     broker: Broker, proxy: KafkaProxy
 ) -> None:
-    old = await connected(proxy)
-    old.ask(FETCH, 1)
-    await old.answer(1)
+    old = await answered_once(proxy)
     proxy.silence()
     new = await connected(proxy)
     old.ask(PRODUCE, 2)
@@ -151,9 +155,7 @@ async def test_silence_keeps_connections_open_takes_new_ones_and_delivers_late(
 async def test_a_forgotten_connection_carries_nothing_while_new_ones_do_and_is_reset_when_it_heals(
     broker: Broker, proxy: KafkaProxy
 ) -> None:
-    old = await connected(proxy)
-    old.ask(FETCH, 1)
-    await old.answer(1)
+    old = await answered_once(proxy)
     proxy.forget()
     old.ask(FETCH, 2)
     new = await connected(proxy)
@@ -169,9 +171,7 @@ async def test_a_forgotten_connection_carries_nothing_while_new_ones_do_and_is_r
 async def test_a_request_of_a_client_that_left_in_silence_arrives_all_the_same(
     broker: Broker, proxy: KafkaProxy
 ) -> None:
-    client = await connected(proxy)
-    client.ask(FETCH, 1)
-    await client.answer(1)
+    client = await answered_once(proxy)
     proxy.silence()
     client.ask(PRODUCE, 2)
     await reaches(lambda: proxy.requests[PRODUCE] == 1)

@@ -133,6 +133,12 @@ class Backup:
         await self.validated()
         return count
 
+    async def drained(self, daemon: Daemon, topics: dict[str, int], kafka: KafkaServer | None = None) -> int:
+        """Flush `daemon` and have it leave, with exit code 0; then as `verbatim`."""
+        await flush(daemon)
+        assert daemon.stop() == 0
+        return await self.verbatim(topics, kafka)
+
     async def validated(self) -> ValidationReport:
         """The report of a deep validation, which must find the archive valid."""
         store = await open_store(self.storage)

@@ -70,9 +70,7 @@ async def test_a_second_daemon_with_the_same_writer_makes_the_first_stop_with_co
         (complaint,) = complaints(first)
         assert "epoch 2 was claimed; this daemon holds 1" in complaint
         await flush(second)
-    await flush(second)
-    assert second.stop() == 0
-    await backup.verbatim({plain: 2, transactional: 2})
+    await backup.drained(second, {plain: 2, transactional: 2})
 
 
 async def test_of_two_daemons_started_at_once_on_an_empty_place_one_stays_and_nothing_is_lost(
@@ -89,9 +87,7 @@ async def test_of_two_daemons_started_at_once_on_an_empty_place_one_stays_and_no
     assert left.wait() == 7
     await follows(stays, topic, 2)
     backup.fill(topic, 0, 1)
-    await flush(stays)
-    assert stays.stop() == 0
-    await backup.verbatim({topic: 2})
+    await backup.drained(stays, {topic: 2})
 
 
 async def test_sigterm_while_the_store_does_not_answer_at_the_start_ends_it_at_once(
@@ -130,9 +126,7 @@ async def test_a_last_flush_that_fails_exits_6_with_the_reason_and_the_next_life
 
     successor = backup.daemon(topic)
     successor.start()
-    await flush(successor)
-    assert successor.stop() == 0
-    await backup.verbatim({topic: 1})
+    await backup.drained(successor, {topic: 1})
 
 
 async def test_a_second_signal_aborts_at_once_and_the_next_life_completes_the_archive(

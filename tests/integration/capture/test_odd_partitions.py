@@ -42,9 +42,7 @@ async def test_batches_larger_than_the_fetch_size_are_captured_between_small_one
     await follows(daemon, topic, 2)
     produce(backup.kafka.bootstrap, Truth(), topic, [Draft(b"live", noise.randbytes(11 << 20), (), 0)])
     backup.fill(topic, batches=1)
-    await flush(daemon)
-    assert daemon.stop() == 0
-    await backup.verbatim({topic: 2})
+    await backup.drained(daemon, {topic: 2})
 
 
 @pytest.fixture

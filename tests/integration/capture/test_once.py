@@ -15,7 +15,7 @@ from kbackupd.testbed.process import GuardedProcess
 from kbackupd.testbed.topics import create_topic, delete_topic
 from kbackupd.testbed.truth import Outcome, Truth
 from kbackupd.testbed.workload import Draft, LiveLoad, PlainStream, TransactionalStream, produce, produce_transaction
-from tests.integration.capture.backup import Backup, complaints, flush, follows, pause
+from tests.integration.capture.backup import Backup, complaints, follows, pause
 from tests.integration.conditions import reaches
 
 Names = Callable[[], str]
@@ -222,21 +222,7 @@ async def test_killed_in_the_middle_the_next_run_completes_what_restores_equal(
     assert 0 < captured < produced
     await backup.verbatim({topic: 2})
     target = unique_topic()
-    restore = short_path / "restore.yaml"
-    s3 = yaml.safe_load(daemon.config.read_text())["storage"]["s3"]
-    kept = {key: value for key, value in s3.items() if key not in ("bucket", "prefix")}
-    restore.write_text(
-        yaml.safe_dump(
-            {
-                "restore": {
-                    "source": {"path": daemon.path, "backup_id": "main", "s3": kept},
-                    "target": {"bootstrap_servers": [backup.kafka.bootstrap]},
-                    "options": {"topic_mapping": [{"source": topic, "target": target}]},
-                }
-            }
-        )
-    )
-    restored = daemon.cli("restore", "--config", str(restore), "--format", "json").json()
+    restored = daemon.restore(backup.kafka.bootstrap, {topic: target}).json()
     assert restored["records_restored"] == produced
 
 
@@ -302,9 +288,7 @@ async def test_beside_a_daemon_on_the_same_socket_it_is_refused_and_the_daemon_g
     code, _ = once(daemon)
     assert code == 5
     backup.fill(topic)
-    await flush(daemon)
-    assert daemon.stop() == 0
-    await backup.verbatim({topic: 1})
+    await backup.drained(daemon, {topic: 1})
 
 
 async def test_where_it_can_have_neither_socket_nor_port_it_goes_without(

@@ -23,7 +23,7 @@ from kbackupd.testbed.s3 import S3Server
 from kbackupd.testbed.tcp_proxy import Break, TcpProxy
 from kbackupd.testbed.topics import create_topic
 from kbackupd.testbed.truth import compare_records, expected, read_topic
-from tests.integration.capture.backup import Backup, fill, flush, follows, problems
+from tests.integration.capture.backup import Backup, fill, follows, problems
 from tests.integration.conditions import reaches
 
 USER, PASSWORD = "keeper", "pass-Word-of-the-keeper"
@@ -238,9 +238,7 @@ async def test_a_broker_that_ends_sessions_which_do_not_prove_themselves_again_i
     await reaches(lambda: guarded.proxy.accepted >= before + 6, "connections made anew")
 
     backup.fill(topic, 0, 1, 2, 3)
-    await flush(daemon)
-    assert daemon.stop() == 0
-    await backup.verbatim({topic: 4}, guarded.kafka)
+    await backup.drained(daemon, {topic: 4}, guarded.kafka)
 
 
 async def test_a_restore_outlives_the_sessions_its_target_ends(

@@ -167,9 +167,7 @@ async def test_what_cannot_be_read_of_an_earlier_life_ends_the_start_and_the_nex
 
     daemon.start()
     backup.fill(topic)
-    await flush(daemon)
-    assert daemon.stop() == 0
-    await backup.verbatim({topic: 1})
+    await backup.drained(daemon, {topic: 1})
     async with backup.archive() as archive:
         id = PartitionId(archive.newest()[topic].topic_id, 0)
         stored = [(run.run.asked_offset, run.run.next_offset) for run in archive.evidence(id).runs]

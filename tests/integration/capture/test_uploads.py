@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from kbackupd.format.keys import SegmentKey, parse_segment_key
 from kbackupd.testbed.proxy import Reset
@@ -38,9 +39,13 @@ async def test_killed_with_one_upload_stalled_and_later_ones_landed_it_declares_
     backup.fill(hot, batches=1)
     await reaches(lambda: bool(rule.struck), "an upload stalled")
     proxy.strike(Stall(), method="PUT", key_part=rule.struck[0])  # also when it is given up and begun again
+
+    def landed(count: int) -> bool:
+        return len(stored(backup, 1)) >= before + count
+
     for number in range(1, 3):
         backup.fill(hot, batches=1)
-        await reaches(lambda n=number: len(stored(backup, 1)) >= before + n, "later segments landed")  # type: ignore[misc]  # bound default
+        await reaches(partial(landed, number), "later segments landed")
     daemon.kill()
     (stalled,) = rule.struck
     missing = sorted(set(range(stored(backup, 1)[-1].seq)) - {key.seq for key in stored(backup, 1)})
@@ -61,9 +66,7 @@ async def test_killed_with_one_upload_stalled_and_later_ones_landed_it_declares_
     proxy.clear()
     await reaches(lambda: missing[0] in [key.seq for key in stored(backup, 1)], "the late segment")
     backup.fill(cold, batches=1)
-    await flush(daemon)
-    assert daemon.stop() == 0
-    await backup.verbatim({hot: 1, cold: 1})
+    await backup.drained(daemon, {hot: 1, cold: 1})
     assert Code.SEQUENCE_ABANDONED in codes(await backup.validated())
 
 
@@ -74,6 +77,11 @@ async def test_a_store_that_refuses_uploads_is_a_visible_problem_within_seconds_
     daemon = backup.daemon(topic, endpoint=proxy.endpoint)
     daemon.start()
     await flush(daemon)
+
+    def told(said: str) -> bool:
+        subjects = {"store put", "uploads"}
+        return any(said in message for subject, message in problems(daemon).items() if subject in subjects)
+
     for fault, said in (
         (Answer(status=503), "SlowDown"),
         (Answer(status=403, code="AccessDenied"), "AccessDenied"),
@@ -81,20 +89,11 @@ async def test_a_store_that_refuses_uploads_is_a_visible_problem_within_seconds_
     ):
         rule = proxy.strike(fault, method="PUT", key_part="segments/main/")
         backup.fill(topic, batches=1)
-        told = {"store put", "uploads"}
-        await reaches(
-            lambda told=told, said=said: any(  # type: ignore[misc]  # bound defaults
-                said in message for subject, message in problems(daemon).items() if subject in told
-            ),
-            "told",
-            seconds=30,
-        )
+        await reaches(partial(told, said), "told", seconds=30)
         assert daemon.get("/healthz")[0] == 503
         rule.lift()
         await reaches(lambda: problems(daemon) == {}, "well again")
-    await flush(daemon)
-    assert daemon.stop() == 0
-    await backup.verbatim({topic: 1})
+    await backup.drained(daemon, {topic: 1})
 
 
 async def test_a_clock_stepped_back_an_hour_between_two_lives_disturbs_neither_order_nor_contents(
