@@ -1,8 +1,8 @@
 """What one scrape of /metrics and one /status cost the event loop at 10,000 partitions: `python -m bench.scrape_cost`.
 
 A whole pipeline of the daemon's follows a cluster in memory, in virtual time, until everything is durable; then the
-answers are computed again and again while real time is measured. Nothing else runs meanwhile, so wall and processor
-time are nearly the same, and either is how long the loop does nothing else.
+answers are computed again and again while real time is measured. Nothing else of the process runs meanwhile: what an
+answer takes is how long the loop does nothing else. On a busy machine only processor time says anything.
 """
 
 from __future__ import annotations

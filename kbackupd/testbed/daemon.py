@@ -137,6 +137,7 @@ class Daemon:
 
     Args:
         directory: its own; made if absent. Must have a short path, for the socket.
+        endpoint: of a proxy before the store; empty: the server itself.
         overrides: sections merged over the configuration, e.g. `{"backup": {"flush_interval": "2s"}}`.
     """
 
@@ -148,6 +149,7 @@ class Daemon:
         s3: S3Server,
         bucket: str,
         prefix: str,
+        endpoint: str = "",
         backup_id: str = "main",
         writer: str = "main",
         overrides: Mapping[str, Section] | None = None,
@@ -170,7 +172,7 @@ class Daemon:
             "source": {"bootstrap_servers": list[Json](bootstrap.split(","))},
             "storage": {
                 "type": "s3",
-                "s3": {"bucket": bucket, "prefix": prefix, **self._reached},
+                "s3": {"bucket": bucket, "prefix": prefix, **self._reached, "endpoint": endpoint or s3.endpoint},
             },
             "backup": {"flush_interval": "2s", "checkpoint_interval": "5s", "discovery_interval": "2s"},
             "observability": {"listen": f"127.0.0.1:{self.port}"},

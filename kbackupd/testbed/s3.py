@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree
 
+from kbackupd.model.settings import S3Settings, Secret, StorageSettings
 from kbackupd.testbed.ports import free_ports
 from kbackupd.testbed.process import Deadline, GuardedProcess, ServerFailedError
 from kbackupd.testbed.server import LocalServer
@@ -130,6 +131,20 @@ class S3Server(LocalServer):
             secret_key=self.secret_key,
             region=self.region,
             timeout_seconds=timeout_seconds,
+        )
+
+    def storage(self, bucket: str, prefix: str) -> StorageSettings:
+        """For those who open a store there themselves."""
+        return StorageSettings(
+            backend=S3Settings(
+                bucket=bucket,
+                prefix=prefix,
+                region=self.region,
+                endpoint=self.endpoint,
+                force_path_style=True,
+                access_key_id=Secret(self.access_key),
+                secret_access_key=Secret(self.secret_key),
+            )
         )
 
     def create_bucket(self, name: str, *, object_lock: bool = False) -> str:

@@ -7,6 +7,7 @@ that, others get a user namespace as well.
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import time
@@ -45,8 +46,9 @@ class SmallDisk:
         try:
             while True:
                 os.write(ballast, bytes(_BALLAST_BYTES))
-        except OSError:
-            return  # full
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
         finally:
             os.close(ballast)
 

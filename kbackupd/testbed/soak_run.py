@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kbackupd.archive.archive import Archive
-from kbackupd.model.settings import S3Settings, Secret, StorageSettings
 from kbackupd.store.open import open_store
 from kbackupd.testbed.covered import flush_to_the_ends
 from kbackupd.testbed.daemon import Daemon
@@ -158,18 +157,10 @@ class Soak:
             s3=self._s3,
             bucket=BUCKET,
             prefix=PREFIX,
+            endpoint=self._proxy.endpoint,
             backup_id=BACKUP_ID,
             writer=writer,
             overrides={
-                "storage": {
-                    "s3": {
-                        "bucket": BUCKET,
-                        "prefix": PREFIX,
-                        "region": self._s3.region,
-                        "endpoint": self._proxy.endpoint,
-                        "force_path_style": True,
-                    }
-                },
                 "backup": {
                     "flush_interval": "2s",
                     "checkpoint_interval": "5s",
@@ -283,16 +274,7 @@ class Soak:
         )
 
     async def _compare(self, compare: Callable[[Archive], Awaitable[list[str]]]) -> list[str]:
-        backend = S3Settings(
-            bucket=BUCKET,
-            prefix=PREFIX,
-            region=self._s3.region,
-            endpoint=self._s3.endpoint,
-            force_path_style=True,
-            access_key_id=Secret(self._s3.access_key),
-            secret_access_key=Secret(self._s3.secret_key),
-        )
-        store = await open_store(StorageSettings(backend=backend))
+        store = await open_store(self._s3.storage(BUCKET, PREFIX))
         try:
             archive = await Archive.open(store, BACKUP_ID)
             damaged = [f"damaged: {one}" for one in archive.damaged] + [f"lost: {one}" for one in archive.lost]

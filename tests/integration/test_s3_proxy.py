@@ -17,7 +17,6 @@ from kbackupd.testbed.proxy import CutAnswer, LoseAnswer, Reset
 from kbackupd.testbed.s3 import S3Server
 from kbackupd.testbed.s3_proxy import Answer, CutUpload, S3Proxy, Stall, Trickle
 from tests.integration.conditions import reaches
-from tests.integration.verbatim import plain_storage
 
 
 @pytest.fixture
@@ -33,7 +32,7 @@ IMPATIENT = S3Limits(connect_timeout_seconds=60.0, read_timeout_seconds=2.0)
 
 
 async def store_behind(proxy: S3Proxy, s3: S3Server, bucket: str, prefix: str, limits: S3Limits = PATIENT) -> S3Store:
-    backend = plain_storage(s3, bucket, prefix).backend
+    backend = s3.storage(bucket, prefix).backend
     assert isinstance(backend, S3Settings)
     return await S3Store.open(replace(backend, endpoint=proxy.endpoint), limits=limits)
 

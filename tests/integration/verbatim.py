@@ -6,27 +6,11 @@ from collections.abc import Iterable
 
 from kbackupd.archive.archive import Archive
 from kbackupd.model.positions import PartitionId
-from kbackupd.model.settings import S3Settings, Secret, StorageSettings
+from kbackupd.model.settings import StorageSettings
 from kbackupd.store.open import open_store
 from kbackupd.testbed.daemon import Json, Section
 from kbackupd.testbed.kafka import KafkaServer
-from kbackupd.testbed.s3 import S3Server
 from kbackupd.testbed.truth import raw_log, split_batches
-
-
-def plain_storage(s3: S3Server, bucket: str, prefix: str) -> StorageSettings:
-    """For those who open the store of a test's daemon themselves."""
-    return StorageSettings(
-        backend=S3Settings(
-            bucket=bucket,
-            prefix=prefix,
-            region="us-east-1",
-            endpoint=s3.endpoint,
-            force_path_style=True,
-            access_key_id=Secret(s3.access_key),
-            secret_access_key=Secret(s3.secret_key),
-        )
-    )
 
 
 def overrides(topics: Iterable[str], **backup: Json) -> dict[str, Section]:

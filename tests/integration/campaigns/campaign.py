@@ -24,7 +24,7 @@ from kbackupd.testbed.workload import LiveLoad, PlainStream, RecordMaker, Transa
 from kbackupd.validate.validate import validate
 from tests.integration.capture.backup import Batches, flush, problems, states, topic_rows
 from tests.integration.conditions import reaches
-from tests.integration.verbatim import archived_batches, broker_batches, overrides, plain_storage
+from tests.integration.verbatim import archived_batches, broker_batches, overrides
 
 EVERYWHERE = [[1, 2, 3], [2, 3, 1], [3, 1, 2]]
 """Replicas of three partitions, each led by another broker, with a copy on all of them."""
@@ -230,7 +230,7 @@ class Campaign:
 
     @property
     def storage(self) -> StorageSettings:
-        return plain_storage(self._s3, self._bucket, self._prefix)
+        return self._s3.storage(self._bucket, self._prefix)
 
     @asynccontextmanager
     async def archive(self) -> AsyncIterator[Archive]:

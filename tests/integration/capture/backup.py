@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import yaml
 from confluent_kafka import KafkaError, Message, Producer
 
 from kbackupd.archive.archive import Archive
@@ -23,7 +25,7 @@ from kbackupd.testbed.workload import RecordMaker
 from kbackupd.validate.report import Code, ValidationReport
 from kbackupd.validate.validate import validate
 from tests.integration.conditions import reaches
-from tests.integration.verbatim import archived_batches, assert_verbatim, overrides, plain_storage
+from tests.integration.verbatim import archived_batches, assert_verbatim, overrides
 
 Batches = list[tuple[int, bytes]]
 """(base offset, bytes)"""
@@ -49,7 +51,7 @@ class Backup:
     def storage(self) -> StorageSettings:
         if self._path is not None:
             return StorageSettings(backend=FilesystemSettings(path=self._path))
-        return plain_storage(self.s3, self.bucket, self.prefix)
+        return self.s3.storage(self.bucket, self.prefix)
 
     def daemon(
         self,
@@ -74,17 +76,6 @@ class Backup:
         """
         sections: dict[str, Section] = overrides(topics, **backup)
         sections["source"] = {**sections["source"], "internal_topics": internal_topics}
-        keys: Section = {"access_key_id": self.s3.access_key, "secret_access_key": secret_key} if secret_key else {}
-        sections["storage"] = {
-            "s3": {
-                "bucket": self.bucket,
-                "prefix": self.prefix,
-                "region": self.s3.region,
-                "endpoint": endpoint or self.s3.endpoint,
-                "force_path_style": True,
-                **keys,
-            }
-        }
         if self._path is not None:
             sections["storage"] = {"type": "filesystem", "filesystem": {"path": str(self._path)}, "s3": None}
         daemon = Daemon(
@@ -93,11 +84,15 @@ class Backup:
             s3=self.s3,
             bucket=self.bucket,
             prefix=self.prefix,
+            endpoint=endpoint,
             overrides=sections,
             writer=writer,
             tiers=tiers,
             program=odd_command(*odd) if odd else program,
         )
+        if secret_key:
+            keys = {"access_key_id": self.s3.access_key, "secret_access_key": secret_key}
+            rewritten(daemon, lambda document: document["storage"]["s3"].update(keys))
         self._daemons.append(daemon)
         return daemon
 
@@ -175,6 +170,13 @@ def fill(kafka: KafkaServer, topic: str, *partitions: int, batches: int = 3, rec
                     known = bool(client.list_topics(topic, timeout=120).topics)
             assert client.flush(120) == 0
     assert failed == []
+
+
+def rewritten(daemon: Daemon, change: Callable[[dict[str, Any]], None]) -> None:
+    """Its file as somebody with an editor would change it."""
+    document = yaml.safe_load(daemon.config.read_text())
+    change(document)
+    daemon.config.write_text(yaml.safe_dump(document, sort_keys=False))
 
 
 async def flush(daemon: Daemon, topics: str = "*") -> FlushReport:

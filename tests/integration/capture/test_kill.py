@@ -17,7 +17,7 @@ from kbackupd.testbed.topics import create_topic
 from kbackupd.testbed.truth import Truth, compare_records, read_topic
 from kbackupd.testbed.workload import LiveLoad, PlainStream, TransactionalStream
 from tests.integration.conditions import reaches
-from tests.integration.verbatim import assert_verbatim, overrides, plain_storage
+from tests.integration.verbatim import assert_verbatim, overrides
 
 
 async def kill_rounds(
@@ -67,7 +67,7 @@ async def kill_rounds(
         assert daemon.stop() == 0
     finally:
         daemon.kill()
-    batches = await assert_verbatim(plain_storage(s3, bucket, prefix), kafka, sizes)
+    batches = await assert_verbatim(s3.storage(bucket, prefix), kafka, sizes)
     for topic, partitions in sizes.items():
         read = read_topic(kafka.bootstrap, topic)
         for partition in range(partitions):

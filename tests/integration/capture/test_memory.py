@@ -18,7 +18,7 @@ from kbackupd.testbed.topics import create_topic
 from kbackupd.testbed.usage import peak_rss_bytes
 from kbackupd.testbed.workload import Codec
 from tests.integration.conditions import reaches
-from tests.integration.verbatim import assert_verbatim, overrides, plain_storage
+from tests.integration.verbatim import assert_verbatim, overrides
 
 MIB = 1 << 20
 VALUE_BYTES = 10_000
@@ -65,7 +65,7 @@ async def test_hazard_51_the_process_stays_within_memory_limit_while_the_store_h
     finally:
         s3_server.thaw()
         daemon.kill()
-    await assert_verbatim(plain_storage(s3_server, s3_bucket, s3_prefix), kafka, sizes)
+    await assert_verbatim(s3_server.storage(s3_bucket, s3_prefix), kafka, sizes)
 
 
 def incompressible() -> Iterator[bytes]:

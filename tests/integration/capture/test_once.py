@@ -15,7 +15,7 @@ from kbackupd.testbed.process import GuardedProcess
 from kbackupd.testbed.topics import create_topic, delete_topic
 from kbackupd.testbed.truth import Outcome, Truth
 from kbackupd.testbed.workload import Draft, LiveLoad, PlainStream, TransactionalStream, produce, produce_transaction
-from tests.integration.capture.backup import Backup, complaints, follows, pause
+from tests.integration.capture.backup import Backup, complaints, follows, pause, rewritten
 from tests.integration.conditions import reaches
 
 Names = Callable[[], str]
@@ -34,9 +34,7 @@ def report_of(ended: Finished) -> Section:
 
 
 def configure(daemon: Daemon, section: str, **values: object) -> None:
-    document = yaml.safe_load(daemon.config.read_text())
-    document.setdefault(section, {}).update(values)
-    daemon.config.write_text(yaml.safe_dump(document, sort_keys=False))
+    rewritten(daemon, lambda document: document.setdefault(section, {}).update(values))
 
 
 def slowed(daemon: Daemon, backup: Backup, topic: str, *partitions: int) -> int:

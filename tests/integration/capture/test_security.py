@@ -23,7 +23,7 @@ from kbackupd.testbed.s3 import S3Server
 from kbackupd.testbed.tcp_proxy import Break, TcpProxy
 from kbackupd.testbed.topics import create_topic
 from kbackupd.testbed.truth import compare_records, expected, read_topic
-from tests.integration.capture.backup import Backup, fill, follows, problems
+from tests.integration.capture.backup import Backup, fill, follows, problems, rewritten
 from tests.integration.conditions import reaches
 
 USER, PASSWORD = "keeper", "pass-Word-of-the-keeper"
@@ -137,9 +137,7 @@ def backup(guarded: Guarded, s3_server: S3Server, short_path: Path) -> Iterator[
 
 def coming(daemon: Daemon, cluster: Section) -> Daemon:
     """`daemon`, told to come to its source that way."""
-    document = yaml.safe_load(daemon.config.read_text())
-    document["source"].update(cluster)
-    daemon.config.write_text(yaml.safe_dump(document, sort_keys=False))
+    rewritten(daemon, lambda document: document["source"].update(cluster))
     return daemon
 
 

@@ -13,13 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from kbackupd.model.events import GapCause
 from kbackupd.testbed.daemon import Daemon, Json, Section, kbackupd_command, kbackupd_environment
 from kbackupd.testbed.s3_proxy import Answer, S3Proxy
 from kbackupd.testbed.topics import create_topic
-from tests.integration.capture.backup import Backup, complaints, flush, follows, gaps, notes, problems, topic_rows
+from tests.integration.capture.backup import (
+    Backup,
+    complaints,
+    flush,
+    follows,
+    gaps,
+    notes,
+    problems,
+    rewritten,
+    topic_rows,
+)
 from tests.integration.capture.test_leaving import logged
 from tests.integration.capture.test_retention import delete_records
 from tests.integration.conditions import reaches
@@ -27,13 +36,6 @@ from tests.integration.conditions import reaches
 Names = Callable[[], str]
 
 LAX: list[Json] = [{"name": "lax", "topics": ["*"], "rpo": "1d", "rto": "1d"}]
-
-
-def rewritten(daemon: Daemon, change: Callable[[dict[str, Any]], None]) -> None:
-    """Its file as somebody with an editor would change it."""
-    document = yaml.safe_load(daemon.config.read_text())
-    change(document)
-    daemon.config.write_text(yaml.safe_dump(document, sort_keys=False))
 
 
 def included(*topics: str) -> Callable[[dict[str, Any]], None]:

@@ -18,7 +18,7 @@ from kbackupd.testbed.s3 import S3Server
 from kbackupd.testbed.truth import RawBatch
 from tests.integration.capture.matrix.cases import Case
 from tests.integration.capture.matrix.source import SourceCluster
-from tests.integration.verbatim import archived_batches, overrides, plain_storage
+from tests.integration.verbatim import archived_batches, overrides
 
 BACKED_UP_WITHIN_SECONDS = 180.0
 _FETCHES_SMALLER_THAN_THE_LARGEST_BATCH = "1MiB"
@@ -87,7 +87,7 @@ def back_up(filled: Filled, directory: Path, *, s3: S3Server, bucket: str, prefi
     finally:
         daemon.kill()
     seconds = time.monotonic() - began
-    batches, histories = asyncio.run(_read(plain_storage(s3, bucket, prefix), list(filled.batches)))
+    batches, histories = asyncio.run(_read(s3.storage(bucket, prefix), list(filled.batches)))
     return BackedUp(daemon=daemon, batches=batches, histories=histories, seconds=seconds)
 
 
