@@ -17,7 +17,7 @@ demo: $(STAMP)  ## real Kafka and S3: produce, back up, kill -9, validate, destr
 	$(BIN)/python -m kbackupd.testbed.demo $(if $(KEEP),--keep)
 
 test: $(STAMP)  ## the whole suite, real Kafka and S3 included
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/python -m pytest -m "not soak" -n 2 --dist loadfile
 
 unit: $(STAMP)  ## only what needs no server: seconds
 	$(BIN)/python -m pytest tests/unit -q
