@@ -346,10 +346,10 @@ def processes_mentioning(text: str) -> list[str]:
 
 class TestDemo:
     @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-    def test_a_demo_that_is_cut_short_leaves_nothing_running(self, tmp_path: Path, how: signal.Signals) -> None:
+    def test_a_demo_that_is_cut_short_leaves_nothing_running(self, short_path: Path, how: signal.Signals) -> None:
         demo = subprocess.Popen(
             [sys.executable, "-m", "kbackupd.testbed.demo"],
-            env={**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "200", "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "TMPDIR": str(short_path), "COLUMNS": "200", "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -362,13 +362,13 @@ class TestDemo:
                 if "start the daemon" in line:
                     break
             assert shown[-1].startswith("✓ start the daemon"), "".join(shown)
-            assert len(processes_mentioning(str(tmp_path))) >= 3
+            assert len(processes_mentioning(str(short_path))) >= 3
             demo.send_signal(how)
             assert demo.wait(PATIENCE_SECONDS) == (-signal.SIGKILL if how is signal.SIGKILL else 130)
             demo.stdout.close()
         finally:
             demo.kill()
             demo.wait()
-        wait_until(lambda: processes_mentioning(str(tmp_path)) == [])
+        wait_until(lambda: processes_mentioning(str(short_path)) == [])
         if how is not signal.SIGKILL:
-            assert list(tmp_path.iterdir()) == []
+            assert list(short_path.iterdir()) == []
