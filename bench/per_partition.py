@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from itertools import count
 
 from bench.figures import machine, markdown
-from kbackupd.archive.writer_state import PartitionState as DurableState
+from kbackupd.archive.partition_state import PartitionState as DurableState
 from kbackupd.archive.writer_state import TopicState, WriterState
 from kbackupd.format.batch import scan_batches
 from kbackupd.format.checkpoint import encode_checkpoint

@@ -21,9 +21,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kbackupd.archive.identity import claim_epoch, open_or_create
+from kbackupd.archive.partition_state import add_epochs, cut_epochs
 from kbackupd.archive.recovery import recover
 from kbackupd.archive.snapshots import SnapshotLog
-from kbackupd.archive.writer_state import WriterState, add_epochs, cut_epochs
+from kbackupd.archive.writer_state import WriterState
 from kbackupd.format.batch import iter_batches, scan_batches
 from kbackupd.format.checkpoint import encode_checkpoint
 from kbackupd.format.keys import checkpoint_key

@@ -1,8 +1,7 @@
 """What a writer's segments add up to: one pure reducer for the running daemon, for recovery and for rebuilding.
 
-Owns the rule how far each partition is covered. Segments are applied in the order (writer epoch, seq); a partition's
-position moves over contiguous runs and gaps only, so that a segment lost before a later one landed holds the position
-back and its offsets are captured again (invariants I4, I6, I8). A checkpoint is a picture of this state.
+Segments are applied in the order (writer epoch, seq); how far each moves a partition is `partition_state`'s rule. A
+checkpoint is a picture of this state.
 
 It does not grow with the archive's age: of deleted incarnations the newest are remembered, so that one wrongly believed
 gone goes on where it was, and older ones are forgotten. One that comes back all the same is met for the first time: its
@@ -12,9 +11,10 @@ log is captured again from its start, which readers take once (docs/adr/0009).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
+from kbackupd.archive.partition_state import UNSEEN, PartitionState, advance, first_offset
 from kbackupd.format.keys import parse_segment_key
 from kbackupd.model.events import (
     Gap,
@@ -39,35 +39,8 @@ from kbackupd.model.segment import (
     TopicCheckpoint,
 )
 
-UNSEEN = "unseen"
-"""The `state` of a partition whose first event is in a lost segment: its `next_offset` is no position."""
-
-
 REMEMBERED_DELETED = 32
 """So many deleted incarnations are remembered, the last to be deleted."""
-
-
-@dataclass(slots=True, kw_only=True)
-class PartitionState:
-    """Below `next_offset` of `branch` all is stored or a known gap."""
-
-    id: PartitionId
-    first_offset: int
-    next_offset: int
-    branch: int = 0
-    next_branch: int = 1
-    state: str = "starting"
-    leader_epochs: list[tuple[int, int]] = field(default_factory=list)
-    open_transactions: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Producer id → (producer epoch, first offset)."""
-
-    @property
-    def leader_epoch(self) -> int:
-        return self.leader_epochs[-1][0] if self.leader_epochs else -1
-
-    @property
-    def seen(self) -> bool:
-        return self.state != UNSEEN
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,19 +53,6 @@ class TopicState:
     closed: bool = False
     """Deleted at the source, or excluded by configuration."""
     deleted: bool = False
-
-
-def add_epochs(table: list[tuple[int, int]], epochs: Iterable[tuple[int, int]]) -> None:
-    """Append the (epoch, start offset) pairs that are newer than the table's last."""
-    for epoch, start in epochs:
-        if not table or epoch > table[-1][0]:
-            table.append((epoch, start))
-
-
-def cut_epochs(table: list[tuple[int, int]], offset: int) -> None:
-    """Forget the epochs that began at or after `offset`, as a truncation to it does."""
-    while table and table[-1][1] >= offset:
-        table.pop()
 
 
 def merge_sequence(ranges: list[tuple[int, int]], seq: int) -> None:
@@ -142,12 +102,12 @@ class WriterState:
         for id, items in steps.items():
             partition = self.partitions.get(id)
             if partition is not None and partition.seen:
-                if not _advance(partition, items):
+                if not advance(partition, items):
                     held_back.add(id)
             else:
                 # Its position is asked for anew. What is captured then must not be hidden behind these branches, and
                 # what the log has lost between these offsets and its start must not be a hole without a cause.
-                first = min(item.offset if isinstance(item, Truncated) else _first_offset(item) for item in items)
+                first = min(item.offset if isinstance(item, Truncated) else first_offset(item) for item in items)
                 if partition is None:
                     self._know(id, footer, PartitionState(id=id, first_offset=first, next_offset=first, state=UNSEEN))
                 unseen = self.partitions[id]
@@ -364,54 +324,3 @@ class WriterState:
             EarlierEpoch(writer_epoch=epoch, durable=tuple(self.coverage.get(epoch, ())), last=last.get(epoch))
             for epoch in range(self.declared_next_epoch, this_epoch)
         )
-
-
-def _advance(partition: PartitionState, items: list[Run | Gap | Truncated]) -> bool:
-    """Move `partition` over what is contiguous in `items`, branch after branch; False if it is held back."""
-    if len(items) == 1 and isinstance(only := items[0], Run) and only.branch == partition.branch:
-        # What nearly every segment says of nearly every partition: in few steps, ten thousand times a flush.
-        if _first_offset(only) > partition.next_offset:
-            return False
-        partition.next_offset = max(partition.next_offset, only.next_offset)
-        add_epochs(partition.leader_epochs, only.leader_epochs)
-        return True
-    by_branch: dict[int, list[Run | Gap | Truncated]] = defaultdict(list)
-    for item in items:
-        by_branch[item.branch].append(item)
-        partition.next_branch = max(partition.next_branch, item.branch + 1)
-    for branch in sorted(by_branch):
-        if branch < partition.branch:
-            continue
-        if branch > partition.branch:
-            cut = next((item for item in by_branch[branch] if isinstance(item, Truncated)), None)
-            # A truncation beyond what is contiguous was seen by a life whose earlier segment is lost: stay on the old
-            # branch, whose leader epoch makes the broker report the divergence again.
-            if cut is None or cut.parent != partition.branch or cut.offset > partition.next_offset:
-                return False
-            partition.branch = branch
-            partition.next_offset = cut.offset
-            # Cut to where it began, or below: nothing is held of the log that is there now.
-            partition.first_offset = min(partition.first_offset, cut.offset)
-            cut_epochs(partition.leader_epochs, cut.offset)
-            _drop_transactions_from(partition, cut.offset)
-        for item in sorted((i for i in by_branch[branch] if not isinstance(i, Truncated)), key=_first_offset):
-            if _first_offset(item) > partition.next_offset:
-                return False
-            nothing_held = partition.first_offset == partition.next_offset
-            partition.next_offset = max(partition.next_offset, item.next_offset)
-            if nothing_held and isinstance(item, Gap) and item.cause == GapCause.LOG_START_MOVED:
-                # Still nothing is held: coverage begins where the log does, as at first sight.
-                partition.first_offset = partition.next_offset
-            if isinstance(item, Run):
-                add_epochs(partition.leader_epochs, item.leader_epochs)
-    return True
-
-
-def _first_offset(item: Run | Gap) -> int:
-    return min(item.asked_offset, item.next_offset) if isinstance(item, Run) else item.first_offset
-
-
-def _drop_transactions_from(partition: PartitionState, offset: int) -> None:
-    for producer_id, (_, first) in list(partition.open_transactions.items()):
-        if first >= offset:
-            del partition.open_transactions[producer_id]

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from kbackupd.archive.writer_state import PartitionState, WriterState
+from kbackupd.archive.partition_state import PartitionState
+from kbackupd.archive.writer_state import WriterState
 from kbackupd.capture.intake import Intake
 from kbackupd.capture.partition import PartitionCapture
 from kbackupd.capture.roster import NO_LEADER, CapturedTopic, Roster

@@ -16,7 +16,8 @@ from typing import NoReturn
 
 import structlog
 
-from kbackupd.archive.writer_state import UNSEEN, PartitionState, TopicState
+from kbackupd.archive.partition_state import UNSEEN, PartitionState
+from kbackupd.archive.writer_state import TopicState
 from kbackupd.capture.source import GroupPositions
 from kbackupd.capture.waiting import woken
 from kbackupd.kafka.errors import error_for_code

@@ -10,8 +10,8 @@ import random
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from kbackupd.archive.writer_state import PartitionState as DurableState
-from kbackupd.archive.writer_state import add_epochs, cut_epochs
+from kbackupd.archive.partition_state import PartitionState as DurableState
+from kbackupd.archive.partition_state import add_epochs, cut_epochs
 from kbackupd.capture.log_start import LogStartPace
 from kbackupd.capture.proof import Proof
 from kbackupd.kafka.types import DivergingEpoch, FetchTarget

@@ -10,15 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbackupd.archive import writer_state
-from kbackupd.archive.writer_state import (
-    UNSEEN,
-    PartitionState,
-    TopicState,
-    WriterState,
-    add_epochs,
-    cut_epochs,
-    merge_sequence,
-)
+from kbackupd.archive.partition_state import UNSEEN, PartitionState
+from kbackupd.archive.writer_state import TopicState, WriterState, merge_sequence
 from kbackupd.format.checkpoint import decode_checkpoint, encode_checkpoint
 from kbackupd.format.keys import checkpoint_key, segment_key
 from kbackupd.model.events import (
@@ -291,17 +284,6 @@ def test_coverage_is_exactly_the_sequences_that_were_applied(seqs: set[int]) -> 
     assert all(a[1] < b[0] for a, b in pairwise(ranges))
 
 
-@given(pairs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 99))), offset=st.integers(0, 99))
-def test_an_epoch_table_ascends_and_a_cut_leaves_only_what_began_below_it(
-    pairs: list[tuple[int, int]], offset: int
-) -> None:
-    table: list[tuple[int, int]] = []
-    add_epochs(table, sorted(pairs, key=lambda pair: (pair[1], pair[0])))
-    assert [epoch for epoch, _ in table] == sorted({epoch for epoch, _ in table})
-    cut_epochs(table, offset)
-    assert all(start < offset for _, start in table)
-
-
 def copied(state: WriterState, *, sealed_ms: int = 1) -> WriterState:
     """Through a checkpoint's bytes and back."""
     key = checkpoint_key("main", 1, 0)
@@ -378,10 +360,6 @@ def test_with_any_segments_lost_everything_below_the_position_is_held(
     assert resumed.partitions == state.partitions
     assert resumed.coverage == state.coverage
     assert resumed.events == state.events
-
-
-def test_a_partition_state_that_was_never_seen_says_so() -> None:
-    assert not PartitionState(id=P, first_offset=0, next_offset=0, state=UNSEEN).seen
 
 
 def test_a_checkpoint_is_a_picture_of_when_it_was_taken_however_late_it_is_made() -> None:

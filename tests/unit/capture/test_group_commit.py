@@ -12,7 +12,8 @@ import structlog
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from kbackupd.archive.writer_state import UNSEEN, PartitionState, TopicState
+from kbackupd.archive.partition_state import UNSEEN, PartitionState
+from kbackupd.archive.writer_state import TopicState
 from kbackupd.capture.group_commit import (
     COMPARE_SECONDS,
     LAST_SECONDS,

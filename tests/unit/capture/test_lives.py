@@ -14,7 +14,7 @@ from dataclasses import replace
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from kbackupd.archive.writer_state import PartitionState
+from kbackupd.archive.partition_state import PartitionState
 from kbackupd.model.events import GapCause
 from kbackupd.model.positions import PartitionId
 from tests.fake_broker import FakeCluster, FakeTopic
