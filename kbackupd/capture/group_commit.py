@@ -28,7 +28,8 @@ from kbackupd.model.positions import TopicId
 from kbackupd.model.segment import Checkpoint, PartitionCheckpoint, TopicCheckpoint
 from kbackupd.model.settings import SYSTEM_TOPICS
 from kbackupd.observe import events
-from kbackupd.observe.metrics import CommitOutcome, Metrics
+from kbackupd.observe.labels import CommitOutcome
+from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
 
 COMPARE_SECONDS = 3600.0

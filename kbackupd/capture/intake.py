@@ -24,7 +24,8 @@ from kbackupd.model.path import BatchScan, RecordBatches
 from kbackupd.model.positions import PartitionId
 from kbackupd.model.segment import RunFlag, Sample
 from kbackupd.observe import events
-from kbackupd.observe.metrics import Metrics, Stream
+from kbackupd.observe.labels import Stream
+from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
 
 BEHIND_ANSWERS = 3

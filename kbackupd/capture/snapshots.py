@@ -24,7 +24,8 @@ from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError, Kback
 from kbackupd.model.segment import Identity
 from kbackupd.model.snapshots import ClusterContent, Content, GroupsContent, PartState, ReadOutcome
 from kbackupd.observe import events
-from kbackupd.observe.metrics import Metrics, SnapshotCause, SnapshotPart
+from kbackupd.observe.labels import SnapshotCause, SnapshotPart
+from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.problems import Problems
 from kbackupd.store.protocol import ObjectStore
 

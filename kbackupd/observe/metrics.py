@@ -2,7 +2,7 @@
 
 Counters and histograms are moved by those who do the work, through the methods of `Metrics`; gauges that describe the
 present are computed when scraped (`live.py`), so they cannot go stale. Every label has a bound: a value outside its
-list is counted as `other`, topics beyond the limit as `(other)`.
+list (`labels.py`) is counted as `other`, topics beyond the limit as `(other)`.
 
 `docs/metrics.md` is generated from here (`reference.py`).
 """
@@ -17,15 +17,29 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from kbackupd.model.clock import Clock
-from kbackupd.model.errors import (
-    KafkaDeniedError,
-    KafkaUnavailableError,
-    StoreDeniedError,
-    StoreUnavailableError,
-)
 from kbackupd.model.events import GapCause
 from kbackupd.model.status import MemoryStatus, PartitionSample
 from kbackupd.observe.exposure import Exposure
+from kbackupd.observe.labels import (
+    COMMIT_OUTCOMES,
+    ERROR_KINDS,
+    OTHER,
+    PARTITION_CAUSES,
+    ROLLUP_OUTCOMES,
+    SNAPSHOT_CAUSES,
+    SNAPSHOT_PARTS,
+    STORE_OPERATIONS,
+    STORE_OUTCOMES,
+    CommitOutcome,
+    RollupOutcome,
+    Session,
+    SnapshotCause,
+    SnapshotPart,
+    Stream,
+    bounded,
+    error_kind,
+    store_cause,
+)
 from kbackupd.observe.live import (
     CheckpointAge,
     DroppedLines,
@@ -41,85 +55,10 @@ from kbackupd.observe.live import (
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Of what `Metrics.render` returns: the version every Prometheus reads; our names need nothing of a later one."""
 
-Stream = Literal["user", "system"]
-Session = Literal["following", "catching-up"]
-SnapshotPart = Literal["groups", "topics", "acls", "quotas"]
-SnapshotCause = Literal["denied", "failed", "store", "unexpected"]
-CommitOutcome = Literal["ok", "denied", "in_use", "failed"]
-COMMIT_OUTCOMES: tuple[CommitOutcome, ...] = ("ok", "denied", "in_use", "failed")
-RollupOutcome = Literal["ok", "failed", "timeout"]
-ROLLUP_OUTCOMES: tuple[RollupOutcome, ...] = ("ok", "failed", "timeout")
-SNAPSHOT_PARTS: tuple[SnapshotPart, ...] = ("groups", "topics", "acls", "quotas")
-SNAPSHOT_CAUSES: tuple[SnapshotCause, ...] = ("denied", "failed", "store", "unexpected")
-
-OTHER = "other"
-STORE_OPERATIONS = frozenset({"put", "get", "get_range", "get_suffix", "head", "list", "delete"})
-STORE_OUTCOMES = frozenset({"ok", "missing", "exists", "denied", "unavailable", "cancelled", "error"})
-STORE_CAUSES = frozenset(
-    {
-        "checksum",
-        "conflict",
-        "connect",
-        "credentials",
-        "denied",
-        "descriptors",
-        "disk_full",
-        "io",
-        "not_s3",
-        "reset",
-        "server_error",
-        "throttled",
-        "timeout",
-        "tls",
-        "truncated",
-    }
-)
-_ERROR_KINDS: tuple[tuple[type[BaseException], str], ...] = (
-    (KafkaUnavailableError, "kafka_unavailable"),
-    (KafkaDeniedError, "kafka_denied"),
-    (StoreUnavailableError, "store_unavailable"),
-    (StoreDeniedError, "store_denied"),
-    (BaseException, OTHER),
-)
-ERROR_KINDS = frozenset(kind for _, kind in _ERROR_KINDS)
-PARTITION_CAUSES = frozenset(
-    {
-        "CORRUPT_MESSAGE",
-        "FENCED_LEADER_EPOCH",
-        "INCONSISTENT_TOPIC_ID",
-        "KAFKA_STORAGE_ERROR",
-        "LEADER_NOT_AVAILABLE",
-        "NETWORK_EXCEPTION",
-        "NOT_LEADER_OR_FOLLOWER",
-        "OFFSET_NOT_AVAILABLE",
-        "OFFSET_OUT_OF_RANGE",
-        "REPLICA_NOT_AVAILABLE",
-        "REQUEST_TIMED_OUT",
-        "TOPIC_AUTHORIZATION_FAILED",
-        "UNKNOWN_LEADER_EPOCH",
-        "UNKNOWN_SERVER_ERROR",
-        "UNKNOWN_TOPIC_ID",
-        "UNKNOWN_TOPIC_OR_PARTITION",
-    }
-)
-"""Kafka's names of what a partition may fail with."""
-
 _UPLOAD_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _FLUSH_BUCKETS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 12.5, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0)
 """Fine around the default flush interval, ten seconds, and around what targets are made of."""
 _LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-
-
-def error_kind(error: BaseException) -> str:
-    """The bounded label an error is counted under."""
-    return next(kind for cls, kind in _ERROR_KINDS if isinstance(error, cls))
-
-
-def store_cause(error: BaseException) -> str:
-    """The bounded label a store's error is counted under."""
-    if isinstance(error, StoreUnavailableError):
-        return _bounded(error.cause, STORE_CAUSES)
-    return "denied" if isinstance(error, StoreDeniedError) else OTHER
 
 
 class Metrics:
@@ -297,16 +236,16 @@ class Metrics:
         """One try of one operation is over; fits the metered store's callback. `seconds` and `size_bytes` are unused:
         the upload histogram and the captured bytes say what matters of them."""
         del seconds, size_bytes
-        self._store_operations.labels(_bounded(operation, STORE_OPERATIONS), _bounded(outcome, STORE_OUTCOMES)).inc()
+        self._store_operations.labels(bounded(operation, STORE_OPERATIONS), bounded(outcome, STORE_OUTCOMES)).inc()
 
     def store_retried(self, operation: str, error: BaseException, tries: int = 1) -> None:
         """A try failed and another follows; fits the retrying store's callback."""
         del tries
-        self._store_retries.labels(_bounded(operation, STORE_OPERATIONS), store_cause(error)).inc()
+        self._store_retries.labels(bounded(operation, STORE_OPERATIONS), store_cause(error)).inc()
 
     def store_failed(self, operation: str, error: BaseException) -> None:
         """An operation was given up with `error`."""
-        self._store_failures.labels(_bounded(operation, STORE_OPERATIONS), store_cause(error)).inc()
+        self._store_failures.labels(bounded(operation, STORE_OPERATIONS), store_cause(error)).inc()
 
     def checkpoint_stored(self) -> None:
         self._checkpoints.inc()
@@ -359,7 +298,7 @@ class Metrics:
 
     def partition_failed(self, cause: str) -> None:
         """One partition was given up for now; `cause` is Kafka's name of the error."""
-        self._partition_failures.labels(_bounded(cause, PARTITION_CAUSES)).inc()
+        self._partition_failures.labels(bounded(cause, PARTITION_CAUSES)).inc()
 
     def watch_partitions(
         self,
@@ -420,7 +359,3 @@ class Metrics:
         text = generate_latest(self.registry)
         self._scrape_duration.observe(self._clock.monotonic() - started)
         return text
-
-
-def _bounded(value: str, known: frozenset[str]) -> str:
-    return value if value in known else OTHER

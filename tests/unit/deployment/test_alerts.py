@@ -56,8 +56,8 @@ def test_every_metric_is_used_by_an_alert_or_a_panel() -> None:
 
 def test_every_label_value_of_a_matcher_is_one_the_daemon_gives() -> None:
     """`state="quarantine"` would be silent for ever, too."""
-    metrics = (REPOSITORY / "kbackupd" / "observe" / "metrics.py").read_text(encoding="utf-8")
-    values = "\n".join((metrics, *(path.read_text() for path in (REPOSITORY / "kbackupd" / "model").glob("*.py"))))
+    labels = (REPOSITORY / "kbackupd" / "observe" / "labels.py").read_text(encoding="utf-8")
+    values = "\n".join((labels, *(path.read_text() for path in (REPOSITORY / "kbackupd" / "model").glob("*.py"))))
     for expression in EXPRESSIONS:
         for label, matched in re.findall(r'(\w+)(?:=|!=|=~|!~)"([^"]*)"', " ".join(expression.selectors)):
             if label in ("state", "cause", "kind", "operation", "outcome", "stream", "session"):

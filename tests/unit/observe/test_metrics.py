@@ -8,20 +8,17 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from kbackupd.kafka.types import KafkaErrorCode
 from kbackupd.model.clock import ManualClock
 from kbackupd.model.errors import (
-    KafkaDeniedError,
-    KafkaUnavailableError,
-    KbackupError,
     StoreDeniedError,
     StoreUnavailableError,
 )
 from kbackupd.model.events import GapCause
 from kbackupd.model.status import MemoryStatus, PartitionSample, PartitionState
 from kbackupd.observe.exposure import aggregate
+from kbackupd.observe.labels import ERROR_KINDS
 from kbackupd.observe.live import OTHER_TOPICS
-from kbackupd.observe.metrics import ERROR_KINDS, PARTITION_CAUSES, Metrics, error_kind
+from kbackupd.observe.metrics import Metrics
 from kbackupd.observe.reference import reference_markdown
 from tests.unit.server.fake_daemon import RPO_TARGETS, sample
 
@@ -297,25 +294,6 @@ def test_a_cause_nobody_listed_is_counted_as_other_instead_of_making_a_series(me
     metrics.store_retried("frobnicate", StoreUnavailableError("x", cause="timeout"))
     assert value(metrics, "store_failures_total", operation="put", cause="other") == 2
     assert value(metrics, "store_retries_total", operation="other", cause="timeout") == 1
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (KafkaUnavailableError("x"), "kafka_unavailable"),
-        (KafkaDeniedError("x"), "kafka_denied"),
-        (StoreUnavailableError("x"), "store_unavailable"),
-        (StoreDeniedError("x"), "store_denied"),
-        (KbackupError("x"), "other"),
-        (ValueError("x"), "other"),
-    ],
-)
-def test_an_error_is_counted_by_its_class_never_by_its_text(error: BaseException, kind: str) -> None:
-    assert error_kind(error) == kind
-
-
-def test_the_causes_of_a_partition_s_failures_are_errors_kafka_knows_by_that_name() -> None:
-    assert {code.name for code in KafkaErrorCode} >= PARTITION_CAUSES
 
 
 def test_two_daemons_in_one_process_have_metrics_of_their_own(metrics: Metrics, clock: ManualClock) -> None:
