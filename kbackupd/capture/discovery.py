@@ -1,25 +1,24 @@
 """The metadata loop: which topics and partitions there are, who leads them, what became of those that are gone.
 
-Every change of a topic's life becomes a ledger event (invariants I6, I7). "Gone" is believed only when brokers said so
-twice, by name and successfully (I5): a lagging broker's answer, or one cut by permissions, is not a deletion.
+Every change of a topic's life becomes a ledger event (invariants I6, I7). Which topics are believed to be gone is
+decided in `missing_topics`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import structlog
 
 from kbackupd.archive.partition_state import PartitionState
 from kbackupd.archive.writer_state import WriterState
 from kbackupd.capture.intake import Intake
+from kbackupd.capture.missing_topics import Missing, MissingTopics, Silence, unlisted_names
 from kbackupd.capture.partition import PartitionCapture
 from kbackupd.capture.roster import NO_LEADER, CapturedTopic, Roster
 from kbackupd.capture.source import Source
 from kbackupd.capture.waiting import woken
-from kbackupd.kafka.errors import code_name
 from kbackupd.kafka.types import KafkaErrorCode, PartitionMetadata, TopicMetadata
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
@@ -32,33 +31,10 @@ from kbackupd.observe.problems import Problems
 
 MIN_SPACING_SECONDS = 0.5
 CONFIGS_INTERVAL_SECONDS = 60.0
-BELIEVED_AFTER = 2
-"""Successful answers in a row without a topic before it counts as deleted."""
 
 log = structlog.get_logger()
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Silence:
-    """Why nobody says who leads a topic's partitions."""
-
-    reason: str
-    code: int
-    hint: str = ""
-
-
-_NO_LEADER = _Silence(reason=NO_LEADER, code=KafkaErrorCode.LEADER_NOT_AVAILABLE)
-
-
-def _silence(topic: str, code: int) -> _Silence:
-    match code:
-        case KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED:
-            hint = f"grant Describe and Read on topic {topic!r} to kbackupd's principal"
-            return _Silence(reason="permissions hide its topic", code=code, hint=hint)
-        case KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION | KafkaErrorCode.UNKNOWN_TOPIC_ID:
-            return _Silence(reason="the brokers do not know its topic any more", code=code)
-        case _:
-            return _Silence(reason=f"the brokers answer {code_name(code)} for its topic", code=code)
+_NO_LEADER = Silence(reason=NO_LEADER, code=KafkaErrorCode.LEADER_NOT_AVAILABLE)
 
 
 class Discovery:
@@ -95,7 +71,7 @@ class Discovery:
         self._clock = clock
         self._metrics = metrics
         self._problems = problems
-        self._missing: dict[TopicId, int] = {}
+        self._missing = MissingTopics()
         self._incarnations: dict[str, list[TopicId]] = {}
         """By name, those that were open when the newest was met, and that one."""
         self._configs_at: float | None = None
@@ -114,7 +90,7 @@ class Discovery:
                 self._problems.report("metadata", error.message, hint=error.hint)
                 log.warning(events.METADATA_FAILED, error=error.message)
             await asyncio.sleep(MIN_SPACING_SECONDS)
-            interval = 1.0 if self._missing else self._interval_seconds
+            interval = 1.0 if self._missing.doubted else self._interval_seconds
             await woken(self._roster.metadata_wanted, interval)
 
     async def look_around(self) -> None:
@@ -127,14 +103,14 @@ class Discovery:
             if topic.error_code == KafkaErrorCode.NONE and self.selects(topic.name, topic.internal)
         }
         configs = await self._configs([topic.name for topic in selected.values()])
-        gone, silences = await self._look_for(metadata.topics)
+        missing = await self._look_for(metadata.topics)
         for topic in selected.values():
             # Once more: a reload may have excluded it while brokers were asked.
             if self.selects(topic.name, topic.internal):
                 self._met(topic, configs.get(topic.name))
-        for topic_id in gone:
+        for topic_id in missing.gone:
             self._deleted(topic_id)
-        self._fail_leaderless(silences)
+        self._fail_leaderless(missing.silences)
         self._check_literals({topic.name for topic in metadata.topics})
         self.rounds += 1
         self.looked_at = begun
@@ -171,40 +147,22 @@ class Discovery:
             name: dict(answer.values) for name, answer in answers.items() if answer.error_code == KafkaErrorCode.NONE
         }
 
-    async def _look_for(self, listed: Sequence[TopicMetadata]) -> tuple[list[TopicId], dict[TopicId, _Silence]]:
-        """Open incarnations that brokers deny, often enough to believe it; and why the others are not described."""
-        open_ = [topic for topic in self._roster.topics.values() if not topic.closed]
-        # A name answered with an error says nothing about its incarnations (invariant I5).
-        rows = {row.name: row for row in listed}
-        described = {row.topic_id for row in listed if row.error_code == KafkaErrorCode.NONE}
-        absent = [topic for topic in open_ if topic.id not in described]
-        unseen = [topic for topic in absent if topic.name not in rows]
-        codes = {topic.name: rows[topic.name].error_code for topic in absent if topic.name in rows}
-        if unseen:
-            asked = await self._source.metadata([topic.name for topic in unseen])
-            codes |= {topic.name: topic.error_code for topic in asked.topics}
-        denied: set[TopicId] = set()
-        silences: dict[TopicId, _Silence] = {}
-        for topic in absent:
-            code = codes.get(topic.name, KafkaErrorCode.UNKNOWN_SERVER_ERROR)
-            listed_by_name = topic.name in rows
-            if code == (KafkaErrorCode.NONE if listed_by_name else KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION):
-                denied.add(topic.id)
-                code = KafkaErrorCode.UNKNOWN_TOPIC_ID if listed_by_name else code
-            elif code == KafkaErrorCode.NONE:
-                continue  # there after all: the next round describes it
-            silences[topic.id] = _silence(topic.name, code)
-            if code == KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED:
+    async def _look_for(self, listed: Sequence[TopicMetadata]) -> Missing:
+        """Which open incarnations the brokers' answers miss, after those whose names are not listed were asked for."""
+        open_ = {topic.id: topic.name for topic in self._roster.topics.values() if not topic.closed}
+        unlisted = unlisted_names(open_, listed)
+        asked = (await self._source.metadata(unlisted)).topics if unlisted else ()
+        missing = self._missing.judge(open_, listed=listed, asked=asked)
+        for topic_id, silence in missing.silences.items():
+            if silence.code == KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED:
                 self._problems.report(
-                    f"topic {topic.name}",
+                    f"topic {open_[topic_id]}",
                     "permissions hide it now; it is not being backed up",
-                    hint=silences[topic.id].hint,
+                    hint=silence.hint,
                 )
-        counts = {topic.id: self._missing.get(topic.id, 0) + 1 for topic in absent if topic.id in denied}
-        self._missing = {id: count for id, count in counts.items() if count < BELIEVED_AFTER}
-        return [id for id, count in counts.items() if count >= BELIEVED_AFTER], silences
+        return missing
 
-    def _fail_leaderless(self, silences: Mapping[TopicId, _Silence]) -> None:
+    def _fail_leaderless(self, silences: Mapping[TopicId, Silence]) -> None:
         """Partitions nobody can be asked for are not 'starting' for ever: they fail, visibly, with the reason."""
         for partition in self._roster.partitions.values():
             if self._roster.lacks_leader(partition):
