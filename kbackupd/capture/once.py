@@ -237,7 +237,7 @@ class Once:
                 try:
                     logs = await note_logs(
                         self._source,
-                        self._pipeline.discovery.selects,
+                        self._pipeline.incarnations.selects,
                         told={goal.id for goal in self.goals if goal.noted},
                     )
                 except (KafkaUnavailableError, KafkaDeniedError) as error:

@@ -21,6 +21,7 @@ from kbackupd.archive.recovery import Recovery
 from kbackupd.capture.assembly import ClosedSegment, OpenSegment
 from kbackupd.capture.checkpointing import Checkpointer
 from kbackupd.capture.discovery import Discovery
+from kbackupd.capture.incarnations import Incarnations
 from kbackupd.capture.intake import Intake
 from kbackupd.capture.positions import Positioner
 from kbackupd.capture.publish import Publisher
@@ -114,14 +115,21 @@ class Pipeline:
         self.intake = Intake(
             roster=self.roster, watermark=self.publisher.watermark, clock=clock, metrics=metrics, problems=problems
         )
-        self.discovery = Discovery(
-            source=source,
+        self.incarnations = Incarnations(
             settings=settings.source,
-            interval_seconds=backup.discovery_interval_seconds,
             tier_of=lambda topic: tier.name if (tier := self.settings.tier_of(topic)) else UNTIERED,
             roster=self.roster,
             intake=self.intake,
             state=resume.recovery.state,
+            clock=clock,
+            problems=problems,
+        )
+        self.discovery = Discovery(
+            source=source,
+            literals=settings.source.topics.literals,
+            interval_seconds=backup.discovery_interval_seconds,
+            incarnations=self.incarnations,
+            roster=self.roster,
             clock=clock,
             metrics=metrics,
             problems=problems,
@@ -151,8 +159,8 @@ class Pipeline:
             self._uploads = uploads
             async with asyncio.TaskGroup() as fetching:
                 self.sessions.start(fetching, intake=self.intake, roster=self.roster)
-                self.discovery.exclude_unselected()
-                self.discovery.resume_known()
+                self.incarnations.exclude_unselected()
+                self.incarnations.resume_known()
                 loops = [
                     fetching.create_task(self.discovery.run(), name="discovery"),
                     fetching.create_task(self._positioner.run(), name="positions"),
@@ -189,7 +197,8 @@ class Pipeline:
         self._fetching.rate.change(settings.source.rate_limit_bytes_per_second)
         self.publisher.compress(backup)
         self.checkpointer.every(backup.checkpoint_interval_seconds)
-        self.discovery.reconfigure(settings.source, interval_seconds=backup.discovery_interval_seconds)
+        self.incarnations.reconfigure(settings.source)
+        self.discovery.reconfigure(settings.source.topics.literals, interval_seconds=backup.discovery_interval_seconds)
         self.progress.set()
 
     async def _roll(self) -> None:
