@@ -1,8 +1,8 @@
 """One fetch loop: for one broker and one kind (following, catching-up), with a session and a connection of its own.
 
 A loop reserves memory before it asks, paces its requests, and turns a broker's failure into backoff and a visible
-state of its partitions; other brokers' loops and the other kind's are not touched. The more loops fetch at once, the
-less each asks for: an idle one holds its reservation all through its long poll (invariant I9).
+state of its partitions; other brokers' loops and the other kind's are not touched. How much to ask for is decided in
+`request_size`, and what to ask for while an answer is still being checked in `look_ahead`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import structlog
 
 from kbackupd.capture.holding import HOLDING_FACTOR
 from kbackupd.capture.intake import Intake, scan_answers
+from kbackupd.capture.look_ahead import targets_ahead
 from kbackupd.capture.partition import PartitionCapture, SessionKind
 from kbackupd.capture.rate import RateLimit
-from kbackupd.capture.request_size import RECEIVING_COPIES, SMALLEST_REQUEST_BYTES, request_bytes
+from kbackupd.capture.request_size import RECEIVING_COPIES, RequestSize
 from kbackupd.capture.roster import Roster
 from kbackupd.capture.source import Session
 from kbackupd.capture.waiting import TURN_PARTITIONS
 from kbackupd.flow.budget import MemoryBudget
-from kbackupd.format.batch import BatchesEnd, skim_batches
 from kbackupd.kafka.types import FetchAnswer, KafkaErrorCode, PartitionAnswer
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
@@ -37,15 +37,7 @@ MAX_WAIT_MS = 500
 TIMEOUT_SECONDS = 30.0
 INLINE_SCAN_BYTES = 64 << 10
 """Less than this is checked at once: handing it to a thread would cost more."""
-SKIM_BATCHES = 512
-"""Where an answer holds more batches of a partition than this, the check finds their end, in its thread."""
-SKIM_ANSWER_BATCHES = 8_192
-"""Of all its partitions together: some milliseconds. An answer of a thousand partitions with a few hundred tiny batches
-each is within the bound of every one of them, and would hold the event loop for a tenth of a second."""
 BACKOFF_MAX_SECONDS = 10.0
-HALVINGS_MAX = 7
-LARGE_BATCH_SECONDS = 600.0
-"""For so long a loop expects another batch as large as the largest it was sent."""
 
 log = structlog.get_logger()
 
@@ -101,8 +93,6 @@ class SessionLoop:
         self._left: set[PartitionId] = set()
         """Partitions that left since the last request: the next one tells the broker, and their rows go."""
         self._joined: dict[PartitionId, float] = {}
-        self._oversized: dict[PartitionId, int] = {}
-        """Bytes to ask for, of the partitions whose next batch is larger than what is asked for by default."""
         self._session = session
         self._intake = intake
         self._roster = roster
@@ -114,20 +104,13 @@ class SessionLoop:
         self._context = context
         self._after_answer = context.after_answer
         self._busy_loops = busy_loops
-        self._largest_batch_bytes = 0
-        """Of late: the first batch comes whole, asked for or not. When every answer that held none as large halved it,
-        as an idle loop's do twice a second, bursts came to many loops that had reserved for the little before.
-        """
-        self._largest_at = float("-inf")
-        self._halvings = 0
-        """Of what is asked for, as long as answers of the usual size do not come in time: on a line that carries less
-        than one within the time-out, every answer would be given up half-way and asked for again, for ever."""
+        self._size = RequestSize(kind, timeout_seconds=TIMEOUT_SECONDS)
         self._nonempty = asyncio.Event()
 
     def put(self, partition: PartitionCapture) -> None:
         self.partitions[partition.id] = partition
         self._joined[partition.id] = self._clock.monotonic()
-        self._measure(partition)
+        self._size.needs(partition.id, partition.fetch_bytes)
         self._session.want(partition.id, partition.target())
         self._left.discard(partition.id)
         self._nonempty.set()
@@ -136,7 +119,7 @@ class SessionLoop:
         self._keep_proof(id)
         if self.partitions.pop(id, None) is not None:
             del self._joined[id]
-            self._oversized.pop(id, None)
+            self._size.needs(id, 0)
             self._session.forget(id)
             self._left.add(id)
             if not self.partitions:
@@ -191,7 +174,7 @@ class SessionLoop:
     async def _failed(self, error: KafkaUnavailableError | KafkaDeniedError, failures: int) -> None:
         self.failing, self.failure = True, error.message
         if error.code == KafkaErrorCode.REQUEST_TIMED_OUT:
-            self._halvings = min(self._halvings + 1, HALVINGS_MAX)
+            self._size.timed_out()
         if self._heard_high_watermarks:
             for id in self.partitions:
                 self._keep_proof(id)
@@ -250,14 +233,11 @@ class SessionLoop:
 
     async def _ask(self) -> _Received | None:
         """Reserve and fetch; None if no partition was left to ask for. What came is charged to the budget."""
-        usual = request_bytes(
-            self.kind,
+        ask_bytes = self._size.next_bytes(
             limit_bytes=self._budget.limit_bytes,
             loops=self._busy_loops(self.kind),
-            largest_batch_bytes=self._largest_batch_bytes,
+            most_bytes=self._context.request_bytes,
         )
-        patient = max(min(usual, self._context.request_bytes) >> self._halvings, SMALLEST_REQUEST_BYTES)
-        ask_bytes = max((patient, *self._oversized.values()))
         await self._rate.admit()
         taken = await self._budget.reserve(ask_bytes * RECEIVING_COPIES)
         try:
@@ -274,12 +254,12 @@ class SessionLoop:
         self._metrics.fetch_answered(self.kind.value)
         self._rate.spend(answer.size_bytes)
         received = sum(len(part.records) for part in answer.partitions)
-        if received > ask_bytes:
-            # Nothing but a first batch comes unasked.
-            self._largest_batch_bytes, self._largest_at = received, self._clock.monotonic()
-        seconds = answer.answered_monotonic - answer.sent_monotonic
-        if self._halvings and received >= ask_bytes // 2 and seconds < TIMEOUT_SECONDS / 4:
-            self._halvings -= 1  # twice as much would have come in time as well
+        self._size.received(
+            received,
+            asked_bytes=ask_bytes,
+            seconds=answer.answered_monotonic - answer.sent_monotonic,
+            now=self._clock.monotonic(),
+        )
         charged = self._budget.adjust(taken, received * HOLDING_FACTOR)
         return _Received(answer, asked_bytes=ask_bytes, charged_bytes=charged, full=received >= ask_bytes // 4)
 
@@ -290,31 +270,12 @@ class SessionLoop:
         self._left.clear()
 
     def _look_ahead(self, answer: FetchAnswer) -> bool:
-        """Want what follows the answer's records as their headers have it, before their CRCs are checked.
-
-        That moves no position. If the check finds less, the partition's position is not where the next answer was
-        asked from, and that answer is dropped and asked again.
-
-        Returns:
-            False, and nothing is wanted anew, unless every partition's end can be told this way and cheaply.
-        """
-        ends: list[tuple[PartitionCapture, BatchesEnd]] = []
-        left = SKIM_ANSWER_BATCHES
-        for part in answer.partitions:
-            partition = self.partitions.get(part.id)
-            if partition is None or part.asked_offset != partition.position:
-                return False
-            if part.error_code != KafkaErrorCode.NONE or part.diverging is not None:
-                return False
-            if part.records:
-                end = skim_batches(part.records, batches_max=min(SKIM_BATCHES, left))
-                if end is None or end.next_offset <= partition.position:
-                    return False
-                left -= end.batches
-                ends.append((partition, end))
-        for partition, end in ends:
-            ahead = partition.target()._replace(offset=end.next_offset, last_fetched_epoch=end.leader_epoch)
-            self._session.want(partition.id, ahead)
+        """Want what follows the answer's records before they are checked; False, and nothing is, if that cannot be."""
+        targets = targets_ahead(answer, self.partitions)
+        if targets is None:
+            return False
+        for id, target in targets:
+            self._session.want(id, target)
         return True
 
     async def _take_in(self, came: _Received) -> None:
@@ -342,9 +303,7 @@ class SessionLoop:
         else:
             scanned = scan_answers(scans)
         largest = max((scan.largest_batch_bytes for scan in scanned), default=0)
-        now = self._clock.monotonic()
-        if largest >= self._largest_batch_bytes or now - self._largest_at >= LARGE_BATCH_SECONDS:
-            self._largest_batch_bytes, self._largest_at = largest, now
+        self._size.checked(largest, now=self._clock.monotonic())
         try:
             await self._take_parts(came, answer, todo, scanned)
         finally:
@@ -376,18 +335,11 @@ class SessionLoop:
                 self._intake.open.charge(charge)
             if not more:
                 continue
-            self._measure(partition)
+            self._size.needs(partition.id, partition.fetch_bytes)
             if partition.kind is not self.kind:
                 self._roster.place(partition)
             else:
                 self._session.want(partition.id, partition.target())
-
-    def _measure(self, partition: PartitionCapture) -> None:
-        """Remember a partition that needs larger requests than the others."""
-        if partition.fetch_bytes:
-            self._oversized[partition.id] = partition.fetch_bytes
-        else:
-            self._oversized.pop(partition.id, None)
 
 
 class _Received:

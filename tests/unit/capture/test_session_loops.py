@@ -9,7 +9,7 @@ import weakref
 
 import pytest
 
-from kbackupd.capture import session_loop
+from kbackupd.capture import look_ahead, session_loop
 from kbackupd.capture.partition import SessionKind
 from kbackupd.format.batch import BatchesEnd, skim_batches
 from kbackupd.kafka.types import FetchAnswer
@@ -34,7 +34,8 @@ def test_of_partitions_that_left_for_good_a_session_keeps_nothing() -> None:
         stays = life.partition("stays").id
         following = life.pipeline.sessions.place_for(1, SessionKind.FOLLOWING)
         assert set(following.partitions) == {stays}
-        for rows in (following._heard_high_watermarks, following._joined, following._oversized, following._left):
+        oversized = following._size.oversized
+        for rows in (following._heard_high_watermarks, following._joined, oversized, following._left):
             assert set(rows) <= {stays}
         catching_up = life.pipeline.sessions.place_for(1, SessionKind.CATCHING_UP)
         assert len(catching_up._heard_high_watermarks) <= 4, "no more than since its last request"
@@ -149,7 +150,7 @@ def test_however_many_partitions_an_answer_holds_the_loop_reads_a_bounded_number
             log.append(1, value=b"z" * 20_000)
     read: list[int] = []
     looked_ahead: list[bool] = []
-    look_ahead = session_loop.SessionLoop._look_ahead
+    wanted_ahead = session_loop.SessionLoop._look_ahead
 
     def skim(records: bytes, *, batches_max: int) -> BatchesEnd | None:
         end = skim_batches(records, batches_max=batches_max)
@@ -158,11 +159,11 @@ def test_however_many_partitions_an_answer_holds_the_loop_reads_a_bounded_number
 
     def spied(loop: session_loop.SessionLoop, answer: FetchAnswer) -> bool:
         read.append(0)
-        looked_ahead.append(look_ahead(loop, answer))
+        looked_ahead.append(wanted_ahead(loop, answer))
         return looked_ahead[-1]
 
-    monkeypatch.setattr(session_loop, "SKIM_ANSWER_BATCHES", 40)
-    monkeypatch.setattr(session_loop, "skim_batches", skim)
+    monkeypatch.setattr(look_ahead, "SKIM_ANSWER_BATCHES", 40)
+    monkeypatch.setattr(look_ahead, "skim_batches", skim)
     monkeypatch.setattr(session_loop.SessionLoop, "_look_ahead", spied)
 
     async def script(life: Life) -> None:
