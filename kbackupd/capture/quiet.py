@@ -25,8 +25,8 @@ def quiet_samples(roster: Roster, sessions: Sessions) -> Iterator[Sample]:
     """
     for partition in roster.partitions.values():
         loop = sessions.loop_of(partition)
-        if loop is not None and loop.unchanged_since(partition.id) is not None:
-            sent_ms, answered_ms = loop.last_good_ms
+        if loop is not None and loop.heard.unchanged_since(partition) is not None:
+            sent_ms, answered_ms = loop.heard.last_good_ms
             yield Sample(
                 id=partition.id,
                 sent_ms=sent_ms,

@@ -52,11 +52,6 @@ class RequestSize:
         self._oversized: dict[PartitionId, int] = {}
         """Bytes to ask for, of the partitions whose next batch is larger than what is asked for by default."""
 
-    @property
-    def oversized(self) -> frozenset[PartitionId]:
-        """Partitions that need larger requests than the others."""
-        return frozenset(self._oversized)
-
     def next_bytes(self, *, limit_bytes: int, loops: int, most_bytes: int) -> int:
         """What to ask for now.
 

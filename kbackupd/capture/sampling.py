@@ -40,7 +40,7 @@ def standings(pipeline: Pipeline, clock: Clock) -> Iterator[Standing]:
         unchanged = None
         loop = loop_of(partition)
         if loop is not None:
-            unchanged = loop.unchanged_since(partition.id)
+            unchanged = loop.heard.unchanged_since(partition)
             if loop.failing and state in BEING_ASKED:
                 state = PartitionState.RETRYING
         proof = partition.proof

@@ -2,7 +2,8 @@
 
 A loop reserves memory before it asks, paces its requests, and turns a broker's failure into backoff and a visible
 state of its partitions; other brokers' loops and the other kind's are not touched. How much to ask for is decided in
-`request_size`, and what to ask for while an answer is still being checked in `look_ahead`.
+`request_size`, what to ask for while an answer is still being checked in `look_ahead`, and what an answer says of the
+partitions it leaves out in `heard`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from kbackupd.capture.heard import Heard
 from kbackupd.capture.holding import HOLDING_FACTOR
 from kbackupd.capture.intake import Intake, scan_answers
 from kbackupd.capture.look_ahead import targets_ahead
@@ -83,16 +85,7 @@ class SessionLoop:
         self.failing = False
         self.failure = ""
         """Why, while it is failing."""
-        self.last_good_sent: float | None = None
-        """When the last unthrottled answer was asked for: what it left out had not changed then."""
-        self.last_good_ms: tuple[int, int] = (0, 0)
-        """Epoch milliseconds at which that request was sent and answered."""
-        self._heard_high_watermarks: dict[PartitionId, int] = {}
-        """High watermark by partition as this session last told it, which is what the broker compares with: after a
-        partition left and came back between two requests, an unchanged one is not answered again."""
-        self._left: set[PartitionId] = set()
-        """Partitions that left since the last request: the next one tells the broker, and their rows go."""
-        self._joined: dict[PartitionId, float] = {}
+        self.heard = Heard()
         self._session = session
         self._intake = intake
         self._roster = roster
@@ -109,30 +102,19 @@ class SessionLoop:
 
     def put(self, partition: PartitionCapture) -> None:
         self.partitions[partition.id] = partition
-        self._joined[partition.id] = self._clock.monotonic()
+        self.heard.joined(partition.id, now=self._clock.monotonic())
         self._size.needs(partition.id, partition.fetch_bytes)
         self._session.want(partition.id, partition.target())
-        self._left.discard(partition.id)
         self._nonempty.set()
 
     def remove(self, id: PartitionId) -> None:
         self._keep_proof(id)
         if self.partitions.pop(id, None) is not None:
-            del self._joined[id]
             self._size.needs(id, 0)
             self._session.forget(id)
-            self._left.add(id)
+            self.heard.left(id)
             if not self.partitions:
                 self._nonempty.clear()
-
-    def unchanged_since(self, id: PartitionId) -> float | None:
-        """Monotonic time at which this partition was still as last answered; None: unknown."""
-        partition = self.partitions.get(id)
-        if partition is None or self.last_good_sent is None or self.last_good_sent < self._joined[id]:
-            return None
-        # An error is no high watermark, and a log that was just cut has none yet: two of these are not the same.
-        known = 0 <= partition.proof.high_watermark == self._heard_high_watermarks.get(id)
-        return self.last_good_sent if known else None
 
     def _keep_proof(self, id: PartitionId) -> None:
         """What answers said of it by leaving it out, before this loop forgets it.
@@ -140,9 +122,12 @@ class SessionLoop:
         Kept only when somebody scraped, an hour of answers was as good as none: exposure of a quiet partition jumped by
         that hour when its broker failed, it was paused, or it got a record.
         """
-        unchanged = self.unchanged_since(id)
+        partition = self.partitions.get(id)
+        if partition is None:
+            return
+        unchanged = self.heard.unchanged_since(partition)
         if unchanged is not None:
-            self._intake.left_out(self.partitions[id], unchanged)
+            self._intake.left_out(partition, unchanged)
 
     async def run(self) -> None:
         """Until cancelled. What is in memory then was charged to the open segment or is given back."""
@@ -175,10 +160,10 @@ class SessionLoop:
         self.failing, self.failure = True, error.message
         if error.code == KafkaErrorCode.REQUEST_TIMED_OUT:
             self._size.timed_out()
-        if self._heard_high_watermarks:
+        if self.heard.something:
             for id in self.partitions:
                 self._keep_proof(id)
-            self._heard_high_watermarks.clear()
+            self.heard.forget()
         self._metrics.error_met(error)
         self._problems.report(f"broker {self.node_id}", error.message, hint=error.hint)
         if failures == 1:
@@ -244,7 +229,7 @@ class SessionLoop:
             if not self.partitions:
                 self._budget.release(taken)
                 return None
-            self._forget_left()
+            self.heard.asked()
             answer = await self._session.fetch(
                 max_bytes=ask_bytes, max_wait_ms=MAX_WAIT_MS, timeout_seconds=TIMEOUT_SECONDS
             )
@@ -263,12 +248,6 @@ class SessionLoop:
         charged = self._budget.adjust(taken, received * HOLDING_FACTOR)
         return _Received(answer, asked_bytes=ask_bytes, charged_bytes=charged, full=received >= ask_bytes // 4)
 
-    def _forget_left(self) -> None:
-        """The request that is sent now has the broker forget them: should they come back, it tells of them anew."""
-        for id in self._left:
-            self._heard_high_watermarks.pop(id, None)
-        self._left.clear()
-
     def _look_ahead(self, answer: FetchAnswer) -> bool:
         """Want what follows the answer's records before they are checked; False, and nothing is, if that cannot be."""
         targets = targets_ahead(answer, self.partitions)
@@ -282,15 +261,11 @@ class SessionLoop:
         answer = came.hand_over()
         for part in answer.partitions:
             self._keep_proof(part.id)
-        if not answer.throttle_ms:
-            self.last_good_sent = answer.sent_monotonic
-            self.last_good_ms = (answer.sent_ms, answer.answered_ms)
+        self.heard.answered(answer)
         todo: list[tuple[PartitionCapture, PartitionAnswer]] = []
         scans: list[tuple[bytes, int]] = []
         for part in answer.partitions:
             partition = self.partitions.get(part.id)
-            if partition is not None or part.id in self._left:
-                self._heard_high_watermarks[part.id] = part.high_watermark
             if partition is None or part.asked_offset != partition.position:
                 continue
             if part.error_code != KafkaErrorCode.NONE:

@@ -64,7 +64,7 @@ class Sessions:
     def heard(self, partition: PartitionCapture) -> float:
         """When the last request was sent whose answer told where its log ends, or left it out for being unchanged."""
         loop = self.loop_of(partition)
-        unchanged = loop.unchanged_since(partition.id) if loop is not None else None
+        unchanged = loop.heard.unchanged_since(partition) if loop is not None else None
         return max(partition.answered_sent, partition.answered_sent if unchanged is None else unchanged)
 
     async def stop(self) -> None:

@@ -34,11 +34,11 @@ def test_of_partitions_that_left_for_good_a_session_keeps_nothing() -> None:
         stays = life.partition("stays").id
         following = life.pipeline.sessions.place_for(1, SessionKind.FOLLOWING)
         assert set(following.partitions) == {stays}
-        oversized = following._size.oversized
-        for rows in (following._heard_high_watermarks, following._joined, oversized, following._left):
+        heard = following.heard
+        for rows in (heard._high_watermarks, heard._joined, following._size._oversized, heard._left):
             assert set(rows) <= {stays}
         catching_up = life.pipeline.sessions.place_for(1, SessionKind.CATCHING_UP)
-        assert len(catching_up._heard_high_watermarks) <= 4, "no more than since its last request"
+        assert len(catching_up.heard._high_watermarks) <= 4, "no more than since its last request"
 
     site.run_life(script)
 
