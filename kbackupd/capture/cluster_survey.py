@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from kbackupd.capture.group_survey import BELIEVED_AFTER, failed_by, failed_part
+from kbackupd.capture.failed_part import failed_by, failed_part
+from kbackupd.capture.group_beliefs import BELIEVED_AFTER
 from kbackupd.capture.source import ClusterQuestions
 from kbackupd.kafka.types import ClusterMetadata, KafkaErrorCode, TopicConfigs, TopicMetadata
 from kbackupd.model.clock import Clock

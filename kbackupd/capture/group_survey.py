@@ -1,27 +1,24 @@
 """Asking every coordinator for its consumer groups and their positions: one round.
 
-Keeps I5 for groups: a broker that is down, a coordinator that is loading, a missing permission or an answer that came
-up short leave what was known before, marked as such. Coordinators answer short, without an error, while partitions of
-`__consumer_offsets` move between them (hazard 15): a group is gone, or without positions, only when its own coordinator
-says so in two rounds.
+A broker that is down, a coordinator that is loading, a missing permission or an answer that came up short fail what
+they concern and nothing else; what is believed of a group then is decided in `group_beliefs`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
+from kbackupd.capture.failed_part import failed_by, failed_part
+from kbackupd.capture.group_beliefs import NOTHING, GroupAnswer, GroupBeliefs
 from kbackupd.capture.source import ClusterQuestions
-from kbackupd.kafka.answers import FetchedOffsets, ListedGroup
-from kbackupd.kafka.errors import code_name
+from kbackupd.kafka.answers import ListedGroup
 from kbackupd.kafka.types import KafkaErrorCode
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
 from kbackupd.model.positions import TopicId
 from kbackupd.model.snapshots import (
     NEVER_MS,
-    CommittedOffset,
     CoordinatorState,
     GroupsContent,
     GroupState,
@@ -34,8 +31,6 @@ BROKERS_AT_ONCE = 8
 TRIES = 3
 """Of a question whose answer says "not now" or "not me", within one round."""
 FIRST_PAUSE_SECONDS = 0.5
-BELIEVED_AFTER = 2
-"""Rounds in a row in which a group had lost all it had, before that is believed."""
 POSITIONS_MAX = 100_000
 """Bounds the memory of a round, some 40 MB. `__consumer_offsets` itself is captured whatever this says."""
 
@@ -46,44 +41,10 @@ _NOT_NOW = frozenset(
         KafkaErrorCode.NOT_COORDINATOR,
     }
 )
-_HIDDEN = frozenset(
-    {
-        KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED,
-        KafkaErrorCode.GROUP_AUTHORIZATION_FAILED,
-        KafkaErrorCode.CLUSTER_AUTHORIZATION_FAILED,
-    }
-)
-_NOTHING = FetchedOffsets(error_code=KafkaErrorCode.NONE, offsets=())
-
-
-def failed_part(code: int, answered_ms: int) -> PartState:
-    """What an error code makes of a part whose content is of `answered_ms`."""
-    outcome = ReadOutcome.DENIED if code in _HIDDEN else ReadOutcome.FAILED
-    return PartState(outcome=outcome, cause=f"{code_name(code)} ({code})", answered_ms=answered_ms)
-
-
-def failed_by(error: KafkaUnavailableError | KafkaDeniedError, answered_ms: int) -> PartState:
-    """The same for an error that was raised."""
-    if error.code in _HIDDEN:
-        return failed_part(error.code, answered_ms)
-    return PartState(outcome=ReadOutcome.FAILED, cause=error.message, answered_ms=answered_ms)
-
-
-@dataclass(slots=True)
-class _Answer:
-    """What became of asking for one group's positions; `result` None: `part` says why."""
-
-    node_id: int
-    sent_ms: int = NEVER_MS
-    answered_ms: int = NEVER_MS
-    result: FetchedOffsets | None = None
-    why: PartState = field(default_factory=lambda: PartState(outcome=ReadOutcome.FAILED, cause="not asked"))
-    members: int = -1
 
 
 class GroupSurvey:
-    """Remembers between rounds which losses have been seen once.
-
+    """
     Args:
         own_group: left out of every round. What the archive reaches stands in the archive; as a group's positions it
             would make a snapshot in every round of a busy cluster, and a restore would bring it to the target.
@@ -93,7 +54,7 @@ class GroupSurvey:
         self._source = source
         self._own_group = own_group
         self._clock = clock
-        self._doubted: dict[str, int] = {}
+        self._beliefs = GroupBeliefs()
 
     async def take(self, before: GroupsContent | None) -> GroupsContent:
         """One round; `before` is what the last one gave, or what an earlier life stored.
@@ -128,10 +89,10 @@ class GroupSurvey:
         groups = []
         for group_id in sorted({*listed, *known}):
             row = listed[group_id][0] if group_id in listed else None
-            state = self._judge(group_id, row, known.get(group_id), answers[group_id], topic_ids, hidden)
+            state = self._beliefs.judge(group_id, row, known.get(group_id), answers[group_id], topic_ids, hidden)
             if state is not None:
                 groups.append(state)
-        self._doubted = {id: count for id, count in self._doubted.items() if id in known}
+        self._beliefs.forget_others(known)
         return GroupsContent(
             lists_all=access.may_describe,
             coordinators=tuple(CoordinatorState(node_id=node, part=lists[node].result()[0]) for node in nodes),
@@ -169,13 +130,13 @@ class GroupSurvey:
         missing: Sequence[str],
         listed: Mapping[str, ListedGroup],
         slots: asyncio.Semaphore,
-    ) -> dict[str, _Answer]:
+    ) -> dict[str, GroupAnswer]:
         """Positions of every group, asked of its coordinator; who is not the coordinator (any more) is asked once."""
-        answers = {group_id: _Answer(node_id=node) for group_id, node in where.items()}
-        answers |= {group_id: _Answer(node_id=-1) for group_id in missing}
+        answers = {group_id: GroupAnswer(node_id=node) for group_id, node in where.items()}
+        answers |= {group_id: GroupAnswer(node_id=-1) for group_id in missing}
         for group_id, row in listed.items():
             if row.type.lower() == "share":  # no committed offsets: their state is in __share_group_state
-                self._settle(answers[group_id], _NOTHING, self._clock.now_ms(), self._clock.now_ms())
+                answers[group_id].settle(NOTHING, self._clock.now_ms(), self._clock.now_ms())
         left = _Allowance(POSITIONS_MAX)
         unsettled = [group_id for group_id, answer in answers.items() if answer.result is None]
         for attempt in range(TRIES):
@@ -194,7 +155,7 @@ class GroupSurvey:
                 break
         return answers
 
-    async def _locate(self, answers: Sequence[_Answer], group_ids: Sequence[str], *, anew: bool) -> None:
+    async def _locate(self, answers: Sequence[GroupAnswer], group_ids: Sequence[str], *, anew: bool) -> None:
         """Find the coordinators of groups nobody listed, and of those whose coordinator did not answer as one."""
         lost = {id: answer for id, answer in zip(group_ids, answers, strict=True) if anew or answer.node_id < 0}
         if not lost:
@@ -217,7 +178,7 @@ class GroupSurvey:
         self,
         node_id: int,
         group_ids: Sequence[str],
-        answers: Mapping[str, _Answer],
+        answers: Mapping[str, GroupAnswer],
         listed: Mapping[str, ListedGroup],
         left: _Allowance,
         slots: asyncio.Semaphore,
@@ -238,24 +199,11 @@ class GroupSurvey:
                     continue
                 answered_ms = self._clock.now_ms()
                 for group_id in part:
-                    self._settle(answers[group_id], found.get(group_id), sent_ms, answered_ms)
+                    answers[group_id].settle(found.get(group_id), sent_ms, answered_ms)
                     left.take(len(found[group_id].offsets) if group_id in found else 0)
                 await self._count_members(node_id, [id for id in part if _may_have_members(listed.get(id))], answers)
 
-    @staticmethod
-    def _settle(answer: _Answer, found: FetchedOffsets | None, sent_ms: int, answered_ms: int) -> None:
-        code: int = KafkaErrorCode.UNKNOWN_SERVER_ERROR if found is None else found.error_code
-        if found is not None and code == KafkaErrorCode.NONE:
-            # A single position that is not told makes the whole group's picture one that cannot be trusted.
-            code = next((one.error_code for one in found.offsets if one.error_code != KafkaErrorCode.NONE), code)
-        if found is not None and code == KafkaErrorCode.GROUP_ID_NOT_FOUND:
-            found, code = _NOTHING, KafkaErrorCode.NONE
-        if found is None or code != KafkaErrorCode.NONE:
-            answer.why = failed_part(code, NEVER_MS)
-            return
-        answer.result, answer.sent_ms, answer.answered_ms = found, sent_ms, answered_ms
-
-    async def _count_members(self, node_id: int, group_ids: Sequence[str], answers: Mapping[str, _Answer]) -> None:
+    async def _count_members(self, node_id: int, group_ids: Sequence[str], answers: Mapping[str, GroupAnswer]) -> None:
         """How many members classic groups have; not worth a second try, and unknown is a fine answer."""
         if not group_ids:
             return
@@ -268,7 +216,7 @@ class GroupSurvey:
                 answers[group_id].members = row.members
 
     async def _hidden_topics(
-        self, known: Iterable[GroupState], answers: Mapping[str, _Answer], topic_ids: Mapping[str, TopicId]
+        self, known: Iterable[GroupState], answers: Mapping[str, GroupAnswer], topic_ids: Mapping[str, TopicId]
     ) -> frozenset[str]:
         """Topics of positions we knew, that answers leave out now because permissions do: nobody says so by himself."""
         gone = set()
@@ -285,79 +233,6 @@ class GroupSurvey:
             return frozenset(gone)
         absent = {row.name for row in asked.topics if row.error_code == KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION}
         return frozenset(gone - absent)
-
-    def _judge(
-        self,
-        group_id: str,
-        listed: ListedGroup | None,
-        before: GroupState | None,
-        answer: _Answer,
-        topic_ids: Mapping[str, TopicId],
-        hidden: frozenset[str],
-    ) -> GroupState | None:
-        """What to write down of one group; None: it is gone."""
-        before_ms = before.answered_ms if before else NEVER_MS
-        held = before.positions if before else ()
-        if answer.result is None:
-            return self._state(listed, before, answer, replace(answer.why, answered_ms=before_ms), held)
-        # A topic that metadata leaves out now is still the one these positions were committed for.
-        ids_held = {one.topic: one.topic_id for one in held}
-        told = tuple(
-            CommittedOffset(
-                topic_ids.get(one.topic) or ids_held.get(one.topic),
-                one.topic,
-                one.partition,
-                one.offset,
-                one.leader_epoch,
-                one.metadata,
-            )
-            for one in sorted(answer.result.offsets, key=lambda one: (one.topic, one.partition))
-            if one.offset >= 0
-        )
-        kept = tuple(one for one in held if one.topic in hidden)
-        if kept:
-            cause = f"topics are hidden: {', '.join(sorted({one.topic for one in kept}))}"
-            part = PartState(outcome=ReadOutcome.DENIED, cause=cause, answered_ms=before_ms)
-            return self._state(listed, before, answer, part, held)
-        if not told and (listed is None or held):
-            count = self._doubted[group_id] = self._doubted.get(group_id, 0) + 1
-            if count < BELIEVED_AFTER:
-                cause = "its coordinator lists no positions any more; asked again before that is believed"
-                part = PartState(outcome=ReadOutcome.FAILED, cause=cause, answered_ms=before_ms)
-                return self._state(listed, before, answer, part, held)
-            if listed is None:
-                return None
-        else:
-            self._doubted.pop(group_id, None)
-        part = PartState(outcome=ReadOutcome.OK, answered_ms=answer.answered_ms)
-        return self._state(listed, before, answer, part, told)
-
-    @staticmethod
-    def _state(
-        listed: ListedGroup | None,
-        before: GroupState | None,
-        answer: _Answer,
-        part: PartState,
-        positions: tuple[CommittedOffset, ...],
-    ) -> GroupState:
-        row = listed or ListedGroup(
-            group_id=before.group_id if before else "",
-            protocol_type=before.protocol_type if before else "",
-            state=before.state if before else "",
-            type=before.type if before else "",
-        )
-        fresh = part.outcome is ReadOutcome.OK
-        return GroupState(
-            group_id=row.group_id,
-            type=row.type.lower(),
-            protocol_type=row.protocol_type,
-            state=row.state,
-            coordinator=answer.node_id if answer.node_id >= 0 or before is None else before.coordinator,
-            members=0 if listed is not None and listed.state == "Empty" else answer.members,
-            part=part,
-            sent_ms=answer.sent_ms if fresh else before.sent_ms if before else NEVER_MS,
-            positions=positions,
-        )
 
 
 def _may_have_members(listed: ListedGroup | None) -> bool:
