@@ -7,23 +7,21 @@ as a daemon leaves it, and a later one, or a daemon, goes on from there.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
 
 import structlog
 
-from kbackupd.capture.empty_tail import without_batches
 from kbackupd.capture.goals import GONE, Goals, Standing
 from kbackupd.capture.noting import NotedLogs, note_logs
 from kbackupd.capture.once_progress import OncePhase, OnceProgress
+from kbackupd.capture.once_tally import Tally
 from kbackupd.capture.pipeline import Pipeline
-from kbackupd.capture.request_size import RECEIVING_COPIES
 from kbackupd.capture.sessions import BEING_ASKED
 from kbackupd.capture.snapshots import Snapshots
 from kbackupd.capture.source import Source
+from kbackupd.capture.tail_probe import TailProbe
 from kbackupd.capture.waiting import woken
-from kbackupd.kafka.types import FetchTarget, KafkaErrorCode
+from kbackupd.kafka.types import KafkaErrorCode
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import (
     IncompleteError,
@@ -31,8 +29,6 @@ from kbackupd.model.errors import (
     KafkaUnavailableError,
     StoreUnavailableError,
 )
-from kbackupd.model.events import Gap, GapCause
-from kbackupd.model.path import CatalogEntry
 from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.model.status import PartitionState
 from kbackupd.observe import events
@@ -42,52 +38,12 @@ TICK_SECONDS = 0.25
 NOTING_SECONDS = 1.0
 """Between two rounds of asking leaders that did not answer where their logs end."""
 UNMET_SECONDS = 2.0
-TAIL_SECONDS = 5.0
-"""A partition below its end that is being fetched and does not move for so long may have nothing left."""
-TAIL_BYTES = 1 << 20
-TAIL_TIMEOUT_SECONDS = 15.0
-REMOTE_STORAGE = "remote.storage.enable"
-"""With it compaction is not possible, so that no tail is empty; and a broker answers with nothing, and no error, for
-records that a slow remote tier has not delivered within the wait (KIP-405)."""
 BELIEVED_AFTER = 2
 """Brokers deny so often in a row, by name, a topic that capture has not met yet, before it counts as deleted (I5)."""
 
-_FETCHED = frozenset({PartitionState.FOLLOWING, PartitionState.CATCHING_UP})
 _HELD_UP = frozenset({PartitionState.RETRYING, PartitionState.QUARANTINED, PartitionState.PAUSED})
 
 log = structlog.get_logger()
-
-
-@dataclass(slots=True, kw_only=True)
-class StoredOfTopic:
-    records: int = 0
-    raw_bytes: int = 0
-
-
-@dataclass(slots=True, kw_only=True)
-class Tally:
-    """What became durable in this life, by its segments' footers."""
-
-    segments: int = 0
-    stored_bytes: int = 0
-    records: int = 0
-    raw_bytes: int = 0
-    topics: dict[TopicId, StoredOfTopic] = field(default_factory=dict)
-    gaps: list[Gap] = field(default_factory=list)
-    """Declared in this life; what configuration leaves out is none."""
-
-    def add(self, entry: CatalogEntry) -> None:
-        self.segments += 1
-        self.stored_bytes += entry.size_bytes
-        for run in entry.footer.runs:
-            self.records += run.records
-            self.raw_bytes += run.raw_bytes
-            of_topic = self.topics.setdefault(run.id.topic_id, StoredOfTopic())
-            of_topic.records += run.records
-            of_topic.raw_bytes += run.raw_bytes
-        self.gaps += [
-            event for event in entry.footer.events if isinstance(event, Gap) and event.cause != GapCause.EXCLUDED
-        ]
 
 
 class Once:
@@ -130,6 +86,7 @@ class Once:
         self._patience_seconds = patience_seconds
         self._deadline = deadline
         self._drain_seconds = drain_seconds
+        self._tails = TailProbe(goals=self.goals, pipeline=pipeline, source=source, clock=clock)
         self._stopped = asyncio.Event()
         self._began = clock.monotonic()
         self._denied: dict[TopicId, int] = {}
@@ -150,7 +107,7 @@ class Once:
             running = group.create_task(self._pipeline.run(), name="pipeline")
             beside = [
                 group.create_task(self._note(), name="ends"),
-                group.create_task(self._probe_tails(), name="tails"),
+                group.create_task(self._tails.run(), name="tails"),
                 group.create_task(self._look_for_unmet(), name="unmet"),
             ]
             await self._until_over(running)
@@ -340,45 +297,6 @@ class Once:
                     or (row.error_code == KafkaErrorCode.NONE and row.topic_id != topic_id)
                 )
                 self._denied[topic_id] = self._denied.get(topic_id, 0) + 1 if denied else 0
-
-    # Tails without records --------------------------------------------------------------------------------------------
-
-    async def _probe_tails(self) -> None:
-        while True:
-            await asyncio.sleep(TAIL_SECONDS)
-            for node_id, asked in self._still().items():
-                await self._probe(node_id, asked)
-
-    def _still(self) -> Mapping[int, dict[PartitionId, FetchTarget]]:
-        """Partitions that are fetched and do not move below their end, by leader."""
-        now = self._clock.monotonic()
-        still: dict[int, dict[PartitionId, FetchTarget]] = defaultdict(dict)
-        for goal in self.goals.open:
-            partition = self._pipeline.roster.partitions.get(goal.id)
-            if partition is None or goal.branch < 0 or now - goal.moved_at < TAIL_SECONDS:
-                continue
-            topic = self._pipeline.roster.topics.get(goal.id.topic_id)
-            if topic is None or topic.configs.get(REMOTE_STORAGE) == "true":
-                continue
-            if goal.state in _FETCHED and goal.position == partition.position < goal.end_offset:
-                still[partition.leader_id][goal.id] = partition.target()
-        return still
-
-    async def _probe(self, node_id: int, asked: dict[PartitionId, FetchTarget]) -> None:
-        branches = {id: self._pipeline.roster.partitions[id].branch for id in asked}
-        budget = self._pipeline.budget
-        taken = await budget.reserve(TAIL_BYTES * RECEIVING_COPIES)
-        try:
-            ends = await without_batches(
-                self._source, node_id, asked, max_bytes=TAIL_BYTES, timeout_seconds=TAIL_TIMEOUT_SECONDS
-            )
-        except (KafkaUnavailableError, KafkaDeniedError) as error:
-            log.debug(events.FETCH_FAILED, node_id=node_id, session="tails", error=error.message)
-            return
-        finally:
-            budget.release(taken)
-        for id, end in ends.items():
-            self.goals.empty(id, branch=branches[id], offset=asked[id].offset, high_watermark=end)
 
     # Progress ---------------------------------------------------------------------------------------------------------
 
