@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from kbackupd.archive.catalog import Catalog, DamagedObject, abandoned_places, gather_evidence
+from kbackupd.archive.catalog import Catalog, DamagedObject
+from kbackupd.archive.evidence import abandoned_places, gather_evidence
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory, build_history
 from kbackupd.archive.losses import LostSegment, settled_catalog
 from kbackupd.archive.reader import READ_AHEAD_BYTES, StoredBatch, read_history

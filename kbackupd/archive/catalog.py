@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from kbackupd.archive.history import OnBranches, PartitionEvidence, SegmentPlace, StoredRun
-from kbackupd.archive.lineage import ROOT_BRANCH
+from kbackupd.archive.history import SegmentPlace
 from kbackupd.archive.rollup_read import (
     Chosen,
     Distrusted,
@@ -28,16 +27,7 @@ from kbackupd.format.container import TAIL_READ_BYTES, NeedMore
 from kbackupd.format.segment import open_footer
 from kbackupd.model.archive import ArchiveDocument, WriterClaim
 from kbackupd.model.errors import CorruptObjectError, ObjectMissingError, UnsupportedFormatError
-from kbackupd.model.events import Gap, PartitionSeen, Truncated
-from kbackupd.model.positions import PartitionId
-from kbackupd.model.segment import (
-    Identity,
-    OpenTransaction,
-    Run,
-    RunFlag,
-    Sample,
-    TransactionOutcome,
-)
+from kbackupd.model.segment import Identity
 from kbackupd.store.protocol import ObjectInfo, ObjectStore
 
 CONCURRENT_READS = 32
@@ -288,117 +278,3 @@ def _judged(damaged: list[DamagedObject], key: str, decode: Callable[[], Result]
 
 def _counted(at: keys.SegmentKey, pinned: Mapping[tuple[str, int], int] | None) -> bool:
     return pinned is None or at.seq < pinned.get((at.writer, at.writer_epoch), 0)
-
-
-@dataclass(slots=True)
-class _Gathered:
-    runs: list[StoredRun] = field(default_factory=list)
-    seen: list[PartitionSeen] = field(default_factory=list)
-    gaps: list[Gap] = field(default_factory=list)
-    truncations: list[Truncated] = field(default_factory=list)
-    outcomes: list[OnBranches] = field(default_factory=list)
-    open_transactions: list[OnBranches] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
-
-
-def abandonment(segments: Iterable[CatalogSegment]) -> Callable[[SegmentPlace], bool]:
-    """Which places are abandoned: they came after their writer's next life had recovered without them and gone on.
-
-    Args:
-        segments: at least those that say anything of earlier lives, in the archive's order.
-    """
-    durable: dict[tuple[str, int], tuple[tuple[int, int], ...]] = {}
-    for segment in segments:  # in order: of several lives that describe an epoch, the last one's word stands
-        for row in segment.footer.earlier:
-            durable[segment.place.writer, row.writer_epoch] = row.durable
-
-    def abandoned(place: SegmentPlace) -> bool:
-        ranges = durable.get((place.writer, place.writer_epoch))
-        return ranges is not None and not any(first <= place.seq < next_seq for first, next_seq in ranges)
-
-    return abandoned
-
-
-def abandoned_places(segments: Sequence[CatalogSegment]) -> frozenset[SegmentPlace]:
-    """Those of the segments that are abandoned."""
-    abandoned = abandonment(segments)
-    return frozenset(segment.place for segment in segments if abandoned(segment.place))
-
-
-def gather_evidence(segments: Sequence[CatalogSegment]) -> dict[PartitionId, PartitionEvidence]:
-    """What the segments, in the archive's order, say about each partition they mention.
-
-    An abandoned segment's bytes count, its story does not: where coverage begins and where a log was cut is told by the
-    life that went on. A branch that only an abandoned segment opens would hide all that is captured after it.
-    """
-    gathered: dict[PartitionId, _Gathered] = {}
-    abandoned = abandoned_places(segments)
-    opened: set[tuple[PartitionId, int]] = set()
-
-    def of(id: PartitionId) -> _Gathered:
-        found = gathered.get(id)
-        if found is None:
-            found = gathered[id] = _Gathered()
-        return found
-
-    for segment in segments:
-        footer = segment.footer
-        counts = segment.place not in abandoned
-        opened.update((event.id, event.branch) for event in footer.events if counts and isinstance(event, Truncated))
-        runs = [run for run in footer.runs if counts or run.branch == ROOT_BRANCH or (run.id, run.branch) in opened]
-        for run in runs:
-            of(run.id).runs.append(StoredRun(run=run, ref=segment.ref, place=segment.place))
-        for event in footer.events:
-            match event:
-                case PartitionSeen() if counts:
-                    of(event.id).seen.append(event)
-                case Gap() if counts or event.branch == ROOT_BRANCH or (event.id, event.branch) in opened:
-                    of(event.id).gaps.append(event)
-                case Truncated() if counts:
-                    of(event.id).truncations.append(event)
-                case _:
-                    pass
-        for sample in footer.samples:
-            of(sample.id).samples.append(sample)
-        if footer.outcomes or footer.open_transactions:
-            usable = _usable(runs)
-            for outcome in footer.outcomes:
-                of(outcome.id).outcomes.append(_outcome_row(outcome, usable.get(outcome.id, ())))
-            for row in footer.open_transactions:
-                of(row.id).open_transactions.append(_open_row(row, usable.get(row.id, ())))
-    return {
-        id: PartitionEvidence(
-            id=id,
-            runs=tuple(found.runs),
-            seen=tuple(found.seen),
-            gaps=tuple(found.gaps),
-            truncations=tuple(found.truncations),
-            outcomes=tuple(found.outcomes),
-            open_transactions=tuple(found.open_transactions),
-            samples=tuple(found.samples),
-        )
-        for id, found in gathered.items()
-    }
-
-
-def _usable(runs: Iterable[Run]) -> dict[PartitionId, list[Run]]:
-    usable: dict[PartitionId, list[Run]] = {}
-    for run in runs:
-        if not run.flags.corrupt:
-            usable.setdefault(run.id, []).append(run)
-    return usable
-
-
-def _outcome_row(row: TransactionOutcome, runs: Iterable[Run]) -> OnBranches:
-    holding = tuple(
-        run
-        for run in runs
-        if run.flags & RunFlag.CONTROL and min(run.first_offset, run.asked_offset) <= row.offset < run.next_offset
-    )
-    return OnBranches(branches=frozenset(run.branch for run in holding), row=row, runs=holding)
-
-
-def _open_row(row: OpenTransaction, runs: Iterable[Run]) -> OnBranches:
-    """A transaction open at a run's end is of its newest branch or, if begun below the cut, a parent's."""
-    newest = max((run.branch for run in runs), default=0)
-    return OnBranches(branches=frozenset(range(newest + 1)), row=row)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import itemgetter
 
-from kbackupd.archive.catalog import Catalog, abandonment, gather_evidence
+from kbackupd.archive.catalog import Catalog
+from kbackupd.archive.evidence import abandonment, gather_evidence
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory, SegmentPlace, StoredRun, build_history
 from kbackupd.archive.lineage import ROOT_BRANCH
 from kbackupd.archive.rollup_read import UsableRollup, gap_of, rolled_segments, sample_of, seen_of

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kbackupd.archive.archive import archived_topics, no_archive
-from kbackupd.archive.catalog import gather_evidence
+from kbackupd.archive.evidence import gather_evidence
 from kbackupd.archive.losses import LOOKS_MAX, any_appeared
 from kbackupd.format import keys
 from kbackupd.model.clock import Clock, SystemClock
