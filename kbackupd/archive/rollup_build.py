@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 
 from kbackupd.archive.archive import no_archive
 from kbackupd.archive.catalog import DamagedObject, footers_in_order
+from kbackupd.archive.rollup_draft import ROWS_PER_DRAFT, RollupDraft
 from kbackupd.archive.rollup_merge import merge
-from kbackupd.archive.rollup_rows import OF_SEGMENTS, ROWS_PER_DRAFT, RollupDraft
+from kbackupd.archive.rollup_rows import OF_SEGMENTS
 from kbackupd.archive.rollup_source import OpenedRollup, Place, open_stored
 from kbackupd.format import documents, keys
 from kbackupd.format.rollup import SealedRollup

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 
+from kbackupd.archive.rollup_draft import RollupDraft
 from kbackupd.archive.rollup_read import UsableRollup
-from kbackupd.archive.rollup_rows import RollupDraft
 from kbackupd.archive.rollup_source import OpenedRollup, read_tables
 from kbackupd.archive.segments import CatalogSegment, narrowed
 from kbackupd.format.container import ROLLUP, check_magic

@@ -17,7 +17,8 @@ from itertools import islice
 from operator import itemgetter
 
 from kbackupd.archive.history import SegmentPlace
-from kbackupd.archive.rollup_rows import GAP_CAUSES, OF_SEGMENTS, ROWS_PER_DRAFT, RollupDraft
+from kbackupd.archive.rollup_draft import ROWS_PER_DRAFT, RollupDraft
+from kbackupd.archive.rollup_rows import GAP_CAUSES, OF_SEGMENTS
 from kbackupd.archive.rollup_source import OpenedRollup, Place, open_stored, places_of, read_tables
 from kbackupd.archive.segments import CatalogSegment, SealedPlace, TopicMention, WantedTopic, narrowed
 from kbackupd.format import keys
