@@ -14,7 +14,7 @@ from kbackupd.archive.evidence import abandoned_places, gather_evidence
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory, build_history
 from kbackupd.archive.losses import LostSegment, settled_catalog
 from kbackupd.archive.reader import READ_AHEAD_BYTES, StoredBatch, read_history
-from kbackupd.archive.rollup_read import Distrusted
+from kbackupd.archive.rollup_choice import Distrusted
 from kbackupd.archive.segments import CatalogSegment, WantedTopic
 from kbackupd.format import keys
 from kbackupd.model.archive import ArchiveDocument

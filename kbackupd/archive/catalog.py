@@ -13,14 +13,9 @@ from functools import partial
 from typing import TypeVar
 
 from kbackupd.archive.history import SegmentPlace
-from kbackupd.archive.rollup_read import (
-    Chosen,
-    Distrusted,
-    UsableRollup,
-    choose_rollups,
-    rolled_segments,
-    rolled_up_in_memory,
-)
+from kbackupd.archive.rollup_choice import Chosen, Distrusted, choose_rollups
+from kbackupd.archive.rollup_read import rolled_segments, rolled_up_in_memory
+from kbackupd.archive.rollup_source import UsableRollup
 from kbackupd.archive.segments import CatalogSegment, SealedPlace, WantedTopic, catalog_segment, sealed_place
 from kbackupd.format import documents, keys
 from kbackupd.format.container import TAIL_READ_BYTES, NeedMore

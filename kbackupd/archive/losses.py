@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kbackupd.archive.catalog import Catalog, load_catalog
-from kbackupd.archive.rollup_read import Distrusted
+from kbackupd.archive.rollup_choice import Distrusted
 from kbackupd.archive.segments import WantedTopic
 from kbackupd.archive.sequences import judge_sequences
 from kbackupd.format import keys

@@ -9,8 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 from kbackupd.archive.rollup_draft import RollupDraft
-from kbackupd.archive.rollup_read import UsableRollup
-from kbackupd.archive.rollup_source import OpenedRollup, read_tables
+from kbackupd.archive.rollup_source import OpenedRollup, UsableRollup, read_tables
 from kbackupd.archive.segments import CatalogSegment, narrowed
 from kbackupd.format.container import ROLLUP, check_magic
 from kbackupd.format.tables import BY_TOPIC, COLUMNS, IN_FLIGHT, PARTITIONS, SEGMENTS, Columns

@@ -6,15 +6,27 @@ goes on without it.
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
+from kbackupd.archive.history import SegmentPlace
+from kbackupd.archive.segments import SealedPlace
+from kbackupd.format import keys
 from kbackupd.format.container import TAIL_READ_BYTES, NeedMore
-from kbackupd.format.keys import RollupKey, parse_rollup_key
 from kbackupd.format.rollup import Coverage, RollupFooter, open_rollup
-from kbackupd.format.tables import BY_TOPIC, COLUMNS, SEGMENTS, BlockRef, Columns, decode_block, empty_columns
+from kbackupd.format.tables import (
+    BY_TOPIC,
+    COLUMNS,
+    IN_FLIGHT,
+    SEGMENTS,
+    BlockRef,
+    Columns,
+    decode_block,
+    empty_columns,
+)
 from kbackupd.model.errors import CorruptObjectError
 from kbackupd.model.segment import Identity, ObjectRef
 from kbackupd.store.protocol import ObjectStore
@@ -27,10 +39,14 @@ BRIDGED_BYTES = 64 << 10
 Place = tuple[int, int]
 """(writer epoch, sequence)."""
 
+_DIGEST = struct.Struct(">4q")
+_DIGEST_AT = COLUMNS[SEGMENTS].index("digest_0")
+_BODY_DIGEST_AT = COLUMNS[SEGMENTS].index("body_sha256_0")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedRollup:
-    at: RollupKey
+    at: keys.RollupKey
     ref: ObjectRef
     footer: RollupFooter
     size_bytes: int
@@ -42,6 +58,44 @@ class OpenedRollup:
         return self.footer.head.coverage
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsableRollup:
+    """A roll-up and the list of the segments it covers: it can stand for them where a listing shows every one."""
+
+    opened: OpenedRollup
+    segments: Columns
+    in_flight: Mapping[int, tuple[int, ...]]
+    """Row of `segments` → what was in flight when it was sealed; left out where nothing was."""
+
+    @property
+    def writer(self) -> str:
+        return self.opened.at.writer
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of the segments it covers."""
+        return sum(self.segments[COLUMNS[SEGMENTS].index("size")])
+
+    def places(self) -> Iterator[SegmentPlace]:
+        return (SegmentPlace(self.writer, epoch, seq) for epoch, seq, _, _ in places_of(self.segments))
+
+    def sealed(self) -> Iterator[SealedPlace]:
+        earlier = dict(self.opened.footer.head.earlier)
+        for row, (epoch, seq, _, _) in enumerate(places_of(self.segments)):
+            yield SealedPlace(self.writer, epoch, seq, self.in_flight.get(row, ()), earlier.get(row, ()))
+
+    def ref(self, row: int) -> ObjectRef:
+        columns = self.segments
+        key = keys.segment_key(self.writer, columns[0][row], columns[1][row], columns[2][row])
+        return ObjectRef(key, self._hex(row, _DIGEST_AT))
+
+    def body_sha256(self, row: int) -> str:
+        return self._hex(row, _BODY_DIGEST_AT)
+
+    def _hex(self, row: int, at: int) -> str:
+        return _DIGEST.pack(*(column[row] for column in self.segments[at : at + 4])).hex()
+
+
 async def open_stored(store: ObjectStore, key: str, identity: Identity | None) -> OpenedRollup:
     """The roll-up `key` by one or two suffix reads.
 
@@ -49,7 +103,7 @@ async def open_stored(store: ObjectStore, key: str, identity: Identity | None) -
         CorruptObjectError, UnsupportedFormatError: it cannot be trusted, or not be understood.
         ObjectMissingError: it is gone.
     """
-    at = parse_rollup_key(key)
+    at = keys.parse_rollup_key(key)
     assert at is not None, key
     length = TAIL_READ_BYTES
     while True:
@@ -157,3 +211,16 @@ def places_of(segments: Columns) -> Iterable[tuple[int, int, int, int]]:
     names = COLUMNS[SEGMENTS]
     take = itemgetter(*(names.index(name) for name in ("writer_epoch", "seq", "sealed_ms", "size")))
     return zip(*take(segments), strict=True)
+
+
+async def with_segments(store: ObjectStore, opened: OpenedRollup) -> UsableRollup:
+    """The roll-up and its list of segments; whether these are there is not asked.
+
+    Raises:
+        CorruptObjectError: the list is damaged.
+    """
+    tables = await read_tables(store, opened, (SEGMENTS, IN_FLIGHT))
+    flying: dict[int, tuple[int, ...]] = {}
+    for row, seq in zip(*tables[IN_FLIGHT], strict=True):
+        flying[row] = (*flying.get(row, ()), seq)
+    return UsableRollup(opened=opened, segments=tables[SEGMENTS], in_flight=flying)

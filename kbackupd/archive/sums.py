@@ -17,9 +17,10 @@ from kbackupd.archive.catalog import Catalog
 from kbackupd.archive.evidence import abandonment, gather_evidence
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory, SegmentPlace, StoredRun, build_history
 from kbackupd.archive.lineage import ROOT_BRANCH
-from kbackupd.archive.rollup_read import UsableRollup, gap_of, rolled_segments, sample_of, seen_of
+from kbackupd.archive.rollup_footers import gap_of, sample_of, seen_of
+from kbackupd.archive.rollup_read import rolled_segments
 from kbackupd.archive.rollup_rows import Row, coalesced
-from kbackupd.archive.rollup_source import read_tables
+from kbackupd.archive.rollup_source import UsableRollup, read_tables
 from kbackupd.format.tables import GAPS, PARTITIONS, SEEN, STRETCHES, TRUNCATIONS, Columns
 from kbackupd.model.events import Gap, PartitionSeen
 from kbackupd.model.positions import PartitionId, TopicId

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from kbackupd.archive.history import SegmentPlace
 from kbackupd.archive.rollup_check import check_bytes, heads_differ, rows_differ
-from kbackupd.archive.rollup_read import UsableRollup
+from kbackupd.archive.rollup_source import UsableRollup
 from kbackupd.archive.segments import CatalogSegment
 from kbackupd.model.errors import CorruptObjectError, ObjectMissingError
 from kbackupd.store.protocol import ObjectStore

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from kbackupd.archive.catalog import Catalog, DamagedObject, bounded, load_catalog
-from kbackupd.archive.rollup_read import UsableRollup, with_segments
-from kbackupd.archive.rollup_source import open_stored
+from kbackupd.archive.rollup_source import UsableRollup, open_stored, with_segments
 from kbackupd.archive.sequences import EpochJudgement, RolledUp, judge_sequences
 from kbackupd.format import keys
 from kbackupd.format.checkpoint import decode_checkpoint
