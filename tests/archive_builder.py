@@ -27,10 +27,11 @@ from kbackupd.archive.snapshots import SnapshotLog
 from kbackupd.archive.writer_state import WriterState
 from kbackupd.format.batch import iter_batches, scan_batches
 from kbackupd.format.checkpoint import encode_checkpoint
+from kbackupd.format.cluster_snapshot import CLUSTER_FORMAT
+from kbackupd.format.groups_snapshot import GROUPS_FORMAT
 from kbackupd.format.keys import checkpoint_key
 from kbackupd.format.records import RawRecord, build_batch, encode_body
 from kbackupd.format.segment import RunDraft, SegmentDraft, seal
-from kbackupd.format.snapshots import CLUSTER_FORMAT, GROUPS_FORMAT
 from kbackupd.model.archive import ArchiveDocument
 from kbackupd.model.clock import ManualClock
 from kbackupd.model.events import Gap, GapCause, LedgerEvent, PartitionSeen, TopicDeleted, TopicSeen, Truncated

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from kbackupd.archive.catalog import DamagedObject
 from kbackupd.archive.snapshots import archive_snapshot_at
-from kbackupd.format.snapshots import GROUPS_FORMAT
+from kbackupd.format.groups_snapshot import GROUPS_FORMAT
 from kbackupd.model.clock import iso
 from kbackupd.model.errors import IncompleteError
 from kbackupd.model.positions import TopicId

@@ -13,7 +13,8 @@ from kbackupd.archive.archive import Archive
 from kbackupd.archive.catalog import DamagedObject
 from kbackupd.archive.segments import CatalogSegment
 from kbackupd.archive.snapshots import snapshot_among
-from kbackupd.format.snapshots import CLUSTER_FORMAT, GROUPS_FORMAT
+from kbackupd.format.cluster_snapshot import CLUSTER_FORMAT
+from kbackupd.format.groups_snapshot import GROUPS_FORMAT
 from kbackupd.model.events import TopicDeleted, TopicSeen
 from kbackupd.model.positions import TopicId
 from kbackupd.model.snapshots import NEVER_MS, ClusterContent, GroupsContent, ReadOutcome, Snapshot, TopicState

@@ -18,7 +18,9 @@ from kbackupd.capture.cluster_survey import ClusterSurvey
 from kbackupd.capture.group_survey import GroupSurvey
 from kbackupd.capture.source import ClusterQuestions
 from kbackupd.capture.waiting import woken
-from kbackupd.format.snapshots import CLUSTER_FORMAT, GROUPS_FORMAT, SnapshotFormat
+from kbackupd.format.cluster_snapshot import CLUSTER_FORMAT
+from kbackupd.format.groups_snapshot import GROUPS_FORMAT
+from kbackupd.format.snapshots import SnapshotFormat
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError, KbackupError
 from kbackupd.model.segment import Identity

@@ -12,7 +12,8 @@ from kbackupd.archive.rollup_source import UsableRollup, open_stored, with_segme
 from kbackupd.archive.sequences import EpochJudgement, RolledUp, judge_sequences
 from kbackupd.format import keys
 from kbackupd.format.checkpoint import decode_checkpoint
-from kbackupd.format.snapshots import decode_cluster, decode_groups
+from kbackupd.format.cluster_snapshot import decode_cluster
+from kbackupd.format.groups_snapshot import decode_groups
 from kbackupd.model.errors import CorruptObjectError, ObjectMissingError, UnsupportedFormatError
 from kbackupd.model.segment import Checkpoint, Identity, ObjectRef
 from kbackupd.store.protocol import ObjectStore

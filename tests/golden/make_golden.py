@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 from kbackupd.format.checkpoint import encode_checkpoint
+from kbackupd.format.cluster_snapshot import encode_cluster
 from kbackupd.format.documents import encode_backup, encode_claim
+from kbackupd.format.groups_snapshot import encode_groups
 from kbackupd.format.segment import SegmentDraft, seal
-from kbackupd.format.snapshots import encode_cluster, encode_groups
 from tests.unit.format.samples import (
     CLUSTER_KEY,
     GROUPS_KEY,

@@ -22,7 +22,7 @@ from kbackupd.archive.snapshots import archive_snapshot_at
 from kbackupd.capture.cluster_survey import ClusterSurvey
 from kbackupd.capture.group_survey import GroupSurvey
 from kbackupd.daemon.source import KafkaQuestions
-from kbackupd.format.snapshots import CLUSTER_FORMAT
+from kbackupd.format.cluster_snapshot import CLUSTER_FORMAT
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.errors import IncompleteError

@@ -9,7 +9,7 @@ import pytest
 
 from kbackupd.archive.snapshots import REPEATED_AFTER_MS, STEPS_BACK, SnapshotLog, snapshot_at
 from kbackupd.format import keys
-from kbackupd.format.snapshots import GROUPS_FORMAT
+from kbackupd.format.groups_snapshot import GROUPS_FORMAT
 from kbackupd.model.errors import StoreUnavailableError
 from kbackupd.model.snapshots import GroupsContent
 from kbackupd.store.memory import MemoryStore

@@ -8,7 +8,8 @@ import pytest
 
 from kbackupd.archive.snapshots import snapshot_at
 from kbackupd.capture.snapshots import FIRST_RETRY_SECONDS, PROBLEM_AFTER_ROUNDS, Snapshots
-from kbackupd.format.snapshots import CLUSTER_FORMAT, GROUPS_FORMAT
+from kbackupd.format.cluster_snapshot import CLUSTER_FORMAT
+from kbackupd.format.groups_snapshot import GROUPS_FORMAT
 from kbackupd.kafka.answers import DescribedAcls
 from kbackupd.kafka.types import KafkaErrorCode
 from kbackupd.model.clock import ManualClock

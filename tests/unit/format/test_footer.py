@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbackupd.format.checkpoint import decode_checkpoint, encode_checkpoint
+from kbackupd.format.cluster_snapshot import decode_cluster, encode_cluster
 from kbackupd.format.container import SEGMENT as SEGMENT_KIND
 from kbackupd.format.container import NeedMore, Tail, parse_tail
 from kbackupd.format.footer import check_footer, decode_footer, encode_footer
+from kbackupd.format.groups_snapshot import decode_groups, encode_groups
 from kbackupd.format.segment import open_footer, seal
-from kbackupd.format.snapshots import decode_cluster, decode_groups, encode_cluster, encode_groups
 from kbackupd.model.errors import CorruptObjectError
 from kbackupd.model.positions import TopicId
 from kbackupd.model.segment import Checkpoint, Footer

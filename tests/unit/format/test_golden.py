@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from kbackupd.format.checkpoint import decode_checkpoint, encode_checkpoint
+from kbackupd.format.cluster_snapshot import decode_cluster, encode_cluster
 from kbackupd.format.documents import decode_backup, decode_claim, encode_backup, encode_claim
+from kbackupd.format.groups_snapshot import decode_groups, encode_groups
 from kbackupd.format.segment import run_bytes, seal, verify_whole
-from kbackupd.format.snapshots import decode_cluster, decode_groups, encode_cluster, encode_groups
 from kbackupd.model.errors import CorruptObjectError, UnsupportedFormatError
 from kbackupd.model.segment import Footer
 from tests import independent_reader

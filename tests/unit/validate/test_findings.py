@@ -11,8 +11,8 @@ import pytest
 
 from kbackupd.format import keys
 from kbackupd.format.checkpoint import decode_checkpoint, encode_checkpoint
+from kbackupd.format.cluster_snapshot import decode_cluster, encode_cluster
 from kbackupd.format.segment import SegmentDraft, seal
-from kbackupd.format.snapshots import decode_cluster, encode_cluster
 from kbackupd.model.errors import ObjectMissingError, StoreUnavailableError
 from kbackupd.model.events import GapCause, TopicSeen
 from kbackupd.model.positions import PartitionId, TopicId
