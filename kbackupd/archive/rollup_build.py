@@ -8,7 +8,7 @@ read as a stream, rows are held as arrays or as compressed blocks.
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
@@ -185,16 +185,21 @@ class _Writer:
         return True
 
     async def _choose(self) -> None:
-        """Open the roll-ups that count: the highest level first, and none that reaches into another's range."""
-        self._kept = []
+        """Open the roll-ups that count: the highest level first, and none that covers what another does.
+
+        One that lies between another's ends may cover what that one was made without, because it came late. Left out
+        here, it would be made again by every building.
+        """
+        self._kept, self._ranges = [], []
         for at in sorted(self._listed, key=lambda at: (-at.level, at.first, at.last, -at.generation)):
-            if any(at.first <= kept.at.last and kept.at.first <= at.last for kept in self._kept):
-                continue
+            if self._covered(at.first) or self._covered(at.last):
+                continue  # it covers its own ends, and need not be opened
             opened = await self._opened(at)
-            if opened is not None:
+            if opened is not None and not self._meets(opened):
                 self._kept.append(opened)
+                for epoch, first, following in opened.coverage:
+                    insort(self._ranges, ((epoch, first), (epoch, following)))
         self._kept.sort(key=lambda one: one.at.first)
-        self._note_ranges()
 
     async def _opened(self, at: keys.RollupKey) -> OpenedRollup | None:
         key = keys.rollup_key(at)
@@ -220,6 +225,14 @@ class _Writer:
     def _covered(self, place: Place) -> bool:
         at = bisect_right(self._ranges, (place, (1 << 62, 0))) - 1
         return at >= 0 and self._ranges[at][0] <= place < self._ranges[at][1]
+
+    def _meets(self, opened: OpenedRollup) -> bool:
+        """Whether any segment that it covers is covered already."""
+        for epoch, first, following in opened.coverage:
+            at = bisect_right(self._ranges, ((epoch, following - 1), (1 << 62, 0))) - 1
+            if at >= 0 and self._ranges[at][1] > (epoch, first):
+                return True
+        return False
 
     async def _cover_segments(self) -> None:
         """Level 1, from the footers of what is not covered; one stretch between covered ones after the other."""

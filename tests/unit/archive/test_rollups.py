@@ -276,6 +276,22 @@ async def test_a_segment_that_arrives_after_its_neighbours_were_rolled_up_stops_
         await assert_same(built)
 
 
+async def test_a_segment_that_arrives_after_its_neighbours_were_rolled_up_is_rolled_up_once() -> None:
+    """It lies between the ends of a roll-up that does not cover it; each building made one more object of it."""
+    built = await long_archive(40)
+    late = [key for key in built.keys if keys.parse_segment_key(key)][6]
+    data = built.data(late)
+    built.tamper(late, None)
+    await rolled_up(built, RollupLimits(segments=10, fan_in=99, unsettled=2, between=2))
+    built.tamper(late, data)
+    limits = RollupLimits(segments=10, fan_in=2, unsettled=2, between=1)
+    assert len((await rolled_up(built, limits)).built) == 1
+    before = built.keys
+    again = await rolled_up(built, limits)
+    assert (again.built, again.merged, again.uncovered) == ([], [], 9)
+    assert built.keys == before
+
+
 async def test_what_comes_later_goes_into_rollups_of_its_own() -> None:
     built = await long_archive(20)
     await rolled_up(built)

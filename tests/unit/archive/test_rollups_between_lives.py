@@ -298,6 +298,8 @@ def play(deeds: Sequence[Deed]) -> None:
         await assert_rollups_change_nothing(site)
         sound(await rolled_up(site.built, limits_of(0)))
         await assert_rollups_change_nothing(site)
+        again = await rolled_up(site.built, limits_of(0))
+        assert (again.built, again.merged) == ([], [])
 
     asyncio.run(play())
 
