@@ -105,7 +105,7 @@ class Truth:
         self._lock = threading.Lock()
         self._columns: dict[tuple[str, int], _Column] = {}
         self._outcomes: list[Outcome] = []
-        self._doubts: list[tuple[str, int, Transaction]] = []
+        self._doubts: list[tuple[str, int, Transaction, str]] = []
 
     def know_topic(self, topic: str, partitions: int) -> None:
         """Expect these partitions, even if nothing is ever produced to them."""
@@ -144,10 +144,10 @@ class Truth:
             column.digests += digest
             column.content_bytes += len(key or b"") + len(value or b"")
 
-    def doubt(self, topic: str, partition: int, transaction: Transaction = NO_TRANSACTION) -> None:
-        """A record was sent there (partition -1: not yet chosen) and its fate is not known."""
+    def doubt(self, topic: str, partition: int, reason: str, transaction: Transaction = NO_TRANSACTION) -> None:
+        """A record was sent there (partition -1: not yet chosen) and its fate or its place is not known."""
         with self._lock:
-            self._doubts.append((topic, partition, transaction))
+            self._doubts.append((topic, partition, transaction, reason))
 
     @property
     def partitions(self) -> list[tuple[str, int]]:
@@ -186,7 +186,8 @@ class Truth:
         """
         with self._lock:
             if doubts := self._visible_doubts(topic, partition, isolation):
-                raise LookupError(f"{topic}-{partition}: {doubts} sent records of unknown fate")
+                reasons = ", ".join(dict.fromkeys(doubts))
+                raise LookupError(f"{topic}-{partition}: {len(doubts)} sent records of unknown fate: {reasons}")
             column = self._columns[topic, partition]
             found = []
             for i, (offset, stamp, number) in enumerate(
@@ -208,13 +209,13 @@ class Truth:
     def _outcome(self, transaction: Transaction) -> Outcome:
         return Outcome.NONE if transaction == NO_TRANSACTION else self._outcomes[transaction]
 
-    def _visible_doubts(self, topic: str, partition: int, isolation: Isolation) -> int:
+    def _visible_doubts(self, topic: str, partition: int, isolation: Isolation) -> list[str]:
         hidden = (Outcome.ABORTED, Outcome.OPEN) if isolation == "read_committed" else ()
-        return sum(
-            1
-            for name, number, transaction in self._doubts
+        return [
+            reason
+            for name, number, transaction, reason in self._doubts
             if name == topic and number in (partition, -1) and self._outcome(transaction) not in hidden
-        )
+        ]
 
 
 def expected(records: Sequence[Record]) -> list[Expected]:

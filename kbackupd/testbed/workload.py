@@ -164,7 +164,8 @@ class _TruthfulProducer:
     ) -> None:
         partition, offset = message.partition(), message.offset()
         if error is not None or partition is None or offset is None or offset < 0:
-            self._truth.doubt(topic, -1 if partition is None else partition, transaction)
+            reason = str(error) if error is not None else "stored, and nobody said where"
+            self._truth.doubt(topic, -1 if partition is None else partition, reason, transaction)
             return
         self._truth.acknowledge(
             topic,

@@ -118,9 +118,9 @@ def test_a_record_of_unknown_fate_matters_only_where_it_could_be_seen() -> None:
     truth = Truth()
     truth.know_topic("t", 2)
     aborted = truth.begin()
-    truth.doubt("t", 0, aborted)
+    truth.doubt("t", 0, "time-out", aborted)
     truth.decide(aborted, Outcome.ABORTED)
-    truth.doubt("t", 1)
+    truth.doubt("t", 1, "time-out")
     assert truth.records("t", 0) == []
     with pytest.raises(LookupError, match="unknown fate"):
         truth.records("t", 0, isolation="read_uncommitted")
