@@ -59,6 +59,10 @@ class Record(NamedTuple):
     headers: Headers
 
 
+NOWHERE_SAID = -1
+"""Stands for the offset of a record that a broker said it has, and not where."""
+
+
 class Expected(NamedTuple):
     """One record as it must be; contents by digest."""
 
@@ -98,7 +102,8 @@ class Truth:
     """Every acknowledged record per (topic, partition), with the outcome of its transaction. Thread-safe.
 
     Records that were sent but neither acknowledged nor surely lost (a delivery time-out) are counted as doubts: while
-    a partition has one that could be visible, `records` refuses to state its contents.
+    a partition has one that could be visible, `records` refuses to state its contents. Of a batch that was sent again
+    a broker may only say that it has it (DUPLICATE_SEQUENCE_NUMBER): where it lies, a reader of the source must tell.
     """
 
     def __init__(self) -> None:
@@ -134,7 +139,7 @@ class Truth:
         headers: Headers,
         transaction: Transaction = NO_TRANSACTION,
     ) -> None:
-        """The broker said this record is at this offset."""
+        """The broker said this record is at this offset; `NOWHERE_SAID`: that it has it."""
         digest = content_digest(key, value, headers)
         with self._lock:
             column = self._columns.setdefault((topic, partition), _Column())
@@ -178,8 +183,19 @@ class Truth:
         with self._lock:
             return Counter(self._outcomes)
 
-    def records(self, topic: str, partition: int, *, isolation: Isolation = "read_committed") -> list[Expected]:
+    def records(
+        self,
+        topic: str,
+        partition: int,
+        *,
+        isolation: Isolation = "read_committed",
+        seen: Sequence[Record] = (),
+    ) -> list[Expected]:
         """What a consumer of that isolation level must see, by ascending offset.
+
+        Args:
+            seen: what a reader of the source found there: it tells where those records lie, and when they were
+                stamped, of which the broker only said that it has them.
 
         Raises:
             LookupError: the partition's contents cannot be stated, because of unsure records or unknown outcomes.
@@ -204,7 +220,7 @@ class Truth:
                 digest = bytes(column.digests[i * _DIGEST_BYTES : (i + 1) * _DIGEST_BYTES])
                 found.append(Expected(offset, stamp, digest, outcome))
         found.sort()
-        return found
+        return _placed(found, seen, f"{topic}-{partition}")
 
     def _outcome(self, transaction: Transaction) -> Outcome:
         return Outcome.NONE if transaction == NO_TRANSACTION else self._outcomes[transaction]
@@ -216,6 +232,25 @@ class Truth:
             for name, number, transaction, reason in self._doubts
             if name == topic and number in (partition, -1) and self._outcome(transaction) not in hidden
         ]
+
+
+def _placed(found: list[Expected], seen: Sequence[Record], where: str) -> list[Expected]:
+    """`found`, ascending, with the records of unknown place where a reader saw their contents."""
+    unplaced = [one for one in found if one.offset == NOWHERE_SAID]
+    if not unplaced:
+        return found
+    known = found[len(unplaced) :]
+    taken = {one.offset for one in known}
+    free: dict[bytes, list[Record]] = {}
+    for record in seen:
+        if record.offset not in taken:
+            free.setdefault(content_digest(record.key, record.value, record.headers), []).append(record)
+    for one in unplaced:
+        places = free.pop(one.digest, [])
+        if len(places) != 1:
+            raise LookupError(f"{where}: a record that a broker said it has lies at {len(places)} places: {places}")
+        known.append(one._replace(offset=places[0].offset, timestamp_ms=places[0].timestamp_ms))
+    return sorted(known)
 
 
 def expected(records: Sequence[Record]) -> list[Expected]:

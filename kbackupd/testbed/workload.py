@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from kbackupd.testbed.process import Deadline
-from kbackupd.testbed.truth import NO_TRANSACTION, Headers, Outcome, Transaction, Truth
+from kbackupd.testbed.truth import NO_TRANSACTION, NOWHERE_SAID, Headers, Outcome, Transaction, Truth
 
 Codec = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 CODECS: tuple[Codec, ...] = ("none", "gzip", "snappy", "lz4", "zstd")
@@ -163,14 +163,13 @@ class _TruthfulProducer:
         self, topic: str, draft: Draft, transaction: Transaction, error: KafkaError | None, message: Message
     ) -> None:
         partition, offset = message.partition(), message.offset()
-        if error is not None or partition is None or offset is None or offset < 0:
-            reason = str(error) if error is not None else "stored, and nobody said where"
-            self._truth.doubt(topic, -1 if partition is None else partition, reason, transaction)
+        if error is not None or partition is None:
+            self._truth.doubt(topic, -1 if partition is None else partition, str(error), transaction)
             return
         self._truth.acknowledge(
             topic,
             partition,
-            offset=offset,
+            offset=NOWHERE_SAID if offset is None or offset < 0 else offset,
             timestamp_ms=message.timestamp()[1],
             key=draft.key,
             value=draft.value,

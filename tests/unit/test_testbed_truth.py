@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kbackupd.testbed.truth import (
+    NOWHERE_SAID,
     Headers,
     Outcome,
     Record,
@@ -135,3 +136,15 @@ def test_a_log_that_is_cut_off_is_refused() -> None:
         list(split_batches(batch + batch[:-1]))
     with pytest.raises(ValueError, match="no batch"):
         list(split_batches(batch + b"short"))
+
+
+def test_a_record_that_a_broker_only_said_it_has_lies_where_a_reader_found_it() -> None:
+    truth = Truth()
+    for offset, value in ((0, b"a"), (NOWHERE_SAID, b"b"), (2, b"c")):
+        truth.acknowledge("t", 0, offset=offset, timestamp_ms=7, key=None, value=value, headers=())
+    seen = [Record(0, offset, 8, 0, None, value, ()) for offset, value in enumerate((b"a", b"b", b"c"))]
+
+    assert [(one.offset, one.timestamp_ms) for one in truth.records("t", 0, seen=seen)] == [(0, 7), (1, 8), (2, 7)]
+    for wrong in (seen[:1], [*seen, seen[1]._replace(offset=3)], []):
+        with pytest.raises(LookupError, match=r"lies at [02] places"):
+            truth.records("t", 0, seen=wrong)

@@ -207,7 +207,7 @@ class Campaign:
         its records: timestamps are the brokers', and are compared byte by byte. And what a transactional producer gave
         up when it aborted may arrive late and fall into its next transaction (KIP-890; librdkafka keeps the epoch).
         """
-        wanted = self.truth.records(topic, partition)
+        wanted = self.truth.records(topic, partition, seen=read)
         if topic in self._transactional:
             meant = {one.offset for one in wanted}
             read = [record for record in read if record.offset in meant]
