@@ -13,6 +13,7 @@ from kbackupd.archive.catalog import Catalog, DamagedObject
 from kbackupd.archive.evidence import abandoned_places, gather_evidence
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory, build_history
 from kbackupd.archive.losses import LostSegment, settled_catalog
+from kbackupd.archive.pins import Pins, pins_of
 from kbackupd.archive.reader import READ_AHEAD_BYTES, StoredBatch, read_history
 from kbackupd.archive.rollup_choice import Distrusted
 from kbackupd.archive.segments import CatalogSegment, WantedTopic
@@ -88,7 +89,7 @@ class Archive:
         store: ObjectStore,
         backup_id: str,
         *,
-        pinned: Mapping[tuple[str, int], int] | None = None,
+        pinned: Pins | None = None,
         wanted: WantedTopic | None = None,
         through_rollups: bool = True,
         summing_up: bool = False,
@@ -151,12 +152,9 @@ class Archive:
         return self._catalog
 
     @property
-    def pinned(self) -> Mapping[tuple[str, int], int]:
-        """(writer, writer epoch) → the sequence after the last one seen: a plan made on this archive rests on these."""
-        following: dict[tuple[str, int], int] = {}
-        for writer, epoch, seq, *_ in self._catalog.sealed():
-            following[writer, epoch] = max(seq + 1, following.get((writer, epoch), 0))
-        return following
+    def pinned(self) -> Pins:
+        """The segments that could be read: a plan made on this archive rests on these."""
+        return pins_of((writer, epoch, seq) for writer, epoch, seq, *_ in self._catalog.sealed())
 
     @property
     def topics(self) -> Sequence[ArchivedTopic]:

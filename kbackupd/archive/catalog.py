@@ -13,6 +13,7 @@ from functools import partial
 from typing import TypeVar
 
 from kbackupd.archive.history import SegmentPlace
+from kbackupd.archive.pins import Pins, is_pinned
 from kbackupd.archive.rollup_choice import Chosen, Distrusted, choose_rollups
 from kbackupd.archive.rollup_read import rolled_segments, rolled_up_in_memory
 from kbackupd.archive.rollup_source import UsableRollup
@@ -89,7 +90,7 @@ class Catalog:
 async def load_catalog(
     store: ObjectStore,
     *,
-    pinned: Mapping[tuple[str, int], int] | None = None,
+    pinned: Pins | None = None,
     wanted: WantedTopic | None = None,
     through_rollups: bool = True,
     summing_up: bool = False,
@@ -99,7 +100,7 @@ async def load_catalog(
 
     Args:
         store: scoped to the archive.
-        pinned: (writer, writer epoch) → the first sequence to leave out; whole epochs that are not in it are left out.
+        pinned: the segments to look at; None: all.
         wanted: of which topics rows are kept; None: of all.
         through_rollups: False reads every footer.
         summing_up: keep the rows of segments that no roll-up stands for as roll-ups in memory, a thirtieth of the size.
@@ -120,7 +121,10 @@ async def load_catalog(
     claim_keys = [info.key for info in objects if keys.parse_claim_key(info.key)]
     claims = await bounded(claim_keys, claim)
     listed = [
-        (at, info) for info in objects if (at := keys.parse_segment_key(info.key)) is not None and _counted(at, pinned)
+        (at, info)
+        for info in objects
+        if (at := keys.parse_segment_key(info.key)) is not None
+        and is_pinned(pinned, at.writer, at.writer_epoch, at.seq)
     ]
     rollups = [rollup for info in objects if (rollup := keys.parse_rollup_key(info.key)) is not None]
     chosen, rolled = await _rolled(
@@ -269,7 +273,3 @@ def _judged(damaged: list[DamagedObject], key: str, decode: Callable[[], Result]
     except (CorruptObjectError, UnsupportedFormatError) as error:
         damaged.append(DamagedObject.of(key, error))
     return None
-
-
-def _counted(at: keys.SegmentKey, pinned: Mapping[tuple[str, int], int] | None) -> bool:
-    return pinned is None or at.seq < pinned.get((at.writer, at.writer_epoch), 0)

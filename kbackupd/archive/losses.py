@@ -6,10 +6,11 @@ A life's unfinished uploads are no losses: "Which sequences must exist" of docs/
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kbackupd.archive.catalog import Catalog, load_catalog
+from kbackupd.archive.pins import Pins, was_awaited
 from kbackupd.archive.rollup_choice import Distrusted
 from kbackupd.archive.segments import WantedTopic
 from kbackupd.archive.sequences import judge_sequences
@@ -35,7 +36,7 @@ class LostSegment:
 async def settled_catalog(
     store: ObjectStore,
     *,
-    pinned: Mapping[tuple[str, int], int] | None = None,
+    pinned: Pins | None = None,
     wanted: WantedTopic | None = None,
     through_rollups: bool = True,
     summing_up: bool = False,
@@ -75,9 +76,7 @@ async def any_appeared(store: ObjectStore, prefixes: Sequence[str]) -> bool:
     return bool(found)
 
 
-async def _lost(
-    store: ObjectStore, catalog: Catalog, pinned: Mapping[tuple[str, int], int] | None
-) -> tuple[LostSegment, ...]:
+async def _lost(store: ObjectStore, catalog: Catalog, pinned: Pins | None) -> tuple[LostSegment, ...]:
     checkpoints = await _newest_checkpoints(store, catalog)
     judged = judge_sequences((info.key for info in catalog.objects), catalog.sealed(), checkpoints)
     return tuple(
@@ -87,7 +86,7 @@ async def _lost(
         )
         for one in judged
         for seq, why in one.lost
-        if pinned is None or seq < pinned.get((one.writer, one.writer_epoch), 0)
+        if was_awaited(pinned, one.writer, one.writer_epoch, seq)
     )
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from kbackupd.cli.output import plain_table, print_sections
 from kbackupd.model.clock import iso
 from kbackupd.model.units import format_bytes, format_duration
-from kbackupd.restore.plan import RestorePlan, TopicPlan
+from kbackupd.restore.plan import PinnedEpoch, RestorePlan, TopicPlan
 from kbackupd.restore.progress import Phase, RestoreProgress
 from kbackupd.restore.report import PartitionReport, RestoreReport, TopicReport, Verdict
 
@@ -34,11 +34,7 @@ def print_plan(console: Console, plan: RestorePlan) -> None:
         f"from {plan.archive} ({plan.backup_id})\n"
         f"into {', '.join(plan.target)}\n"
         f"to download: {format_bytes(plan.download_bytes)}, {format_bytes(plan.raw_bytes)} unpacked\n"
-        "archive pinned at: "
-        + (
-            ", ".join(f"{one.writer} epoch {one.writer_epoch} below {one.next_seq}" for one in plan.pinned)
-            or "no segments"
-        )
+        "archive pinned at: " + (", ".join(_pinned(one) for one in plan.pinned) or "no segments")
     )
     table = plain_table(console)
     for name in ("TOPIC", "TARGET"):
@@ -68,6 +64,11 @@ def print_plan(console: Console, plan: RestorePlan) -> None:
             )
         )
     print_sections(console, sections)
+
+
+def _pinned(one: PinnedEpoch) -> str:
+    ranges = ", ".join(f"{first} to {end - 1}" if end - first > 1 else f"{first}" for first, end in one.sequences)
+    return f"{one.writer} epoch {one.writer_epoch}, segments {ranges}"
 
 
 def _plan_notes(topic: TopicPlan) -> Iterator[str]:

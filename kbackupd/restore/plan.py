@@ -27,11 +27,12 @@ HOLE_MEANING = "no segment holds these offsets and nothing explains why: kbackup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PinnedEpoch:
-    """The archive as the plan saw it: this writer epoch's segments below `next_seq`."""
+    """The archive as the plan saw it: of this writer epoch, the segments with these sequences."""
 
     writer: str
     writer_epoch: int
-    next_seq: int
+    sequences: tuple[tuple[int, int], ...]
+    """Half-open ranges; what lies between them was not there, or could not be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,8 +153,8 @@ def make_plan(archive: Archive, settings: RestoreSettings) -> RestorePlan:
         archive_id=archive.document.archive_id,
         source_cluster_id=archive.document.cluster_id,
         pinned=tuple(
-            PinnedEpoch(writer=writer, writer_epoch=epoch, next_seq=next_seq)
-            for (writer, epoch), next_seq in sorted(archive.pinned.items())
+            PinnedEpoch(writer=writer, writer_epoch=epoch, sequences=sequences)
+            for (writer, epoch), sequences in sorted(archive.pinned.items())
         ),
         target=settings.target.bootstrap_servers,
         retention_after=settings.options.retention_after,

@@ -79,7 +79,7 @@ async def test_a_dry_run_prints_the_plan_and_does_not_need_the_target(tmp_path: 
     code, out, _ = call("--config", str(config), "--dry-run", "--format", "json")
     plan = json.loads(out)
     assert code == 0
-    assert plan["pinned"] == [{"writer": "main", "writer_epoch": 1, "next_seq": 1}]
+    assert plan["pinned"] == [{"writer": "main", "writer_epoch": 1, "sequences": [[0, 1]]}]
     assert plan["topics"][0]["target"] == "restored"
     assert plan["topics"][0]["configs"] == {"retention.ms": "1000"}
 

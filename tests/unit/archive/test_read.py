@@ -249,7 +249,7 @@ async def test_a_pinned_archive_shows_what_was_there_when_it_was_pinned() -> Non
     life.capture(topic, 0)
     await life.flush()
     again = await Archive.open(built.store, BACKUP_ID, pinned=pinned)
-    assert pinned == {("main", 1): 1}
+    assert pinned == {("main", 1): ((0, 1),)}
     assert again.history(PartitionId(topic, 0)).next_offset == 5
 
 

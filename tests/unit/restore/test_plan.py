@@ -30,7 +30,7 @@ async def test_a_plan_names_offsets_sizes_configuration_and_the_archive_it_rests
     assert (first.offsets, first.records, first.batches) == (OffsetRange(100, 102), 2, 1)
     assert first.download_bytes > 0
     assert (empty.offsets, empty.is_empty, empty.not_in_archive) == (OffsetRange(100, 100), True, ())
-    assert plan.pinned == (PinnedEpoch(writer="main", writer_epoch=1, next_seq=1),)
+    assert plan.pinned == (PinnedEpoch(writer="main", writer_epoch=1, sequences=((0, 1),)),)
     assert json.loads(msgspec.json.encode(plan))["topics"][0]["partitions"][0]["offsets"] == {
         "first_offset": 100,
         "next_offset": 102,
