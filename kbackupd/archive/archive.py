@@ -17,11 +17,12 @@ from kbackupd.archive.pins import Pins, pins_of
 from kbackupd.archive.reader import READ_AHEAD_BYTES, StoredBatch, read_history
 from kbackupd.archive.rollup_choice import Distrusted
 from kbackupd.archive.segments import CatalogSegment, WantedTopic
-from kbackupd.format import keys
+from kbackupd.format import documents, keys
 from kbackupd.model.archive import ArchiveDocument
 from kbackupd.model.errors import ArchiveInvalidError, CorruptObjectError, ForeignArchiveError, ObjectMissingError
 from kbackupd.model.events import TopicDeleted, TopicExcluded, TopicSeen
 from kbackupd.model.positions import PartitionId, TopicId
+from kbackupd.model.segment import Identity
 from kbackupd.store.protocol import ObjectStore
 from kbackupd.store.scoped import ScopedStore
 
@@ -272,6 +273,27 @@ def known_document(catalog: Catalog, location: str, backup_id: str) -> ArchiveDo
             hint="an archive must be copied under its own backup id",
         )
     return document
+
+
+async def archive_identity(store: ObjectStore) -> Identity:
+    """Which archive it is, by its `backup.json` alone.
+
+    Args:
+        store: scoped to the archive.
+
+    Raises:
+        ObjectMissingError, ArchiveInvalidError, CorruptObjectError: as `Archive.open`.
+        KbackupError: the store could not say for certain.
+    """
+    try:
+        return documents.decode_backup(await store.get(keys.BACKUP_KEY)).identity
+    except ObjectMissingError:
+        async for _ in store.list_from("", limit=1):
+            raise ArchiveInvalidError(
+                f"{store.location}: {keys.BACKUP_KEY} is missing, but there are other objects",
+                hint="put the archive's own backup.json back from a copy",
+            ) from None
+        raise no_archive(store.location) from None
 
 
 def no_archive(location: str) -> ObjectMissingError:

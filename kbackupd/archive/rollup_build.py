@@ -14,16 +14,15 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from kbackupd.archive.archive import no_archive
+from kbackupd.archive.archive import archive_identity
 from kbackupd.archive.catalog import DamagedObject, footers_in_order
 from kbackupd.archive.rollup_draft import ROWS_PER_DRAFT, RollupDraft
 from kbackupd.archive.rollup_merge import merge
 from kbackupd.archive.rollup_rows import OF_SEGMENTS
 from kbackupd.archive.rollup_source import OpenedRollup, Place, open_stored
-from kbackupd.format import documents, keys
+from kbackupd.format import keys
 from kbackupd.format.rollup import SealedRollup
 from kbackupd.model.errors import (
-    ArchiveInvalidError,
     CorruptObjectError,
     ObjectExistsError,
     ObjectMissingError,
@@ -95,23 +94,11 @@ async def build_rollups(
         ObjectMissingError, ArchiveInvalidError, CorruptObjectError: there is no archive, or its identity is unknown.
         KbackupError: the store could not be read for certain, or not be written to.
     """
-    identity = await _identity(store)
+    identity = await archive_identity(store)
     report = RollupReport()
     for writer, epochs in sorted((await _lives(store)).items()):
         await _Writer(store, writer, sorted(epochs), identity, limits, report, on_built).run()
     return report
-
-
-async def _identity(store: ObjectStore) -> Identity:
-    try:
-        return documents.decode_backup(await store.get(keys.BACKUP_KEY)).identity
-    except ObjectMissingError:
-        async for _ in store.list_from("", limit=1):
-            raise ArchiveInvalidError(
-                f"{store.location}: {keys.BACKUP_KEY} is missing, but there are other objects",
-                hint="put the archive's own backup.json back from a copy",
-            ) from None
-        raise no_archive(store.location) from None
 
 
 async def _lives(store: ObjectStore) -> dict[str, set[int]]:

@@ -12,32 +12,43 @@ from typing import Annotated
 import typer
 import uvloop
 
-from kbackupd.archive.archive import Archive
+from kbackupd.archive.archive import Archive, archive_identity
+from kbackupd.archive.pins import Pins
 from kbackupd.cli.output import OutputFormat, print_json, stdout_console
 from kbackupd.cli.restore_progress import showing
 from kbackupd.cli.restore_text import interruption, print_plan, print_report
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.model.clock import Clock, SystemClock
-from kbackupd.model.settings import RestoreSettings
+from kbackupd.model.errors import UsageError
+from kbackupd.model.settings import FilesystemSettings, RestoreSettings, StorageSettings
+from kbackupd.restore.course import Course
 from kbackupd.restore.plan import RestorePlan, make_plan
 from kbackupd.restore.progress import Phase, RestoreProgress
 from kbackupd.restore.report import RestoreReport
 from kbackupd.restore.restore import execute
+from kbackupd.restore.stored import StoredRestores
 from kbackupd.settings.load import load_restore_settings
 from kbackupd.store.open import open_store
 from kbackupd.store.protocol import ObjectStore
+from kbackupd.store.scoped import ScopedStore
 
 
 def command(
     config: Annotated[
         Path, typer.Option("--config", envvar="KBACKUPD_CONFIG", metavar="FILE", help="What to restore, and where to.")
     ],
+    plans: Annotated[
+        Path | None,
+        typer.Option("--plans", metavar="DIR", help="Write down there, not in the archive, what is begun."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and leave; the target is not contacted.")
     ] = False,
     output: Annotated[OutputFormat, typer.Option("--format", help="text or json")] = OutputFormat.TEXT,
 ) -> None:
     """Restore topics into absent or empty ones, verify what arrived, and say exactly what did.
+
+    Killed or interrupted, run the same again: it goes on where the target's logs end, and nothing is restored twice.
 
     Exit codes: 0 everything is back · 3 the archive is damaged · 4 archive or target unreachable · 5 refused, nothing
     was written · 6 something is missing, or the archive declares gaps · 130 interrupted.
@@ -51,7 +62,7 @@ def command(
             plan = uvloop.run(_plan(settings))
             print_json(plan) if output is OutputFormat.JSON else print_plan(console, plan)
             return
-        report = uvloop.run(_restore(settings, clock, progress))
+        report = uvloop.run(_restore(settings, clock, progress, _made(plans) if plans else None))
     except (KeyboardInterrupt, Exception) as stopped:
         if isinstance(stopped, KeyboardInterrupt) or progress.touched:
             print(interruption(progress, interrupted=isinstance(stopped, KeyboardInterrupt)), file=sys.stderr)
@@ -68,16 +79,21 @@ async def _plan(settings: RestoreSettings) -> RestorePlan:
         await store.close()
 
 
-async def _archive(store: ObjectStore, settings: RestoreSettings) -> Archive:
+async def _archive(store: ObjectStore, settings: RestoreSettings, pinned: Pins | None = None) -> Archive:
     """With the rows of the topics that will be restored, and of no other."""
     options = settings.options
-    return await Archive.open(store, settings.source.backup_id, wanted=lambda name: options.target_of(name) is not None)
+    return await Archive.open(
+        store, settings.source.backup_id, pinned=pinned, wanted=lambda name: options.target_of(name) is not None
+    )
 
 
-async def _restore(settings: RestoreSettings, clock: Clock, progress: RestoreProgress) -> RestoreReport:
+async def _restore(
+    settings: RestoreSettings, clock: Clock, progress: RestoreProgress, plans: StorageSettings | None
+) -> RestoreReport:
     # As Ctrl-C: what is under way is cancelled, and the last word says in what state the target is.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     store = await open_store(settings.source.storage)
+    beside = await open_store(plans) if plans else store
     connection = KafkaConnection(
         bootstrap_servers=settings.target.bootstrap_servers,
         security=settings.target.security,
@@ -86,10 +102,35 @@ async def _restore(settings: RestoreSettings, clock: Clock, progress: RestorePro
     )
     try:
         async with showing(progress, clock):
-            archive = await _archive(store, settings)
-            plan = make_plan(archive, settings)
+            identity = await archive_identity(ScopedStore(store, settings.source.backup_id))
             progress.enter(Phase.CONNECTING, clock.monotonic())
             async with connection:
-                return await execute(plan, settings=settings, archive=archive, connection=connection, progress=progress)
+                restores = StoredRestores(ScopedStore(beside, settings.source.backup_id))
+                course = await Course.find(restores, connection, identity, settings.options)
+                progress.enter(Phase.OPENING, clock.monotonic())
+                archive = await _archive(store, settings, course.pinned)
+                return await execute(
+                    make_plan(archive, settings),
+                    settings=settings,
+                    archive=archive,
+                    connection=connection,
+                    progress=progress,
+                    course=course,
+                )
     finally:
+        if beside is not store:
+            await beside.close()
         await store.close()
+
+
+def _made(plans: Path) -> StorageSettings:
+    """The directory as a store's settings; made if it is not there.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    try:
+        plans.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--plans {plans}: {error.strerror}", hint="name a directory you may write to") from error
+    return StorageSettings(backend=FilesystemSettings(path=plans.absolute()))

@@ -102,6 +102,7 @@ def print_report(console: Console, report: RestoreReport) -> None:
         f"restored in {format_duration(report.restore_seconds)} ({format_bytes(report.bytes_per_second)}/s),"
         f" verified in {format_duration(report.verify_seconds)}, all in {format_duration(report.total_seconds)}\n"
         f"from {report.archive} ({report.backup_id}), begun {iso(report.began_ms)}"
+        + (f"\nof these, earlier runs had restored {report.records_found:,} records" if report.records_found else "")
     )
     sections: list[RenderableType] = [head, _counts(console, report)]
     lost = [f"damaged: {one}" for one in report.damaged]
@@ -233,5 +234,5 @@ def interruption(progress: RestoreProgress, *, interrupted: bool) -> str:
     return (
         f"{what} while {progress.phase}: {progress.acknowledged_records:,} records"
         f" ({format_bytes(progress.acknowledged_bytes)}) are in the target, in topics without retention and compaction:"
-        f" {names}\nto start over, delete them and run the restore again"
+        f" {names}\nrun the same restore again to go on; to begin anew, delete these topics first"
     )

@@ -1,4 +1,4 @@
-"""`backup.json` and writer claims: one line of JSON whose every byte is covered ("Documents" in docs/format.md)."""
+"""Documents: one line of JSON whose every byte is covered ("Documents" in docs/format.md); `backup.json` and claims."""
 
 from __future__ import annotations
 
@@ -60,10 +60,15 @@ def decode_document(key: str, data: bytes) -> dict[str, object]:
     Raises:
         CorruptObjectError: a byte is not as written.
     """
-    return decode_json(key, "document", _open(key, data), dict[str, object])
+    return decode_json(key, "document", open_document(key, data), dict[str, object])
 
 
-def _open(key: str, data: bytes) -> bytes:
+def open_document(key: str, data: bytes) -> bytes:
+    """The JSON of the document, its digest checked.
+
+    Raises:
+        CorruptObjectError: a byte is not as written.
+    """
     inner = data[_DOCUMENT_AT : -len(_END)]
     if not data.startswith(_HEAD) or data[75:_DOCUMENT_AT] != _MIDDLE or not data.endswith(_END):
         raise CorruptObjectError(key, "document: not one line of the shape that was written; cut off or damaged")
@@ -102,7 +107,7 @@ def decode_backup(data: bytes, *, key: str = BACKUP_KEY) -> ArchiveDocument:
         CorruptObjectError: damaged, or another object under this name.
         UnsupportedFormatError: sound, but of a newer format.
     """
-    inner = _open(key, data)
+    inner = open_document(key, data)
     check_demands(key, "document", inner)
     row = decode_json(key, "document", inner, _Archive)
     _check_key(key, row.key)
@@ -146,7 +151,7 @@ def decode_claim(key: str, data: bytes, expect: Identity | None = None) -> Write
     Raises:
         CorruptObjectError: damaged, another object under this name, or of another archive than `expect`.
     """
-    row = decode_json(key, "document", _open(key, data), _Claim)
+    row = decode_json(key, "document", open_document(key, data), _Claim)
     _check_key(key, row.key)
     if parse_claim_key(key) != ClaimKey(row.writer, row.writer_epoch):
         raise CorruptObjectError(key, "document: writer or writer_epoch contradict the key")

@@ -15,9 +15,11 @@ WRITERS_PREFIX = "writers/"
 SEGMENTS_PREFIX = "segments/"
 CHECKPOINTS_PREFIX = "checkpoints/"
 ROLLUPS_PREFIX = "rollups/"
+PLANS_PREFIX = "plans/"
 
 SnapshotKind = Literal["groups", "cluster"]
 """Also the first segment of the keys."""
+RestoreStage = Literal["begun", "ready", "done"]
 
 MAX_WRITER_EPOCH = 10**10 - 1
 MAX_SEQ = 10**16 - 1
@@ -26,11 +28,13 @@ MAX_SEALED_MS = 10**13 - 1
 MAX_LEVEL = 99
 MAX_GENERATION = 9999
 
+RESTORE_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}", re.ASCII)
 WRITER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _CLAIM = re.compile(r"writers/([^/]+)/([0-9]{10})\.json", re.ASCII)
 _SEGMENT = re.compile(r"segments/([^/]+)/([0-9]{10})/([0-9]{16})-([0-9]{13})\.kbs", re.ASCII)
 _CHECKPOINT = re.compile(r"checkpoints/([^/]+)/([0-9]{10})/([0-9]{16})\.kbc", re.ASCII)
 _SNAPSHOT = re.compile(r"(groups|cluster)/([^/]+)/([0-9]{10})/([0-9]{16})-([0-9]{13})\.kbn", re.ASCII)
+_RESTORE = re.compile(r"plans/([^/]+)/(begun|ready|done)\.json", re.ASCII)
 _ROLLUP = re.compile(
     r"rollups/([^/]+)/([0-9]{2})/([0-9]{10})-([0-9]{16})-([0-9]{10})-([0-9]{16})-([0-9]{4})\.kbr", re.ASCII
 )
@@ -84,6 +88,11 @@ class RollupKey(NamedTuple):
     @property
     def last(self) -> tuple[int, int]:
         return self.last_epoch, self.last_seq
+
+
+class RestoreKey(NamedTuple):
+    restore_id: str
+    stage: RestoreStage
 
 
 def _writer(name: str) -> str:
@@ -167,6 +176,12 @@ def rollup_key(at: RollupKey) -> str:
     return f"{writer_rollups_prefix(at.writer)}{_digits(at.level, MAX_LEVEL, 'level')}/{'-'.join(digits)}.kbr"
 
 
+def restore_key(restore_id: str, stage: RestoreStage) -> str:
+    if not RESTORE_ID.fullmatch(restore_id):
+        raise ValueError(f"not the id of a restore: {restore_id!r}")
+    return f"{PLANS_PREFIX}{restore_id}/{stage}.json"
+
+
 def parse_claim_key(key: str) -> ClaimKey | None:
     match = _CLAIM.fullmatch(key)
     if match is None or not WRITER_NAME.fullmatch(match[1]):
@@ -201,3 +216,11 @@ def parse_rollup_key(key: str) -> RollupKey | None:
     if match is None or not WRITER_NAME.fullmatch(match[1]):
         return None
     return RollupKey(match[1], *map(int, match.groups()[1:]))
+
+
+def parse_restore_key(key: str) -> RestoreKey | None:
+    match = _RESTORE.fullmatch(key)
+    if match is None or not RESTORE_ID.fullmatch(match[1]):
+        return None
+    stage = match[2]
+    return RestoreKey(match[1], "begun" if stage == "begun" else "ready" if stage == "ready" else "done")

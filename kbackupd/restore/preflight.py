@@ -1,7 +1,7 @@
 """Everything that would make a restore fail or harm the target, found before the first write and told at once.
 
-Changes nothing. Owns the rule that a restore goes into absent or empty topics (hazards 28, 37): empty means that the
-log holds nothing, log start equal to log end, wherever that is.
+Changes nothing. Owns the rule that a restore goes into absent or empty topics (hazards 28, 37), or into those that it
+began to fill itself: empty means that the log holds nothing, log start equal to log end, wherever that is.
 """
 
 from __future__ import annotations
@@ -27,12 +27,16 @@ from kbackupd.kafka.types import (
     TopicPartition,
 )
 from kbackupd.model.errors import DeniedError, KafkaDeniedError, RefusedError
-from kbackupd.model.positions import TopicId
+from kbackupd.model.positions import PartitionId, TopicId
+from kbackupd.model.restores import FillingTopic, RestoreReady
 from kbackupd.restore.configs import during_restore, is_left_by_a_restore
+from kbackupd.restore.newest_batches import newest_batches
 from kbackupd.restore.older_brokers import as_far_as_known
 from kbackupd.restore.permissions import NO_PRODUCER, Problem, hidden, lacking, needed
 from kbackupd.restore.plan import RestorePlan, TopicPlan
+from kbackupd.restore.resume import Landed, NewestBatch, landed, own_overrides
 from kbackupd.restore.rewrite import ProducerIdentity
+from kbackupd.restore.stored import Unfinished
 
 _AT_ONCE = 8
 _NOT_ALLOWED = (KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED, KafkaErrorCode.CLUSTER_AUTHORIZATION_FAILED)
@@ -40,13 +44,13 @@ _NOT_ALLOWED = (KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED, KafkaErrorCode.CLUSTE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetTopic:
-    """A target topic that exists already, and is empty."""
+    """A target topic that exists already, and is empty or begun to be filled by this very restore."""
 
     topic_id: TopicId
     log_ends: Mapping[int, int]
-    """Partition → where its first record will land."""
+    """Partition → where its first record lands, or landed."""
     overrides: Mapping[str, str]
-    """Its own configuration, to be put back; empty where an interrupted restore left it."""
+    """Its own configuration, to be put back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +61,9 @@ class TargetState:
     defaults: Mapping[str, str]
     """What the brokers give a topic without overrides."""
     producer: ProducerIdentity
-    """Given to us by the cluster; nothing was appended under it."""
+    """Given to us by the cluster, nothing was appended under it; or the one of the restore that is gone on with."""
+    landed: Mapping[TopicPartition, Landed]
+    """What is there of the restore that is gone on with."""
 
 
 class PreflightError(RefusedError):
@@ -96,11 +102,20 @@ class _Existing:
     there: TopicMetadata
 
 
-async def examine_target(connection: KafkaConnection, plan: RestorePlan, *, reads_back: bool = True) -> TargetState:
+async def examine_target(
+    connection: KafkaConnection,
+    plan: RestorePlan,
+    *,
+    reads_back: bool = True,
+    unfinished: Sequence[Unfinished] = (),
+    going_on: Unfinished | None = None,
+) -> TargetState:
     """Look at the target without changing it.
 
     Args:
         reads_back: what is restored will be verified, which takes the permission to read.
+        unfinished: restores that were begun; some may have made a topic safe and ended before they filled it.
+        going_on: the one of them that is gone on with.
 
     Raises:
         PreflightError: with every problem and its remedy.
@@ -125,26 +140,73 @@ async def examine_target(connection: KafkaConnection, plan: RestorePlan, *, read
     problems += await _absent_problems(connection, absent, reads_back=reads_back)
     overrides = await _own_overrides(connection, existing, problems, reads_back=reads_back)
     producer = await _producer(connection, problems)
-    ends = await _log_ends(connection, [one.there for one in existing], problems)
+    filling = {topic.target: topic for topic in going_on.ready.topics} if going_on and going_on.ready else {}
+    ends = await _log_ends(connection, [one.there for one in existing], filling, problems)
+    landed_before: dict[TopicPartition, Landed] = {}
+    if going_on is not None and going_on.ready is not None and not problems:
+        landed_before = await _landed(connection, [one.there for one in existing], ends, going_on.ready, problems)
     problems += _same_cluster(plan, metadata, problems)
     if problems or producer is None:
         raise TargetDeniedError(problems) if all(one.denied for one in problems) else PreflightError(problems)
+    if going_on is not None and going_on.ready is not None:
+        producer = ProducerIdentity(going_on.ready.producer_id, going_on.ready.producer_epoch)
+
+    def own(one: _Existing) -> Mapping[str, str]:
+        name, found = one.plan.target, overrides[one.plan.target]
+        if not is_left_by_a_restore(found):
+            return found
+        return own_overrides(unfinished, name, one.there.topic_id) or {}
+
     return TargetState(
         cluster_id=metadata.cluster_id,
         existing={
             one.plan.target: TargetTopic(
                 topic_id=one.there.topic_id,
-                log_ends={
+                log_ends=dict(enumerate(filling[one.plan.target].log_ends))
+                if one.plan.target in filling
+                else {
                     part.partition: ends[TopicPartition(one.plan.target, part.partition)]
                     for part in one.there.partitions
                 },
-                overrides={} if is_left_by_a_restore(own := overrides[one.plan.target]) else own,
+                overrides=own(one),
             )
             for one in existing
         },
         defaults=await topic_defaults(connection),
         producer=producer,
+        landed=landed_before,
     )
+
+
+async def _landed(
+    connection: KafkaConnection,
+    topics: Sequence[TopicMetadata],
+    ends: Mapping[TopicPartition, int],
+    ready: RestoreReady,
+    problems: list[Problem],
+) -> dict[TopicPartition, Landed]:
+    """What the logs hold of the restore that is gone on with; what is not of it goes to `problems`."""
+    firsts = {
+        TopicPartition(topic.target, number): first
+        for topic in ready.topics
+        for number, first in enumerate(topic.log_ends)
+    }
+    asked: dict[int, dict[TopicPartition, tuple[PartitionId, int]]] = {}
+    for topic in topics:
+        for part in topic.partitions:
+            tp = TopicPartition(topic.name, part.partition)
+            if ends[tp] > firsts[tp]:
+                asked.setdefault(part.leader_id, {})[tp] = (PartitionId(topic.topic_id, part.partition), ends[tp])
+    newest: dict[TopicPartition, NewestBatch] = {}
+    for found in await asyncio.gather(*(newest_batches(connection, node_id, some) for node_id, some in asked.items())):
+        newest |= found
+    there: dict[TopicPartition, Landed] = {}
+    for tp, first_offset in firsts.items():
+        try:
+            there[tp] = landed(tp, first_offset=first_offset, log_end=ends[tp], newest=newest.get(tp), ready=ready)
+        except RefusedError as error:
+            problems.append(Problem(what=error.message, remedy=error.hint))
+    return there
 
 
 async def _absent_problems(
@@ -245,15 +307,19 @@ def _metadata_problem(topic: TopicPlan, there: TopicMetadata) -> Problem | None:
 
 
 async def _log_ends(
-    connection: KafkaConnection, topics: Sequence[TopicMetadata], problems: list[Problem]
+    connection: KafkaConnection,
+    topics: Sequence[TopicMetadata],
+    filling: Mapping[str, FillingTopic],
+    problems: list[Problem],
 ) -> dict[TopicPartition, int]:
-    """Where each log ends; topics that hold records, or do not tell, are added to `problems`."""
+    """Where each log ends. Topics that hold records and are not `filling`, or do not tell, are added to `problems`."""
     by_leader: dict[int, list[TopicPartition]] = {}
     for topic in topics:
         for partition in topic.partitions:
             by_leader.setdefault(partition.leader_id, []).append(TopicPartition(topic.name, partition.partition))
     ends: dict[TopicPartition, int] = {}
     holding: dict[str, list[str]] = {}
+    losing: dict[str, list[int]] = {}
     silent: dict[str, list[int]] = {}
     for node_id, partitions in by_leader.items():
         first = await list_offsets(connection, node_id, dict.fromkeys(partitions, (EARLIEST_TIMESTAMP, -1)))
@@ -261,6 +327,9 @@ async def _log_ends(
         for tp in partitions:
             if first[tp].error_code or last[tp].error_code:
                 silent.setdefault(tp.topic, []).append(tp.partition)
+            elif tp.topic in filling:
+                if first[tp].offset > filling[tp.topic].log_ends[tp.partition]:
+                    losing.setdefault(tp.topic, []).append(tp.partition)
             elif first[tp].offset != last[tp].offset:
                 holding.setdefault(tp.topic, []).append(f"{tp.partition} [{first[tp].offset}, {last[tp].offset})")
             ends[tp] = last[tp].offset
@@ -270,6 +339,13 @@ async def _log_ends(
             remedy="delete the topics that are not empty, if nobody needs their records, or rename with topic_mapping",
         )
         for name, partitions in sorted(holding.items())
+    ]
+    problems += [
+        Problem(
+            what=f"topic {name} has lost the beginning of what an earlier run restored: partitions {_few(partitions)}",
+            remedy="stop whoever deletes records there, delete the topics of this restore and begin anew",
+        )
+        for name, partitions in sorted(losing.items())
     ]
     problems += [
         Problem(

@@ -94,9 +94,13 @@ class Producing:
             task.cancel()
         await self._tasks.__aexit__(kind, error, trace)
 
-    def begin(self, tp: TopicPartition, *, next_offset: int) -> None:
-        """Accept batches for `tp`, whose log ends at `next_offset` now."""
-        self._schedule.begin(tp, next_offset=next_offset)
+    def begin(self, tp: TopicPartition, *, next_offset: int, repeats: bool = False) -> None:
+        """Accept batches for `tp`, whose log ends at `next_offset` now.
+
+        Args:
+            repeats: an earlier run produced the same batches; it is dead, its last requests may still be on their way.
+        """
+        self._schedule.begin(tp, next_offset=next_offset, repeats=repeats)
         self._idle[tp] = asyncio.Event()
         self._idle[tp].set()
 

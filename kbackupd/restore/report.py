@@ -56,6 +56,8 @@ class PartitionReport:
     records_restored: int
     """Acknowledged by the target."""
     bytes_restored: int
+    records_found: int
+    """Of those restored, by an earlier run of this restore."""
     records_aborted: int
     records_undecided: int
     """Of transactions still open where capture ended: dropped."""
@@ -133,6 +135,8 @@ class RestoreReport:
     partitions: int
     records_restored: int
     bytes_restored: int
+    records_found: int
+    """Of those restored, by earlier runs of this restore, which this one went on with."""
     records_aborted: int
     records_undecided: int
     records_missing: int

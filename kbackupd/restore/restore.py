@@ -1,5 +1,7 @@
 """The whole path of a restore on one page: plan → preflight → topics → produce → verify → configuration → report.
 
+`course` writes down what is begun; whoever runs it again after a kill goes on where the target's logs end.
+
 Keeps I5 (cannot read is never absent), I7 (by topic id), I8 (each offset once) and I9 (bounded memory: what readers
 hold and what is not yet acknowledged are two budgets in bytes). The target is written only after preflight found
 nothing; topics that received records stay in the configuration that protects them until everything is verified.
@@ -11,6 +13,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 from kbackupd.archive.archive import Archive
 from kbackupd.flow.budget import MemoryBudget
@@ -22,12 +25,14 @@ from kbackupd.kafka.types import LATEST_TIMESTAMP, KafkaErrorCode, TopicPartitio
 from kbackupd.model.errors import KbackupError
 from kbackupd.model.settings import RestoreSettings
 from kbackupd.restore.configs import RestoredFacts, after_restore
+from kbackupd.restore.course import Course
 from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan, outcomes_of
 from kbackupd.restore.preflight import TargetState, examine_target
 from kbackupd.restore.produce import Producing
 from kbackupd.restore.progress import Phase, RestoreProgress
 from kbackupd.restore.report import RestoreReport
 from kbackupd.restore.results import PartitionResult, build_report
+from kbackupd.restore.resume import Landed
 from kbackupd.restore.rewrite import PartitionRewriter, ProduceBatch, ProducerIdentity
 from kbackupd.restore.source import Chunk, Unreadable, read_partition
 from kbackupd.restore.topics import ConfigOutcome, ReadyTopic, apply_recorded, prepare_topics
@@ -63,6 +68,8 @@ class _Run:
     reading: MemoryBudget
     unacknowledged: MemoryBudget
     results: dict[TopicPartition, PartitionResult] = field(default_factory=dict)
+    landed: Mapping[TopicPartition, Landed] = field(default_factory=dict)
+    """What an earlier run restored; empty in a first one."""
 
     async def leaders(self) -> Mapping[TopicPartition, int]:
         metadata = await cluster_metadata(self.connection, [topic.target for topic in self.plan.topics])
@@ -88,16 +95,18 @@ async def execute(
     archive: Archive,
     connection: KafkaConnection,
     progress: RestoreProgress,
+    course: Course,
     memory: RestoreMemory | None = None,
 ) -> RestoreReport:
     """Carry `plan` out. On return everything the report counts is in the logs of all in-sync replicas of the target.
 
-    Cancelled, the target holds a prefix of each partition, in topics that neither expire nor compact; they must be
-    deleted before the restore is run again.
+    Cancelled or killed, the target holds a prefix of each partition, in topics that neither expire nor compact; what is
+    written down of the restore lets a later run go on from there.
 
     Args:
         archive: the one the plan was made from.
         progress: moved along.
+        course: of the same plan: where it is written down, and what an earlier run of it left.
 
     Raises:
         PreflightError, TargetDeniedError: nothing was written.
@@ -117,11 +126,20 @@ async def execute(
     )
     progress.total_bytes, progress.partitions = plan.raw_bytes, plan.partitions
     progress.enter(Phase.PREFLIGHT, run.now())
-    state = await examine_target(connection, plan, reads_back=settings.options.verify)
+    state = await examine_target(
+        connection,
+        plan,
+        reads_back=settings.options.verify,
+        unfinished=course.unfinished,
+        going_on=course.going_on,
+    )
+    await course.begin(plan, settings.options, state)
 
     progress.enter(Phase.PREPARING, run.now())
     progress.touched |= dict.fromkeys(topic.target for topic in plan.topics)
-    ready = await prepare_topics(connection, plan, state)
+    ready = await prepare_topics(connection, plan, state, course.filling)
+    await course.filling_begins(state.producer, ready)
+    run.landed = state.landed
 
     progress.enter(Phase.RESTORING, run.now())
     await _produce_all(run, state.producer, ready)
@@ -135,8 +153,7 @@ async def execute(
 
     progress.enter(Phase.CONFIGURING, verified_at)
     outcomes = await _configure(run, state, ready, verified)
-    progress.enter(Phase.DONE, run.now())
-    return build_report(
+    report = build_report(
         plan,
         ready=ready,
         results=run.results,
@@ -149,17 +166,13 @@ async def execute(
         total_seconds=run.now() - progress.began_at,
         peak_buffered_bytes=run.reading.peak_bytes + run.unacknowledged.peak_bytes,
     )
+    await course.end(report)
+    progress.enter(Phase.DONE, run.now())
+    return report
 
 
 async def _produce_all(run: _Run, identity: ProducerIdentity, ready: Mapping[str, ReadyTopic]) -> None:
     """Restore every partition; what goes wrong with one is in its result and ends no other (principle P6)."""
-
-    def acknowledged(tp: TopicPartition, batch: ProduceBatch) -> None:
-        result = run.results[tp]
-        result.records += batch.records
-        result.data_bytes += len(batch.data)
-        run.progress.acknowledged_records += batch.records
-        run.progress.acknowledged_bytes += len(batch.data)
 
     waiting = [(topic, partition) for topic in run.plan.topics for partition in topic.partitions]
     # The largest last in the list, so first to be taken: what takes longest must not begin last.
@@ -172,7 +185,7 @@ async def _produce_all(run: _Run, identity: ProducerIdentity, ready: Mapping[str
         lanes,
         leaders=run.leaders,
         log_ends=run.log_ends,
-        acknowledged=acknowledged,
+        acknowledged=partial(_acknowledged, run),
         budget=run.unacknowledged,
         clock=run.connection.clock,
         rate_limit_bytes_per_second=run.settings.options.rate_limit_bytes_per_second,
@@ -187,6 +200,14 @@ async def _produce_all(run: _Run, identity: ProducerIdentity, ready: Mapping[str
     async with producing, asyncio.TaskGroup() as readers:
         for _ in range(min(READ_AT_ONCE, len(waiting))):
             readers.create_task(work())
+
+
+def _acknowledged(run: _Run, tp: TopicPartition, batch: ProduceBatch) -> None:
+    result = run.results[tp]
+    result.records += batch.records
+    result.data_bytes += len(batch.data)
+    run.progress.acknowledged_records += batch.records
+    run.progress.acknowledged_bytes += len(batch.data)
 
 
 async def _restore_partition(
@@ -208,15 +229,18 @@ async def _restore_partition(
         offset_map=rewriter.offset_map,
         expected=Expected(id=ready.id_of(partition.partition), first_offset=first_offset, digest=ContentDigest()),
     )
-    if partition.is_empty:
+    landed = run.landed.get(tp)
+    if partition.is_empty and not (landed and landed.records):
         return
-    producing.begin(tp, next_offset=first_offset)
+    producing.begin(tp, next_offset=first_offset + (landed.records if landed else 0), repeats=landed is not None)
     reserved = _reading_bytes(partition, readers=min(READ_AT_ONCE, run.plan.partitions))
     await run.reading.take(reserved)
     try:
         async with aclosing(read_partition(run.archive, history, read_ahead_bytes=reserved)) as chunks:
             async for chunk in chunks:
                 await _restore_chunk(run, producing, tp, rewriter, result, chunk)
+        if landed is not None:
+            landed.check_passed()
     except (KbackupError, ValueError) as error:
         # A ValueError is a batch that nobody foresaw: it must not cost the other partitions their restore.
         result.failure = str(error)
@@ -242,7 +266,13 @@ async def _restore_chunk(
         result.damaged = True
         rewriter.tally.add_missing(chunk.offsets, chunk.records, chunk.reason)
         return
+    landed = run.landed.get(tp)
     for batch in await asyncio.to_thread(_rewrite, rewriter, result.expected.digest, chunk):
+        if landed is not None and landed.holds(batch):
+            result.found_records += batch.records
+            run.progress.queued_bytes += len(batch.data)
+            _acknowledged(run, tp, batch)
+            continue
         await run.unacknowledged.take(len(batch.data))
         producing.put(tp, batch)
         run.progress.queued_bytes += len(batch.data)

@@ -33,6 +33,8 @@ class PartitionResult:
     records: int = 0
     """Acknowledged."""
     data_bytes: int = 0
+    found_records: int = 0
+    """Of these, restored by an earlier run."""
     failure: str = ""
     damaged: bool = False
     """The archive's bytes were not what was written."""
@@ -72,6 +74,7 @@ def build_report(
         partitions=len(partitions),
         records_restored=sum(topic.records_restored for topic in topics),
         bytes_restored=data_bytes,
+        records_found=sum(partition.records_found for partition in partitions),
         records_aborted=sum(partition.records_aborted for partition in partitions),
         records_undecided=sum(partition.records_undecided for partition in partitions),
         records_missing=sum(partition.records_missing for partition in partitions),
@@ -118,6 +121,7 @@ def _partition_report(partition: PartitionPlan, result: PartitionResult, verifie
         partition=partition.partition,
         records_restored=result.records,
         bytes_restored=result.data_bytes,
+        records_found=result.found_records,
         records_aborted=tally.aborted,
         records_undecided=tally.undecided,
         records_of_unknown_outcome=tally.unknown_outcome,

@@ -86,13 +86,14 @@ class Schedule:
     def __getitem__(self, tp: TopicPartition) -> SendQueue:
         return self._queues[tp]
 
-    def begin(self, tp: TopicPartition, *, next_offset: int) -> None:
+    def begin(self, tp: TopicPartition, *, next_offset: int, repeats: bool = False) -> None:
         self._queues[tp] = SendQueue(
             tp=tp,
             lane=next(self._lanes),
             next_offset=next_offset,
             listener=self._listener,
             patience=self._patience,
+            repeats=repeats,
         )
 
     def put(self, tp: TopicPartition, batch: ProduceBatch) -> None:

@@ -67,6 +67,8 @@ class SendQueue:
     """Where the oldest unacknowledged batch must land."""
     listener: Listener
     patience: Patience
+    repeats: bool = False
+    """An earlier run sent the same batches under the same sequences, and some of its requests may land yet."""
     entries: deque[Entry] = field(default_factory=deque)
     in_flight: int = 0
     known: bool = False
@@ -122,7 +124,7 @@ class SendQueue:
         would refuse the repetition, or take it again.
         """
         idle = self.in_flight == 0 and not self.asking and self.failed is None
-        return self.uncertain and idle and now >= self.not_before
+        return self.uncertain and bool(self.entries) and idle and now >= self.not_before
 
     def log_ends_at(self, log_end: int) -> None:
         """Settle the unanswered batches that the log holds: whole ones, from the oldest on."""
@@ -132,13 +134,15 @@ class SendQueue:
         arrived: list[Entry] = []
         end = self.next_offset
         for entry in self.entries:
-            if end >= log_end or not entry.sent:
+            if end >= log_end or not (entry.sent or self.repeats):
                 break
             arrived.append(entry)
             end += entry.batch.records
-        if end != log_end:
+        if end < log_end and self.repeats:
+            self.uncertain = True  # what the earlier run had sent beyond the batches we know yet
+        elif end != log_end:
             self.fail(self._foreign(f"the log ends at offset {log_end} instead of {end}"))
-        elif arrived:
+        if arrived and self.failed is None:
             for entry in arrived:
                 entry.settled = True
             self._settled(arrived[0], self.next_offset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from kbackupd.kafka.admin import alter_topic_configs, create_topic, effective_topic_configs
 from kbackupd.kafka.connection import KafkaConnection
@@ -12,6 +13,7 @@ from kbackupd.kafka.errors import error_for_code
 from kbackupd.kafka.types import KafkaErrorCode
 from kbackupd.model.errors import IncompleteError, KafkaDeniedError, KbackupError, UnreachableError
 from kbackupd.model.positions import PartitionId, TopicId
+from kbackupd.model.restores import FillingTopic
 from kbackupd.restore.configs import Changes, ConfigDecision, during_restore
 from kbackupd.restore.older_brokers import as_far_as_known
 from kbackupd.restore.plan import RestorePlan, TopicPlan
@@ -51,8 +53,15 @@ class ConfigOutcome:
     """Key → why the target would not take it."""
 
 
-async def prepare_topics(connection: KafkaConnection, plan: RestorePlan, state: TargetState) -> dict[str, ReadyTopic]:
+async def prepare_topics(
+    connection: KafkaConnection,
+    plan: RestorePlan,
+    state: TargetState,
+    filling: Mapping[str, FillingTopic] = MappingProxyType({}),
+) -> dict[str, ReadyTopic]:
     """Create the topics that are absent, and make all of them safe to restore into; by target name.
+
+    Those that are gone on with are made safe as they were: how batches are cut must not change half-way.
 
     On return every partition has a leader and the safe configuration is in force. Cancelled or failed, some topics
     exist, empty and safe: a later run takes them over.
@@ -66,7 +75,10 @@ async def prepare_topics(connection: KafkaConnection, plan: RestorePlan, state: 
 
     async def prepare(topic: TopicPlan) -> None:
         async with turn:
-            configs: Mapping[str, str] = during_restore(topic.configs, topic.largest_batch_bytes)
+            begun = filling.get(topic.target)
+            configs: Mapping[str, str] = begun.configs if begun else {}
+            if begun is None:
+                configs = during_restore(topic.configs, topic.largest_batch_bytes)
             existing = state.existing.get(topic.target)
             if existing is None:
                 configs, topic_id = await _create(connection, topic, configs)
@@ -78,7 +90,7 @@ async def prepare_topics(connection: KafkaConnection, plan: RestorePlan, state: 
                 topic_id=topic_id,
                 log_ends=log_ends,
                 configs=configs,
-                created=existing is None,
+                created=begun.created if begun else existing is None,
             )
 
     try:

@@ -32,6 +32,14 @@ _IDLE_FETCHES = 10
 _PAUSE_SECONDS = 0.25
 
 
+def batch_digest(batch: bytes | memoryview) -> bytes:
+    """Of one batch by itself, over the same bytes."""
+    view = memoryview(batch)
+    digest = hashlib.sha256(view[21:35])
+    digest.update(view[57:])
+    return digest.digest()
+
+
 class ContentDigest:
     """A running digest of one partition's batches, in order."""
 

@@ -264,6 +264,7 @@ def _unknown(found: Survey) -> Iterator[Finding]:
             or keys.parse_snapshot_key(info.key)
             or keys.parse_claim_key(info.key)
             or keys.parse_rollup_key(info.key)
+            or keys.parse_restore_key(info.key)
         )
         if parsed is None and info.key == keys.RESTORE_GUIDE_KEY and found.catalog.document is None:
             message = "cannot be checked: its digest stands in backup.json, which is missing or damaged"

@@ -14,6 +14,7 @@ from kbackupd.format import keys
 from kbackupd.format.checkpoint import decode_checkpoint
 from kbackupd.format.cluster_snapshot import decode_cluster
 from kbackupd.format.groups_snapshot import decode_groups
+from kbackupd.format.restores import decode_stage
 from kbackupd.model.errors import CorruptObjectError, ObjectMissingError, UnsupportedFormatError
 from kbackupd.model.segment import Checkpoint, Identity, ObjectRef
 from kbackupd.store.protocol import ObjectStore
@@ -100,9 +101,13 @@ async def survey(store: ObjectStore) -> Survey:
     async def rollup(key: str) -> UsableRollup:
         return await with_segments(store, await open_stored(store, key, identity))
 
+    async def restore(key: str) -> object:
+        return decode_stage(key, await store.get(key), identity)
+
     checkpoints = await read(keys.parse_checkpoint_key, checkpoint)
     snapshots = await read(keys.parse_snapshot_key, snapshot)
     rollups = await read(keys.parse_rollup_key, rollup)
+    await read(keys.parse_restore_key, restore)
     damaged += await _damaged_texts(store, catalog)
     return Survey(
         catalog=catalog,

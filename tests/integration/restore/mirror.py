@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from kbackupd.archive.archive import Archive
+from kbackupd.archive.archive import Archive, archive_identity
 from kbackupd.format.header import parse_header
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.positions import TopicId
 from kbackupd.model.settings import RestoreSettings
+from kbackupd.restore.course import Course
 from kbackupd.restore.plan import make_plan
 from kbackupd.restore.progress import RestoreProgress
 from kbackupd.restore.report import RestoreReport
 from kbackupd.restore.restore import RestoreMemory, execute
+from kbackupd.restore.stored import StoredRestores
 from kbackupd.store.protocol import ObjectStore
+from kbackupd.store.scoped import ScopedStore
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.truth import raw_log, split_batches
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder, SourceLog
@@ -59,19 +62,21 @@ async def restore_archive(
 ) -> RestoreReport:
     """Plan and carry out, as the command does."""
     clock = SystemClock()
-    archive = await Archive.open(store, BACKUP_ID)
-    plan = make_plan(archive, settings)
     async with KafkaConnection(
         bootstrap_servers=settings.target.bootstrap_servers,
         security=settings.target.security,
         client_id="restore-test",
         clock=clock,
     ) as connection:
+        scoped = ScopedStore(store, BACKUP_ID)
+        course = await Course.find(StoredRestores(scoped), connection, await archive_identity(scoped), settings.options)
+        archive = await Archive.open(store, BACKUP_ID, pinned=course.pinned)
         return await execute(
-            plan,
+            make_plan(archive, settings),
             settings=settings,
             archive=archive,
             connection=connection,
             progress=progress or RestoreProgress(began_at=clock.monotonic()),
+            course=course,
             memory=memory,
         )

@@ -165,4 +165,4 @@ async def test_an_interrupted_restore_says_in_what_state_it_leaves_the_target(
     assert (process.returncode, out) == (130, "")
     assert "interrupted while restoring" in err
     assert target in err
-    assert "delete them and run the restore again" in err
+    assert "run the same restore again to go on" in err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,9 +26,7 @@ def test_pins_hold_what_was_seen_and_nothing_else(seen: set[tuple[str, int, int]
         if is_pinned(pins, writer, epoch, seq)
     }
     assert found == seen
-    assert all(
-        end < first for ranges in pins.values() for (_, end), (first, _) in zip(ranges, ranges[1:], strict=False)
-    )
+    assert all(end < first for ranges in pins.values() for (_, end), (first, _) in pairwise(ranges))
 
 
 def test_what_was_not_there_yet_was_awaited_and_what_came_after_was_not() -> None:

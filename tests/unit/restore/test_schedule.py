@@ -9,7 +9,7 @@ import pytest
 from kbackupd.kafka.types import KafkaErrorCode, ProduceAnswer, TopicPartition
 from kbackupd.model.errors import KafkaUnavailableError
 from kbackupd.restore.rewrite import ProduceBatch
-from kbackupd.restore.schedule import REQUEST_BYTES, Request, Schedule
+from kbackupd.restore.schedule import REQUEST_BYTES, Question, Request, Schedule
 from kbackupd.restore.send_queue import REQUESTS_IN_FLIGHT, Listener, Patience
 
 CODE = KafkaErrorCode
@@ -209,3 +209,49 @@ def test_with_nothing_to_send_there_is_nothing_to_wake_up_for() -> None:
     site = Site()
 
     assert site.schedule.nap_seconds(5.0) is None
+
+
+class TestWhatAnEarlierRunSent:
+    """A killed run's last requests may land while the next one, which sends the same batches, is under way."""
+
+    def begun(self) -> Site:
+        site = Site()
+        site.schedule.forget(A)
+        site.schedule.begin(A, next_offset=0, repeats=True)
+        return site
+
+    def unanswered(self, site: Site, *sequences: int) -> Question:
+        site.put(A, *sequences)
+        [request] = site.schedule.requests(0.0)
+        site.schedule.unanswered(request, SILENCE, 0.0)
+        site.schedule.leaders_are(site.leaders, PAUSE_SECONDS)
+        [question] = site.schedule.questions(PAUSE_SECONDS)
+        return question
+
+    def test_batches_that_this_run_has_not_sent_yet_count_when_the_log_has_them(self) -> None:
+        site = self.begun()
+        question = self.unanswered(site, 0, 1, 2)
+        site.schedule.log_ends_are(question, {A: 2}, None, PAUSE_SECONDS)
+        assert site.acknowledged == [(A, 0), (A, 1)]
+        assert site.schedule[A].failed is None
+
+    def test_a_log_that_is_ahead_of_what_was_read_is_asked_again_when_more_is(self) -> None:
+        site = self.begun()
+        question = self.unanswered(site, 0, 1)
+        site.schedule.log_ends_are(question, {A: 3}, None, PAUSE_SECONDS)
+        assert site.acknowledged == [(A, 0), (A, 1)]
+        assert site.schedule.questions(PAUSE_SECONDS) == []
+
+        site.put(A, 2, 3)
+        [question] = site.schedule.questions(PAUSE_SECONDS)
+        site.schedule.log_ends_are(question, {A: 3}, None, PAUSE_SECONDS)
+
+        assert site.acknowledged[-1] == (A, 2)
+        [request] = site.schedule.requests(PAUSE_SECONDS)
+        assert [entry.batch.base_sequence for _, entry in request.chosen] == [3]
+
+    def test_in_a_first_run_the_same_is_somebody_else(self) -> None:
+        site = Site()
+        question = self.unanswered(site, 0, 1, 2)
+        site.schedule.log_ends_are(question, {A: 2}, None, PAUSE_SECONDS)
+        assert "somebody else writes" in getattr(site.schedule[A].failed, "hint", "")

@@ -12,10 +12,12 @@ import pytest
 from kbackupd.format import keys
 from kbackupd.format.checkpoint import decode_checkpoint, encode_checkpoint
 from kbackupd.format.cluster_snapshot import decode_cluster, encode_cluster
+from kbackupd.format.restores import encode_restore
 from kbackupd.format.segment import SegmentDraft, seal
 from kbackupd.model.errors import ObjectMissingError, StoreUnavailableError
 from kbackupd.model.events import GapCause, TopicSeen
 from kbackupd.model.positions import PartitionId, TopicId
+from kbackupd.model.restores import RestoreDone
 from kbackupd.store.memory import MemoryStore
 from kbackupd.store.protocol import ObjectInfo
 from kbackupd.validate.coverage import Expected, ExpectedEnd
@@ -275,6 +277,27 @@ class TestIdentity:
         report = await check(built)
         assert report.valid
         assert [one.object for one in of(report, Code.OBJECT_UNKNOWN)] == ["notes.txt"]
+
+    async def test_what_a_restore_wrote_down_is_known_and_damage_to_it_is_told(self) -> None:
+        built, _, _ = await filled()
+        key = keys.restore_key("20261126T041500Z-5f0c2a91", "done")
+        identity = built.document.identity
+        document = encode_restore(
+            RestoreDone(
+                key=key,
+                restore_id="20261126T041500Z-5f0c2a91",
+                identity=identity,
+                ended_ms=1,
+                verdict="complete",
+                records=1,
+                data_bytes=1,
+            )
+        )
+        built.tamper(key, document)
+        assert not of(sound := await check(built), Code.OBJECT_UNKNOWN)
+        assert sound.valid
+        built.tamper(key, document[:-9] + b"\xff" + document[-8:])
+        assert [one.object for one in errors(await check(built))] == [key]
 
 
 class TestCheckpoints:

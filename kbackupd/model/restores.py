@@ -1,0 +1,84 @@
+"""What a restore writes down of itself, to be gone on with when it was killed ("Restores" in docs/format.md).
+
+Three documents, each created once: begun (before the target is touched), ready (before the first record is produced)
+and done. What is between begun and done lies in the target's own logs, and is asked of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kbackupd.model.positions import TopicId
+from kbackupd.model.segment import Identity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BegunTopic:
+    """A topic that a restore is about to fill."""
+
+    source: str
+    source_topic_id: TopicId
+    target: str
+    existing_topic_id: TopicId | None
+    """Of the empty topic that was there; None: it is created."""
+    overrides: dict[str, str]
+    """Of that topic, to be put back at the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreBegun:
+    """What is going to be restored, out of which state of the archive, into what."""
+
+    key: str
+    restore_id: str
+    identity: Identity
+    """Of the archive."""
+    software: str
+    began_ms: int
+    target_cluster_id: str
+    pinned: tuple[tuple[str, int, tuple[tuple[int, int], ...]], ...]
+    """(writer, writer epoch, half-open ranges of sequences): the archive as the plan saw it."""
+    options: dict[str, object]
+    """Those that decide which records come back, and how."""
+    plan_sha256: str
+    """Of the plan that was made; one made again from `pinned` and `options` must have the same."""
+    topics: tuple[BegunTopic, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FillingTopic:
+    """A topic that is ready for records."""
+
+    target: str
+    topic_id: TopicId
+    log_ends: tuple[int, ...]
+    """By partition: where the first record of the restore lands."""
+    configs: dict[str, str]
+    """In force while it is filled; `max.message.bytes` decides where batches are cut."""
+    created: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreReady:
+    """Under which identity records are produced, and from which offsets on."""
+
+    key: str
+    restore_id: str
+    identity: Identity
+    producer_id: int
+    producer_epoch: int
+    """Every run produces under them, so that a broker drops what a dead one had sent."""
+    topics: tuple[FillingTopic, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreDone:
+    """Nothing is left to do: everything that the archive holds arrived, and its topics are configured."""
+
+    key: str
+    restore_id: str
+    identity: Identity
+    ended_ms: int
+    verdict: str
+    records: int
+    data_bytes: int

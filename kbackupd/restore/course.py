@@ -1,0 +1,172 @@
+"""The course of one restore from begun to done, over as many runs as it takes.
+
+Owns when what is written down: that it is begun before the target is touched, under which producer and from which
+offsets on before a record is produced, and that it is done when nothing is left to do. On the way in it tells which
+restore, if any, is gone on with.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from kbackupd import __version__
+from kbackupd.archive.pins import Pins
+from kbackupd.format.keys import restore_key
+from kbackupd.kafka.connection import KafkaConnection
+from kbackupd.kafka.metadata import cluster_metadata
+from kbackupd.model.clock import Clock
+from kbackupd.model.errors import RefusedError
+from kbackupd.model.restores import BegunTopic, FillingTopic, RestoreBegun, RestoreDone, RestoreReady
+from kbackupd.model.segment import Identity
+from kbackupd.model.settings import RestoreOptions
+from kbackupd.restore.plan import RestorePlan
+from kbackupd.restore.preflight import TargetState
+from kbackupd.restore.report import RestoreReport
+from kbackupd.restore.resume import deciding, gone_on_with, plan_digest
+from kbackupd.restore.rewrite import ProducerIdentity
+from kbackupd.restore.stored import StoredRestores, Unfinished
+from kbackupd.restore.topics import ReadyTopic
+
+
+@dataclass(slots=True, kw_only=True)
+class Course:
+    """Use `find` to get it, then the other calls in their order."""
+
+    restores: StoredRestores
+    identity: Identity
+    clock: Clock
+    unfinished: Sequence[Unfinished] = ()
+    going_on: Unfinished | None = None
+    _begun: RestoreBegun | None = field(default=None)
+
+    @classmethod
+    async def find(
+        cls, restores: StoredRestores, connection: KafkaConnection, identity: Identity, options: RestoreOptions
+    ) -> Course:
+        """Which restore these options began in this target and did not finish, if any. Changes nothing.
+
+        Raises:
+            RefusedError: topics are half filled by a restore with other options, or part of what it filled is gone.
+            KbackupError: store or target could not be asked.
+        """
+        course = cls(restores=restores, identity=identity, clock=connection.clock)
+        course.unfinished = await restores.unfinished(identity)
+        names = {topic.target for one in course.unfinished if one.ready for topic in one.ready.topics}
+        if names:
+            metadata = await cluster_metadata(connection, sorted(names))
+            course.going_on = gone_on_with(
+                course.unfinished,
+                options=options,
+                target_cluster_id=metadata.cluster_id,
+                there={topic.name: topic.topic_id for topic in metadata.topics if not topic.error_code},
+            )
+        return course
+
+    @property
+    def pinned(self) -> Pins | None:
+        """As which segments the archive is to be opened; None: as it is."""
+        if self.going_on is None:
+            return None
+        return {(writer, epoch): sequences for writer, epoch, sequences in self.going_on.begun.pinned}
+
+    @property
+    def filling(self) -> Mapping[str, FillingTopic]:
+        """Topics that an earlier run made ready, by name."""
+        ready = self.going_on.ready if self.going_on else None
+        return {topic.target: topic for topic in ready.topics} if ready else {}
+
+    async def begin(self, plan: RestorePlan, options: RestoreOptions, state: TargetState) -> None:
+        """Write down that it is begun; on return that is durable. One that is gone on with is only compared.
+
+        Raises:
+            RefusedError: the archive does not show what it showed when the restore was begun.
+            StoreDeniedError: nothing may be written there.
+        """
+        digest = plan_digest(plan)
+        if self.going_on is not None:
+            self._begun = self.going_on.begun
+            if self._begun.plan_sha256 != digest:
+                raise RefusedError(
+                    f"{plan.archive}: the archive does not show what it showed when {self._begun.key} was begun",
+                    hint="a segment went away or was damaged: kbackupd validate tells; delete that restore's topics"
+                    f" ({', '.join(topic.target for topic in self._begun.topics)}) to begin anew with what is left",
+                )
+            return
+        now_ms = self.clock.now_ms()
+        stamp = datetime.fromtimestamp(now_ms // 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
+        restore_id = f"{stamp}-{secrets.token_hex(4)}"
+        begun = RestoreBegun(
+            key=restore_key(restore_id, "begun"),
+            restore_id=restore_id,
+            identity=self.identity,
+            software=f"kbackupd/{__version__}",
+            began_ms=now_ms,
+            target_cluster_id=state.cluster_id,
+            pinned=tuple((one.writer, one.writer_epoch, one.sequences) for one in plan.pinned),
+            options=deciding(options),
+            plan_sha256=digest,
+            topics=tuple(
+                BegunTopic(
+                    source=topic.source,
+                    source_topic_id=topic.topic_id,
+                    target=topic.target,
+                    existing_topic_id=there.topic_id if (there := state.existing.get(topic.target)) else None,
+                    overrides=dict(there.overrides) if there else {},
+                )
+                for topic in plan.topics
+            ),
+        )
+        await self.restores.write(begun)
+        self._begun = begun
+
+    async def filling_begins(self, producer: ProducerIdentity, ready: Mapping[str, ReadyTopic]) -> None:
+        """Write down under which identity and from where on records are produced; on return that is durable."""
+        begun = self._known()
+        if self.going_on is not None:
+            return
+        await self.restores.write(
+            RestoreReady(
+                key=restore_key(begun.restore_id, "ready"),
+                restore_id=begun.restore_id,
+                identity=self.identity,
+                producer_id=producer.producer_id,
+                producer_epoch=producer.producer_epoch,
+                topics=tuple(
+                    FillingTopic(
+                        target=name,
+                        topic_id=topic.topic_id,
+                        log_ends=tuple(topic.log_ends[number] for number in range(len(topic.log_ends))),
+                        configs=dict(topic.configs),
+                        created=topic.created,
+                    )
+                    for name, topic in ready.items()
+                ),
+            )
+        )
+
+    async def end(self, report: RestoreReport) -> None:
+        """Write down that nothing is left to do, if that is so; else a later run goes on."""
+        begun = self._known()
+        partitions = [partition for topic in report.topics for partition in topic.partitions]
+        unverified = any(one.verified is not None and one.verified.problem for one in partitions)
+        if unverified or any(one.failure for one in partitions):
+            return
+        await self.restores.write(
+            RestoreDone(
+                key=restore_key(begun.restore_id, "done"),
+                restore_id=begun.restore_id,
+                identity=self.identity,
+                ended_ms=self.clock.now_ms(),
+                verdict=str(report.verdict),
+                records=report.records_restored,
+                data_bytes=report.bytes_restored,
+            )
+        )
+
+    def _known(self) -> RestoreBegun:
+        if self._begun is None:
+            raise RuntimeError("a restore that was not begun")
+        return self._begun

@@ -1,0 +1,190 @@
+"""Whether a restore is gone on with, and what of it the target holds already. Pure.
+
+Owns the rule that nothing is doubled (hazards 27 to 29): a partition's log must hold exactly a prefix of what is
+produced again, whole batches of it, by the producer that the restore wrote down. What it holds is not sent again; what
+follows continues its sequence, so that a dead run's late request is a repetition the broker knows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from kbackupd.format.header import BatchHeader
+from kbackupd.kafka.types import TopicPartition
+from kbackupd.model.clock import iso
+from kbackupd.model.errors import IncompleteError, RefusedError
+from kbackupd.model.positions import TopicId
+from kbackupd.model.restores import RestoreReady
+from kbackupd.model.settings import RestoreOptions, RetentionAfter
+from kbackupd.restore.plan import RestorePlan
+from kbackupd.restore.rewrite import SEQUENCE_MODULUS, ProduceBatch
+from kbackupd.restore.stored import Unfinished
+from kbackupd.restore.verify import batch_digest
+
+_NOT_OF_THE_RECORDS = ("retention_after", "rate_limit_bytes_per_second", "verify")
+"""Options that may differ between the runs of one restore."""
+
+
+def deciding(options: RestoreOptions) -> dict[str, object]:
+    """The options that decide which records come back and how, as plain data."""
+    plain: dict[str, object] = msgspec.json.decode(msgspec.json.encode(options))  # as it comes back from its document
+    return {key: value for key, value in plain.items() if key not in _NOT_OF_THE_RECORDS}
+
+
+def plan_digest(plan: RestorePlan) -> str:
+    """Of what is restored; where archive and target are reached, and what happens afterwards, is not in it."""
+    same = replace(plan, archive="", target=(), retention_after=RetentionAfter.AUTO, damaged=())
+    return hashlib.sha256(msgspec.json.encode(same)).hexdigest()
+
+
+def gone_on_with(
+    unfinished: Sequence[Unfinished],
+    *,
+    options: RestoreOptions,
+    target_cluster_id: str,
+    there: Mapping[str, TopicId],
+) -> Unfinished | None:
+    """The restore that these options began and did not finish; None: it is a new one.
+
+    Args:
+        unfinished: the oldest first.
+        there: name → id of the target's topics, those of the unfinished restores among them.
+
+    Raises:
+        RefusedError: the topics that would be filled are half filled by another restore, or half of them is gone.
+    """
+    for one in reversed(unfinished):
+        if one.begun.target_cluster_id != target_cluster_id or one.ready is None:
+            continue
+        names = [topic.target for topic in one.ready.topics]
+        left = [topic.target for topic in one.ready.topics if there.get(topic.target) == topic.topic_id]
+        gone = [name for name in names if name not in left]
+        # An older restore's topics may hold what a later one, with others, has nothing to do with.
+        concerned = [name for name in left if any(options.target_of(t.source) == name for t in one.begun.topics)]
+        if not concerned:
+            continue
+        whose = f"topics {_few(concerned)} were begun to be filled at {iso(one.begun.began_ms)} ({one.begun.key})"
+        if one.begun.options != deciding(options):
+            raise RefusedError(
+                f"{whose}, with other options: {_differences(one.begun.options, deciding(options))}",
+                hint="run it with the options of then to go on, or delete these topics to begin anew",
+            )
+        if gone:
+            raise RefusedError(
+                f"{whose}, and {_few(gone)} that belong to the same restore are gone or new",
+                hint=f"delete {_few(left)} as well to begin anew",
+            )
+        return one
+    return None
+
+
+def own_overrides(unfinished: Sequence[Unfinished], name: str, topic_id: TopicId) -> dict[str, str] | None:
+    """What was configured on an existing topic before a restore that never got ready made it safe; None: not known."""
+    for one in unfinished:
+        for topic in one.begun.topics:
+            if topic.target == name and topic.existing_topic_id == topic_id:
+                return topic.overrides
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewestBatch:
+    """The last batch of a target partition's log."""
+
+    header: BatchHeader
+    digest: bytes
+
+
+class Landed:
+    """How much of what one partition's restore produces is in its log already. Asked of each batch, in order.
+
+    Args:
+        records: so many from its first record on.
+        newest: the batch they end with; None if there are none.
+    """
+
+    def __init__(self, tp: TopicPartition, records: int, newest: NewestBatch | None) -> None:
+        self.records = records
+        self._tp = tp
+        self._newest = newest
+        self._passed = 0
+
+    def holds(self, batch: ProduceBatch) -> bool:
+        """Whether the log has it.
+
+        Raises:
+            IncompleteError: the log does not hold a prefix of what is produced, cut between batches.
+        """
+        if self._passed >= self.records:
+            return False
+        self._passed += batch.records
+        if self._passed < self.records:
+            return True
+        if self._passed == self.records and self._newest and self._newest.digest == batch_digest(batch.data):
+            return True
+        raise IncompleteError(
+            f"{self._tp.topic}-{self._tp.partition}: the {self.records:,} records that an earlier run restored do not"
+            f" end as this run's do",
+            hint="the archive was repaired meanwhile, or another version of kbackupd began; delete the topics of this"
+            " restore and begin anew",
+        )
+
+    def check_passed(self) -> None:
+        """To be called when nothing more will be produced.
+
+        Raises:
+            IncompleteError: the log holds more than that.
+        """
+        if self._passed < self.records:
+            raise IncompleteError(
+                f"{self._tp.topic}-{self._tp.partition}: an earlier run restored {self.records:,} records, this one"
+                f" finds {self._passed:,}",
+                hint="part of the archive cannot be read any more; the topic has what could be read then",
+            )
+
+
+def landed(
+    tp: TopicPartition, *, first_offset: int, log_end: int, newest: NewestBatch | None, ready: RestoreReady
+) -> Landed:
+    """What the log `[first_offset, log_end)` holds of the restore.
+
+    Raises:
+        RefusedError: the log ends with something the restore did not write.
+    """
+    records = log_end - first_offset
+    if records == 0:
+        return Landed(tp, 0, None)
+    header = newest.header if newest else None
+    if (
+        header is None
+        or records < 0
+        or header.is_control
+        or header.next_offset != log_end
+        or (header.producer_id, header.producer_epoch) != (ready.producer_id, ready.producer_epoch)
+        or (header.base_sequence + header.record_count) % SEQUENCE_MODULUS != records % SEQUENCE_MODULUS
+    ):
+        raise RefusedError(
+            f"topic {tp.topic}: partition {tp.partition} ends at offset {log_end} with something that the restore begun"
+            f" there did not write",
+            hint=f"somebody else writes into {tp.topic}; stop them, delete the topics of this restore and begin anew",
+        )
+    return Landed(tp, records, newest)
+
+
+def _differences(then: Mapping[str, object], now: Mapping[str, object]) -> str:
+    keys = [key for key in dict.fromkeys([*then, *now]) if then.get(key) != now.get(key)]
+    return "; ".join(f"{key} was {_shown(then.get(key))} and is {_shown(now.get(key))}" for key in keys)
+
+
+def _shown(value: object) -> str:
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
