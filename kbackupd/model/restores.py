@@ -82,3 +82,12 @@ class RestoreDone:
     verdict: str
     records: int
     data_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """A restore that was begun and not brought to its end."""
+
+    begun: RestoreBegun
+    ready: RestoreReady | None
+    """None: it ended before a record was produced."""

@@ -19,7 +19,7 @@ from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.metadata import cluster_metadata
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import RefusedError
-from kbackupd.model.restores import BegunTopic, FillingTopic, RestoreBegun, RestoreDone, RestoreReady
+from kbackupd.model.restores import BegunTopic, FillingTopic, RestoreBegun, RestoreDone, RestoreReady, Unfinished
 from kbackupd.model.segment import Identity
 from kbackupd.model.settings import RestoreOptions
 from kbackupd.restore.plan import RestorePlan
@@ -27,7 +27,7 @@ from kbackupd.restore.preflight import TargetState
 from kbackupd.restore.report import RestoreReport
 from kbackupd.restore.resume import deciding, gone_on_with, plan_digest
 from kbackupd.restore.rewrite import ProducerIdentity
-from kbackupd.restore.stored import StoredRestores, Unfinished
+from kbackupd.restore.stored import StoredRestores
 from kbackupd.restore.topics import ReadyTopic
 
 

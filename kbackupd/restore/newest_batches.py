@@ -12,8 +12,8 @@ from kbackupd.kafka.fetch import FetchSession
 from kbackupd.kafka.types import FetchTarget, KafkaErrorCode, TopicPartition
 from kbackupd.model.errors import KafkaUnavailableError, KbackupError
 from kbackupd.model.positions import PartitionId
+from kbackupd.restore.content_digest import batch_digest
 from kbackupd.restore.resume import NewestBatch
-from kbackupd.restore.verify import batch_digest
 
 _FETCH_BYTES = 16 << 20
 _PARTITION_BYTES = 2 << 20

@@ -28,7 +28,7 @@ from kbackupd.kafka.types import (
 )
 from kbackupd.model.errors import DeniedError, KafkaDeniedError, RefusedError
 from kbackupd.model.positions import PartitionId, TopicId
-from kbackupd.model.restores import FillingTopic, RestoreReady
+from kbackupd.model.restores import FillingTopic, RestoreReady, Unfinished
 from kbackupd.restore.configs import during_restore, is_left_by_a_restore
 from kbackupd.restore.newest_batches import newest_batches
 from kbackupd.restore.older_brokers import as_far_as_known
@@ -36,7 +36,6 @@ from kbackupd.restore.permissions import NO_PRODUCER, Problem, hidden, lacking, 
 from kbackupd.restore.plan import RestorePlan, TopicPlan
 from kbackupd.restore.resume import Landed, NewestBatch, landed, own_overrides
 from kbackupd.restore.rewrite import ProducerIdentity
-from kbackupd.restore.stored import Unfinished
 
 _AT_ONCE = 8
 _NOT_ALLOWED = (KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED, KafkaErrorCode.CLUSTER_AUTHORIZATION_FAILED)

@@ -25,6 +25,7 @@ from kbackupd.kafka.types import LATEST_TIMESTAMP, KafkaErrorCode, TopicPartitio
 from kbackupd.model.errors import KbackupError
 from kbackupd.model.settings import RestoreSettings
 from kbackupd.restore.configs import RestoredFacts, after_restore
+from kbackupd.restore.content_digest import ContentDigest
 from kbackupd.restore.course import Course
 from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan, outcomes_of
 from kbackupd.restore.preflight import TargetState, examine_target
@@ -36,7 +37,7 @@ from kbackupd.restore.resume import Landed
 from kbackupd.restore.rewrite import PartitionRewriter, ProduceBatch, ProducerIdentity
 from kbackupd.restore.source import Chunk, Unreadable, read_partition
 from kbackupd.restore.topics import ConfigOutcome, ReadyTopic, apply_recorded, prepare_topics
-from kbackupd.restore.verify import ContentDigest, Expected, Verified, verify_target
+from kbackupd.restore.verify import Expected, Verified, verify_target
 
 LANES = 2
 """Connections per broker: with one, a broker of two cores took compressed batches at two thirds of the pace."""

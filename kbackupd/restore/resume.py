@@ -18,12 +18,11 @@ from kbackupd.kafka.types import TopicPartition
 from kbackupd.model.clock import iso
 from kbackupd.model.errors import IncompleteError, RefusedError
 from kbackupd.model.positions import TopicId
-from kbackupd.model.restores import RestoreReady
+from kbackupd.model.restores import RestoreReady, Unfinished
 from kbackupd.model.settings import RestoreOptions, RetentionAfter
+from kbackupd.restore.content_digest import batch_digest
 from kbackupd.restore.plan import RestorePlan
 from kbackupd.restore.rewrite import SEQUENCE_MODULUS, ProduceBatch
-from kbackupd.restore.stored import Unfinished
-from kbackupd.restore.verify import batch_digest
 
 _NOT_OF_THE_RECORDS = ("retention_after", "rate_limit_bytes_per_second", "verify")
 """Options that may differ between the runs of one restore."""

@@ -6,26 +6,16 @@ target's logs and nowhere else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeVar
 
 from kbackupd.format.keys import PLANS_PREFIX, RestoreKey, RestoreStage, parse_restore_key, restore_key
 from kbackupd.format.restores import decode_restore, encode_restore
 from kbackupd.model.errors import CorruptObjectError, StoreDeniedError
-from kbackupd.model.restores import RestoreBegun, RestoreDone, RestoreReady
+from kbackupd.model.restores import RestoreBegun, RestoreDone, RestoreReady, Unfinished
 from kbackupd.model.segment import Identity
 from kbackupd.store.protocol import ObjectStore
 
 Document = TypeVar("Document", RestoreBegun, RestoreReady)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unfinished:
-    """A restore that was begun and not brought to its end."""
-
-    begun: RestoreBegun
-    ready: RestoreReady | None
-    """None: it ended before a record was produced."""
 
 
 class StoredRestores:

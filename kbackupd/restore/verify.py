@@ -1,14 +1,11 @@
 """Reading the target back: what lies in its logs is byte for byte what was produced, no less and no more.
 
-Owns the digest. It runs over what determines a consumer's view of a batch (codec, offsets, timestamps, the records with
-keys, values and headers) and not over what a broker may fill in (base offset, leader epoch, largest timestamp). Brokers
-keep an accepted batch's records as they came, so equal digests need no decompression on either side.
+Brokers keep an accepted batch's records as they came, so equal digests need no decompression on either side.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -20,6 +17,7 @@ from kbackupd.kafka.offsets import list_offsets
 from kbackupd.kafka.types import LATEST_TIMESTAMP, FetchTarget, KafkaErrorCode, PartitionAnswer, TopicPartition
 from kbackupd.model.errors import KbackupError
 from kbackupd.model.positions import PartitionId
+from kbackupd.restore.content_digest import ContentDigest
 
 _FETCH_BYTES = 8 << 20
 _PARTITION_BYTES = 2 << 20
@@ -30,41 +28,6 @@ _TRIES = 40
 _IDLE_FETCHES = 10
 """In a row without anything new, until leaders are asked again; they cost as many tries."""
 _PAUSE_SECONDS = 0.25
-
-
-def batch_digest(batch: bytes | memoryview) -> bytes:
-    """Of one batch by itself, over the same bytes."""
-    view = memoryview(batch)
-    digest = hashlib.sha256(view[21:35])
-    digest.update(view[57:])
-    return digest.digest()
-
-
-class ContentDigest:
-    """A running digest of one partition's batches, in order."""
-
-    __slots__ = ("_hash", "batches", "data_bytes", "records")
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self.batches = 0
-        self.records = 0
-        self.data_bytes = 0
-
-    def add(self, batch: bytes | memoryview, records: int) -> None:
-        """The next batch, of magic 2: attributes, last offset delta and base timestamp; then record count and payload.
-
-        Between those lie the largest timestamp, which brokers correct, and producer id, epoch and sequence.
-        """
-        view = memoryview(batch)
-        self._hash.update(view[21:35])
-        self._hash.update(view[57:])
-        self.batches += 1
-        self.records += records
-        self.data_bytes += len(batch)
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

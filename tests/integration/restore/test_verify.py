@@ -13,7 +13,8 @@ from kbackupd.kafka.types import TopicPartition
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.positions import PartitionId
 from kbackupd.model.settings import SecuritySettings
-from kbackupd.restore.verify import ContentDigest, Expected, Verified, verify_target
+from kbackupd.restore.content_digest import ContentDigest
+from kbackupd.restore.verify import Expected, Verified, verify_target
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.topics import create_topic
 from kbackupd.testbed.truth import Truth, raw_log, split_batches

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from kbackupd.archive.archive import Archive
 from kbackupd.archive.describe import ArchiveDescription, describe_stored
+from kbackupd.archive.pins import Pins
 from kbackupd.archive.recovery import recover
 from kbackupd.archive.rollup_build import RollupLimits, RollupReport, build_rollups
 from kbackupd.format import keys
@@ -95,7 +96,7 @@ class Site:
         self.flying: list[SealedSegment] = []
         self.late: list[SealedSegment] = []
         self.deleted = False
-        self.pins: list[Mapping[tuple[str, int], int]] = []
+        self.pins: list[Pins] = []
 
     async def do(self, what: str, number: int) -> None:
         if what in AT_THE_SOURCE:
@@ -216,7 +217,7 @@ class Told:
     partitions: Mapping[PartitionId, object]
     topics: object
     lost: object
-    pinned: Mapping[tuple[str, int], int]
+    pinned: Pins
     alone: Mapping[str, Mapping[PartitionId, object]]
     """Topic's name → what somebody who wants that one only learns of it."""
     then: Sequence[Mapping[PartitionId, object]]

@@ -13,13 +13,13 @@ from kbackupd.format.restores import decode_stage, encode_restore
 from kbackupd.kafka.types import TopicPartition
 from kbackupd.model.errors import CorruptObjectError, IncompleteError, RefusedError, StoreDeniedError
 from kbackupd.model.positions import TopicId
-from kbackupd.model.restores import BegunTopic, FillingTopic, RestoreBegun, RestoreDone, RestoreReady
+from kbackupd.model.restores import BegunTopic, FillingTopic, RestoreBegun, RestoreDone, RestoreReady, Unfinished
 from kbackupd.model.segment import Identity
 from kbackupd.model.settings import RestoreOptions, TopicMapping, TopicSelection
+from kbackupd.restore.content_digest import batch_digest
 from kbackupd.restore.resume import Landed, NewestBatch, deciding, gone_on_with, landed, own_overrides
 from kbackupd.restore.rewrite import SEQUENCE_MODULUS, ProduceBatch
-from kbackupd.restore.stored import StoredRestores, Unfinished
-from kbackupd.restore.verify import batch_digest
+from kbackupd.restore.stored import StoredRestores
 from kbackupd.store.memory import MemoryStore
 
 IDENTITY = Identity(backup_id="main", archive_id="0d3e…", cluster_id="source")
