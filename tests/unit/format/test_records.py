@@ -32,6 +32,8 @@ from kbackupd.format.records import (
     iter_records,
     read_varint,
     rewrite_for_produce,
+    timestamp_bounds,
+    with_headers,
 )
 from tests.unit.format.samples import batch, legacy_message, marker, records
 from tests.unit.format.surgery import flipped
@@ -75,6 +77,33 @@ def test_null_is_not_empty_and_header_names_need_not_be_text() -> None:
 def test_records_round_trip_with_their_bodies_untouched(kept: list[RawRecord]) -> None:
     payload = b"".join(map(encode_record, kept))
     assert list(iter_records(payload, len(kept))) == kept
+
+
+@given(st.lists(RAW_RECORDS, min_size=1, max_size=8))
+def test_timestamp_bounds_are_those_of_the_records(kept: list[RawRecord]) -> None:
+    deltas = [record.timestamp_delta for record in kept]
+    assert timestamp_bounds(b"".join(map(encode_record, kept)), len(kept)) == (min(deltas), max(deltas))
+
+
+@given(st.lists(RAW_RECORDS, min_size=1, max_size=5), st.data())
+def test_the_timestamp_bounds_of_damaged_records_end_in_no_other_error(
+    kept: list[RawRecord], data: st.DataObject
+) -> None:
+    payload = b"".join(map(encode_record, kept))
+    position = data.draw(st.integers(0, len(payload) - 1))
+    with contextlib.suppress(MalformedRecordError):
+        timestamp_bounds(flipped(payload, position, data.draw(st.integers(1, 255))), len(kept))
+    with pytest.raises(MalformedRecordError):
+        timestamp_bounds(payload[:position], len(kept) + 1)
+
+
+@given(BODIES, st.lists(st.tuples(st.binary(max_size=20), NULLABLE), max_size=5))
+def test_headers_are_added_behind_those_there_are_and_nothing_else_changes(
+    body: tuple[bytes | None, bytes | None, tuple[tuple[bytes, bytes | None], ...]],
+    added: list[tuple[bytes, bytes | None]],
+) -> None:
+    key, value, headers = body
+    assert decode_record(with_headers(encode_body(*body), added)) == (key, value, (*headers, *added))
 
 
 @given(st.lists(RAW_RECORDS, min_size=1, max_size=5), st.data())
