@@ -8,11 +8,13 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from kbackupd.cli.output import plain_table, print_sections
+from kbackupd.cli.restore_cut_text import choice_in_words, cut_in_words, is_cut, what_came_of_it
 from kbackupd.model.clock import iso
 from kbackupd.model.units import format_bytes, format_duration
 from kbackupd.restore.plan import PinnedEpoch, RestorePlan, TopicPlan
 from kbackupd.restore.progress import Phase, RestoreProgress
 from kbackupd.restore.report import PartitionReport, RestoreReport, TopicReport, Verdict
+from kbackupd.restore.visibility import Visibility
 
 ROWS_ON_TERMINAL = 30
 """Of a list; piped output is complete."""
@@ -33,7 +35,7 @@ def print_plan(console: Console, plan: RestorePlan) -> None:
     head.append(
         f"from {plan.archive} ({plan.backup_id})\n"
         f"into {', '.join(plan.target)}\n"
-        f"to download: {format_bytes(plan.download_bytes)}, {format_bytes(plan.raw_bytes)} unpacked\n"
+        f"to download: {format_bytes(plan.download_bytes)}, {format_bytes(plan.raw_bytes)} unpacked{_skipped(plan)}\n"
         "archive pinned at: " + (", ".join(_pinned(one) for one in plan.pinned) or "no segments")
     )
     table = plain_table(console)
@@ -46,7 +48,7 @@ def print_plan(console: Console, plan: RestorePlan) -> None:
             topic.source,
             topic.target,
             str(len(topic.partitions)),
-            f"{sum(len(partition.offsets) for partition in topic.partitions):,}",
+            f"{sum(partition.offsets_wanted for partition in topic.partitions):,}",
             f"{sum(partition.records for partition in topic.partitions):,}",
             format_bytes(sum(partition.download_bytes for partition in topic.partitions)),
             format_bytes(topic.largest_batch_bytes),
@@ -54,6 +56,8 @@ def print_plan(console: Console, plan: RestorePlan) -> None:
     notes = [line for topic in plan.topics for line in _plan_notes(topic)]
     notes += [f"damaged: {one.key}: {one.reason}" for one in plan.damaged]
     sections: list[RenderableType] = [head, table]
+    if wanted := list(cut_in_words(plan.cut)):
+        sections.insert(1, _listed(console, "what comes back:", wanted))
     if notes:
         sections.append(_listed(console, "to know:", notes))
     recorded = [f"{topic.target}: {_settings(topic.configs)}" for topic in plan.topics if topic.configs]
@@ -71,7 +75,14 @@ def _pinned(one: PinnedEpoch) -> str:
     return f"{one.writer} epoch {one.writer_epoch}, segments {ranges}"
 
 
+def _skipped(plan: RestorePlan) -> str:
+    skipped = sum(partition.runs_skipped for topic in plan.topics for partition in topic.partitions)
+    read = sum(partition.runs for topic in plan.topics for partition in topic.partitions)
+    return f" ({skipped:,} of {skipped + read:,} runs hold nothing that is wanted)" if skipped else ""
+
+
 def _plan_notes(topic: TopicPlan) -> Iterator[str]:
+    yield from choice_in_words(topic)
     if topic.deleted_at_source_ms is not None:
         yield f"{topic.source} was deleted at the source, seen {iso(topic.deleted_at_source_ms)}"
     if topic.earlier_incarnations:
@@ -105,11 +116,16 @@ def print_report(console: Console, report: RestoreReport) -> None:
         + (f"\nof these, earlier runs had restored {report.records_found:,} records" if report.records_found else "")
     )
     sections: list[RenderableType] = [head, _counts(console, report)]
+    if wanted := list(cut_in_words(report.cut)):
+        sections.insert(1, _listed(console, "what was asked for:", wanted))
     lost = [f"damaged: {one}" for one in report.damaged]
     lost += [line for topic in report.topics for partition in topic.partitions for line in _lost(topic, partition)]
     if lost:
         sections.append(_listed(console, "not restored, and why:", lost))
-    differs = [line for topic in report.topics for partition in topic.partitions for line in _differs(topic, partition)]
+    differs = [line for topic in report.topics for line in what_came_of_it(topic)]
+    differs += [
+        line for topic in report.topics for partition in topic.partitions for line in _differs(topic, partition)
+    ]
     if differs:
         sections.append(_listed(console, "to know:", differs))
     moved = [line for topic in report.topics for partition in topic.partitions for line in _moved(topic, partition)]
@@ -123,9 +139,18 @@ def print_report(console: Console, report: RestoreReport) -> None:
 
 def _counts(console: Console, report: RestoreReport) -> RenderableType:
     table = plain_table(console)
+    cut = is_cut(report)
     for name in ("TOPIC", "TARGET"):
         table.add_column(name, overflow="fold")
-    for name in ("PARTS", "RECORDS", "SIZE", "ABORTED", "UNDECIDED", "MISSING"):
+    for name in (
+        "PARTS",
+        "RECORDS",
+        "SIZE",
+        *(("CUT AWAY", "FILTERED") if cut else ()),
+        "ABORTED",
+        "UNDECIDED",
+        "MISSING",
+    ):
         table.add_column(name, justify="right")
     table.add_column("READ BACK")
     for topic in report.topics:
@@ -135,12 +160,20 @@ def _counts(console: Console, report: RestoreReport) -> RenderableType:
             str(len(topic.partitions)),
             f"{topic.records_restored:,}",
             format_bytes(topic.bytes_restored),
+            *(_cut_counts(topic) if cut else ()),
             f"{sum(partition.records_aborted for partition in topic.partitions):,}",
             f"{sum(partition.records_undecided for partition in topic.partitions):,}",
             f"{sum(partition.records_missing for partition in topic.partitions):,}",
             _read_back(topic),
         )
     return table
+
+
+def _cut_counts(topic: TopicReport) -> tuple[str, str]:
+    return (
+        f"{sum(partition.records_cut_away for partition in topic.partitions):,}",
+        f"{sum(partition.records_filtered for partition in topic.partitions):,}",
+    )
 
 
 def _read_back(topic: TopicReport) -> str:
@@ -178,8 +211,13 @@ def _differs(topic: TopicReport, partition: PartitionReport) -> Iterator[str]:
         yield f"{where}: {partition.records_converted:,} records were converted from message format 0 or 1"
     for row in partition.transactions:
         if row.restored:
+            of = (
+                "an undecided transaction"
+                if row.outcome is Visibility.UNDECIDED
+                else "a transaction of unknown outcome"
+            )
             yield (
-                f"{where}: {row.records} records of a transaction of unknown outcome were restored (producer"
+                f"{where}: {row.records} records of {of} were restored (producer"
                 f" {row.producer_id}, offsets [{row.first_offset}, {row.next_offset}))"
             )
 

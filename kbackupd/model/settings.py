@@ -12,6 +12,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
+from kbackupd.model.globs import is_literal, taken_by_star
+from kbackupd.model.scope import RestoreScope
+
 MIB = 1 << 20
 
 SEGMENTS_IN_MEMORY = 3
@@ -124,7 +127,7 @@ class TopicSelection:
     @property
     def literals(self) -> tuple[str, ...]:
         """Included names without a wildcard: one that does not exist is a visible problem (hazard 12)."""
-        return tuple(name for name in self.include if not set("*?[") & set(name))
+        return tuple(name for name in self.include if is_literal(name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,25 +275,38 @@ class RestoreTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicMapping:
+    """A rename. `source` may be a glob; a `*` in `target` is what the one `*` of it stood for."""
+
     source: str
     target: str
+
+    def target_of(self, topic: str) -> str | None:
+        """Name under which `topic` is restored; None: the mapping is about others."""
+        if not fnmatchcase(topic, self.source):
+            return None
+        taken = taken_by_star(self.source, topic) if "*" in self.target else None
+        return self.target if taken is None else self.target.replace("*", taken)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreOptions:
     topics: TopicSelection = field(default_factory=TopicSelection)
     topic_mapping: tuple[TopicMapping, ...] = ()
-    """Renames. Where the file gives it without `topics.include`, its sources become `topics.include`."""
+    """Renames, of which the first that matches a topic counts. Where the file gives it without `topics.include`, its
+    sources become `topics.include`."""
+    scope: RestoreScope = field(default_factory=RestoreScope)
     retention_after: RetentionAfter = RetentionAfter.AUTO
     rate_limit_bytes_per_second: int | None = None
     """None: unlimited."""
     verify: bool = True
+    provenance_headers: bool = False
 
     def target_of(self, topic: str) -> str | None:
         """Name under which `topic` is restored; None: it is not."""
         if not self.topics.selects(topic):
             return None
-        return next((mapping.target for mapping in self.topic_mapping if mapping.source == topic), topic)
+        renamed = (target for mapping in self.topic_mapping if (target := mapping.target_of(topic)) is not None)
+        return next(renamed, topic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,22 +7,26 @@ executed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from kbackupd.archive.archive import Archive, ArchivedTopic
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory
-from kbackupd.model.errors import UsageError
 from kbackupd.model.events import GAP_MEANING, GapCause
 from kbackupd.model.positions import OffsetRange, PartitionId, TopicId
+from kbackupd.model.scope import OffsetBounds, RecordPatterns, RecordsOf, TimeWindow
 from kbackupd.model.segment import Run, RunFlag
-from kbackupd.model.settings import RestoreSettings, RetentionAfter
+from kbackupd.model.settings import RestoreOptions, RestoreSettings, RetentionAfter
+from kbackupd.restore.choice import GO_FIRST, ChosenTopic, choose_topics
+from kbackupd.restore.cut import PartitionCut, RecordFilter
 from kbackupd.restore.visibility import Outcomes, Visibility
 
 PLAN_FORMAT = 1
 
 NEVER_SEEN = "it existed at the source and was never looked into: it had no leader, or the daemon was killed too soon"
 HOLE_MEANING = "no segment holds these offsets and nothing explains why: kbackupd validate tells more"
+
+BEYOND = "asked for, and beyond the archive, which holds {held}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +60,35 @@ class PlannedTransaction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCut:
+    """What is wanted of every partition, beside its own offsets; the defaults are everything that is committed."""
+
+    window: TimeWindow = field(default_factory=TimeWindow)
+    visibility: RecordsOf = RecordsOf.COMMITTED
+    filters: RecordPatterns = field(default_factory=RecordPatterns)
+    provenance_headers: bool = False
+    """Not a cut, but it changes the records."""
+
+    @property
+    def decodes_everything(self) -> bool:
+        """No batch can pass unread: the slow path, or nearly its cost."""
+        return bool(self.filters) or self.provenance_headers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionPlan:
     partition: int
     branch: int
     offsets: OffsetRange
     """Coverage on that branch: what is in the archive, less `not_in_archive`."""
+    asked_offsets: OffsetBounds
+    """Those that are restored; its sides are open where nobody asked."""
+    left_out: bool
+    """Not among the partitions asked for: it exists in the target and stays empty."""
     runs: int
     """Reads from the store, at most."""
+    runs_skipped: int
+    """In which nothing can be that is wanted."""
     batches: int
     records: int
     """By the headers of the runs read: markers, aborted records and overlaps included, so an upper bound."""
@@ -81,6 +107,14 @@ class PartitionPlan:
     def is_empty(self) -> bool:
         return self.batches == 0
 
+    @property
+    def offsets_wanted(self) -> int:
+        """How many of the offsets covered are asked for."""
+        first, following = self.asked_offsets.first_offset, self.asked_offsets.next_offset
+        low = self.offsets.first_offset if first is None else max(first, self.offsets.first_offset)
+        high = self.offsets.next_offset if following is None else min(following, self.offsets.next_offset)
+        return 0 if self.left_out else max(high - low, 0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicPlan:
@@ -90,9 +124,18 @@ class TopicPlan:
     deleted_at_source_ms: int | None
     earlier_incarnations: tuple[TopicId, ...]
     """Of the same name, in the archive and not restored."""
+    newer_incarnations: tuple[TopicId, ...]
+    """Likewise, where an older one was asked for."""
     configs: dict[str, str]
     """Recorded overrides, applied last as far as `retention_after` allows."""
+    target_partitions: int
+    """As many as there are `partitions`, or more, which stay empty."""
     partitions: tuple[PartitionPlan, ...]
+
+    @property
+    def goes_first(self) -> bool:
+        """Restored before any topic begins that does not."""
+        return self.source in GO_FIRST
 
     @property
     def largest_batch_bytes(self) -> int:
@@ -118,7 +161,9 @@ class RestorePlan:
     pinned: tuple[PinnedEpoch, ...]
     target: tuple[str, ...]
     retention_after: RetentionAfter
+    cut: PlannedCut
     topics: tuple[TopicPlan, ...]
+    """In the order in which they are restored."""
     damaged: tuple[DamagedInArchive, ...]
     """Objects of the archive that cannot be trusted, or were there once; what they held is missing."""
 
@@ -138,14 +183,26 @@ class RestorePlan:
     def raw_bytes(self) -> int:
         return sum(partition.raw_bytes for topic in self.topics for partition in topic.partitions)
 
+    def cut_of(self, partition: PartitionPlan) -> PartitionCut:
+        """What is wanted of one of its partitions."""
+        return _cut(self.cut, partition.asked_offsets)
+
 
 def make_plan(archive: Archive, settings: RestoreSettings) -> RestorePlan:
     """The plan for what `settings` select of `archive`.
 
     Raises:
-        UsageError: nothing is selected, a topic named is not in the archive, or two would become one; all at once.
+        UsageError: nothing is selected, something named is not in the archive, or two topics would become one; all at
+            once.
     """
-    topics = [(topic, target) for topic, target in _selected(archive, settings)]
+    options = settings.options
+    chosen = choose_topics(archive, options)
+    cut = PlannedCut(
+        window=options.scope.window,
+        visibility=options.scope.records_of,
+        filters=options.scope.patterns,
+        provenance_headers=options.provenance_headers,
+    )
     return RestorePlan(
         format=PLAN_FORMAT,
         archive=archive.location,
@@ -157,8 +214,9 @@ def make_plan(archive: Archive, settings: RestoreSettings) -> RestorePlan:
             for (writer, epoch), sequences in sorted(archive.pinned.items())
         ),
         target=settings.target.bootstrap_servers,
-        retention_after=settings.options.retention_after,
-        topics=tuple(_topic_plan(archive, topic, target) for topic, target in topics),
+        retention_after=options.retention_after,
+        cut=cut,
+        topics=tuple(_topic_plan(archive, one, options, cut) for one in chosen),
         damaged=(
             *(DamagedInArchive(key=one.key, reason=one.reason) for one in archive.damaged),
             *(DamagedInArchive(key=one.key, reason=one.reason) for one in archive.lost),
@@ -166,46 +224,25 @@ def make_plan(archive: Archive, settings: RestoreSettings) -> RestorePlan:
     )
 
 
-def _selected(archive: Archive, settings: RestoreSettings) -> list[tuple[ArchivedTopic, str]]:
-    newest = archive.newest()
-    options = settings.options
-    named = dict.fromkeys([*options.topics.literals, *(mapping.source for mapping in options.topic_mapping)])
-    problems = [f"topic {name!r} is not in the archive" for name in named if name not in newest]
-    problems += [
-        f"topic {name!r} is internal and never restored by producing"
-        for name in named
-        if name in newest and newest[name].internal
-    ]
-    chosen: list[tuple[ArchivedTopic, str]] = []
-    sources: dict[str, str] = {}
-    for name, topic in sorted(newest.items()):
-        target = None if topic.internal else options.target_of(name)
-        if target is None:
-            continue
-        if target in sources:
-            problems.append(f"{sources[target]!r} and {name!r} would both become {target!r}")
-        sources[target] = name
-        chosen.append((topic, target))
-    if not chosen and not problems:
-        problems.append("options select no topic of the archive")
-    if problems:
-        there = ", ".join(name for name, topic in sorted(newest.items()) if not topic.internal) or "no topics"
-        raise UsageError("; ".join(problems), hint=f"{archive.location} holds {there}")
-    return chosen
-
-
-def _topic_plan(archive: Archive, topic: ArchivedTopic, target: str) -> TopicPlan:
+def _topic_plan(archive: Archive, chosen: ChosenTopic, options: RestoreOptions, cut: PlannedCut) -> TopicPlan:
+    topic, scope = chosen.topic, options.scope
     return TopicPlan(
         source=topic.name,
-        target=target,
+        target=chosen.target,
         topic_id=topic.topic_id,
         deleted_at_source_ms=topic.deleted_ms,
-        earlier_incarnations=tuple(
-            other.topic_id for other in archive.topics if other.name == topic.name and other.topic_id != topic.topic_id
-        ),
+        earlier_incarnations=chosen.earlier,
+        newer_incarnations=chosen.newer,
         configs=dict(topic.configs),
+        target_partitions=chosen.target_partitions,
         partitions=tuple(
-            _partition_plan(archive.history(id), never_seen=_never_seen(archive, topic, id))
+            _partition_plan(
+                archive.history(id, scope.branches.get((topic.name, id.partition))),
+                cut=cut,
+                asked=scope.offsets_of(topic.name, id.partition),
+                left_out=not scope.takes(topic.name, id.partition),
+                never_seen=_never_seen(archive, topic, id),
+            )
             for id in topic.partition_ids
         ),
     )
@@ -216,14 +253,22 @@ def _never_seen(archive: Archive, topic: ArchivedTopic, id: PartitionId) -> bool
     return topic.deleted_ms is None and topic.excluded_ms is None and archive.evidence(id) == PartitionEvidence(id=id)
 
 
-def _partition_plan(history: PartitionHistory, *, never_seen: bool) -> PartitionPlan:
-    runs = list(_runs(history))
-    outcomes = outcomes_of(history)
+def _cut(cut: PlannedCut, asked: OffsetBounds) -> PartitionCut:
+    return PartitionCut(offsets=asked, window=cut.window, filter=RecordFilter(cut.filters))
+
+
+def _partition_plan(
+    history: PartitionHistory, *, cut: PlannedCut, asked: OffsetBounds, left_out: bool, never_seen: bool
+) -> PartitionPlan:
+    runs = [] if left_out else list(_runs(_cut(cut, asked).needed(history)))
     return PartitionPlan(
         partition=history.id.partition,
         branch=history.branch,
         offsets=OffsetRange(history.first_offset, history.next_offset),
+        asked_offsets=asked,
+        left_out=left_out,
         runs=len(runs),
+        runs_skipped=sum(1 for _ in _runs(history)) - len(runs),
         batches=sum(run.batches for run in runs),
         records=sum(run.records for run in runs),
         download_bytes=sum(run.stored_bytes for run in runs),
@@ -232,20 +277,46 @@ def _partition_plan(history: PartitionHistory, *, never_seen: bool) -> Partition
         largest_batch_bytes=max((run.largest_batch_bytes for run in runs), default=0),
         log_append_time=any(run.flags & RunFlag.LOG_APPEND_TIME for run in runs),
         legacy=any(run.flags & RunFlag.LEGACY_MAGIC for run in runs),
-        not_in_archive=(NotInArchive(offsets=OffsetRange(0, 0), cause=None, meaning=NEVER_SEEN),)
-        if never_seen
-        else _not_in_archive(history),
-        open_transactions=tuple(
-            PlannedTransaction(
+        not_in_archive=() if left_out else tuple(_lacking(history, asked, never_seen=never_seen)),
+        open_transactions=() if left_out else tuple(_open_transactions(history, asked, cut.visibility)),
+    )
+
+
+def _lacking(history: PartitionHistory, asked: OffsetBounds, *, never_seen: bool) -> Iterator[NotInArchive]:
+    """What is not in the archive of the offsets asked for, ascending."""
+    if never_seen:
+        yield NotInArchive(offsets=OffsetRange(0, 0), cause=None, meaning=NEVER_SEEN)
+        return
+    held = OffsetRange(history.first_offset, history.next_offset)
+    if asked.first_offset is not None and asked.first_offset < held.first_offset:
+        below = OffsetRange(asked.first_offset, held.first_offset)
+        yield NotInArchive(offsets=below, cause=None, meaning=BEYOND.format(held=held))
+    for one in _not_in_archive(history):
+        first = max(one.offsets.first_offset, asked.first_offset or 0)
+        following = one.offsets.next_offset
+        if asked.next_offset is not None:
+            following = min(following, asked.next_offset)
+        if first < following:
+            yield replace(one, offsets=OffsetRange(first, following))
+    if asked.next_offset is not None and asked.next_offset > held.next_offset:
+        above = OffsetRange(held.next_offset, asked.next_offset)
+        yield NotInArchive(offsets=above, cause=None, meaning=BEYOND.format(held=held))
+
+
+def _open_transactions(
+    history: PartitionHistory, asked: OffsetBounds, visibility: RecordsOf
+) -> Iterator[PlannedTransaction]:
+    outcomes = outcomes_of(history)
+    for row in history.open_transactions:
+        if asked.next_offset is None or row.first_offset < asked.next_offset:
+            outcome = outcomes.of_batch(row.producer_id, row.first_offset)
+            yield PlannedTransaction(
                 producer_id=row.producer_id,
                 producer_epoch=row.producer_epoch,
                 first_offset=row.first_offset,
-                outcome=(outcome := outcomes.of_batch(row.producer_id, row.first_offset)),
-                restored=outcome.kept,
+                outcome=outcome,
+                restored=outcome.kept or visibility is RecordsOf.UNCOMMITTED,
             )
-            for row in history.open_transactions
-        ),
-    )
 
 
 def _runs(history: PartitionHistory) -> Iterable[Run]:

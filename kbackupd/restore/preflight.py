@@ -216,7 +216,7 @@ async def _absent_problems(
 
     async def examine(topic: TopicPlan, there: TopicMetadata | None) -> Problem | None:
         async def ask(configs: Mapping[str, str]) -> None:
-            await check_creation(connection, topic.target, partitions=len(topic.partitions), configs=configs)
+            await check_creation(connection, topic.target, partitions=topic.target_partitions, configs=configs)
 
         missing = _missing(there, needed(exists=False, reads_back=reads_back))
         try:
@@ -291,11 +291,8 @@ def _metadata_problem(topic: TopicPlan, there: TopicMetadata) -> Problem | None:
         )
     if there.internal:
         return Problem(what=f"{name} is internal to the target", remedy="choose another name in topic_mapping")
-    if len(there.partitions) != len(topic.partitions):
-        return Problem(
-            what=f"topic {name} has {len(there.partitions)} partitions, the archive {len(topic.partitions)}",
-            remedy=f"delete {name}, or restore under another name (topic_mapping)",
-        )
+    if len(there.partitions) != topic.target_partitions:
+        return _other_count(topic, len(there.partitions))
     leaderless = [partition.partition for partition in there.partitions if partition.leader_id < 0]
     if leaderless:
         return Problem(
@@ -303,6 +300,17 @@ def _metadata_problem(topic: TopicPlan, there: TopicMetadata) -> Problem | None:
             remedy="bring the target's brokers back first",
         )
     return None
+
+
+def _other_count(topic: TopicPlan, there: int) -> Problem:
+    name, recorded = topic.target, len(topic.partitions)
+    wanted = f"the archive {recorded}"
+    remedy = f"delete {name}, or restore under another name (topic_mapping)"
+    if topic.target_partitions != recorded:
+        wanted = f"partition_mapping asks for {topic.target_partitions}"
+    if there > recorded:
+        remedy += f", or say partition_mapping: [{{topic: {topic.source}, target_partitions: {there}}}]"
+    return Problem(what=f"topic {name} has {there} partitions, {wanted}", remedy=remedy)
 
 
 async def _log_ends(

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from kbackupd.model.positions import TopicId
+from kbackupd.model.scope import OffsetBounds
 from kbackupd.restore.configs import Changes
 from kbackupd.restore.offset_map import MappedRun
-from kbackupd.restore.plan import NotInArchive
+from kbackupd.restore.plan import NotInArchive, PlannedCut
 from kbackupd.restore.rewrite import Missing
 from kbackupd.restore.verify import Verified
 from kbackupd.restore.visibility import Visibility
@@ -58,9 +59,20 @@ class PartitionReport:
     bytes_restored: int
     records_found: int
     """Of those restored, by an earlier run of this restore."""
+    left_out: bool
+    """Not among the partitions asked for: empty in the target."""
+    asked_offsets: OffsetBounds
+    records_cut_away: int
+    """Read, and outside of the offsets or the time window asked for."""
+    records_filtered: int
+    """Inside of them, and not what the filters look for."""
     records_aborted: int
     records_undecided: int
     """Of transactions still open where capture ended: dropped."""
+    records_restored_aborted: int
+    """Restored, of aborted transactions (`visibility: uncommitted`)."""
+    records_restored_undecided: int
+    """Likewise, of undecided ones."""
     records_of_unknown_outcome: int
     """Restored; their transaction's marker is not in the archive."""
     records_missing: int
@@ -100,6 +112,8 @@ class TopicReport:
     topic_id: TopicId
     target_topic_id: TopicId
     created: bool
+    target_partitions: int
+    """More than `partitions` where that was asked for; those stay empty."""
     partitions: tuple[PartitionReport, ...]
     config_applied: Changes
     config_held: Changes
@@ -129,6 +143,8 @@ class RestoreReport:
     archive_id: str
     source_cluster_id: str
     target_cluster_id: str
+    cut: PlannedCut
+    """What was wanted of all there is."""
     topics: tuple[TopicReport, ...]
     damaged: tuple[str, ...]
     """What of the archive could not be trusted."""
@@ -137,6 +153,8 @@ class RestoreReport:
     bytes_restored: int
     records_found: int
     """Of those restored, by earlier runs of this restore, which this one went on with."""
+    records_cut_away: int
+    records_filtered: int
     records_aborted: int
     records_undecided: int
     records_missing: int

@@ -31,6 +31,7 @@ from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan, outcome
 from kbackupd.restore.preflight import TargetState, examine_target
 from kbackupd.restore.produce import Producing
 from kbackupd.restore.progress import Phase, RestoreProgress
+from kbackupd.restore.provenance import Provenance
 from kbackupd.restore.report import RestoreReport
 from kbackupd.restore.results import PartitionResult, build_report
 from kbackupd.restore.resume import Landed
@@ -175,9 +176,6 @@ async def execute(
 async def _produce_all(run: _Run, identity: ProducerIdentity, ready: Mapping[str, ReadyTopic]) -> None:
     """Restore every partition; what goes wrong with one is in its result and ends no other (principle P6)."""
 
-    waiting = [(topic, partition) for topic in run.plan.topics for partition in topic.partitions]
-    # The largest last in the list, so first to be taken: what takes longest must not begin last.
-    waiting.sort(key=lambda item: item[1].raw_bytes)
     lanes = [
         RawProducer(run.connection, producer_id=identity.producer_id, producer_epoch=identity.producer_epoch)
         for _ in range(LANES)
@@ -192,15 +190,22 @@ async def _produce_all(run: _Run, identity: ProducerIdentity, ready: Mapping[str
         rate_limit_bytes_per_second=run.settings.options.rate_limit_bytes_per_second,
     )
 
-    async def work() -> None:
+    async def work(waiting: list[tuple[TopicPlan, PartitionPlan]]) -> None:
         while waiting:
             topic, partition = waiting.pop()
             await _restore_partition(run, producing, identity, topic, partition, ready[topic.target])
             run.progress.partitions_done += 1
 
-    async with producing, asyncio.TaskGroup() as readers:
-        for _ in range(min(READ_AT_ONCE, len(waiting))):
-            readers.create_task(work())
+    async with producing:
+        # What others need is there, as far as it can be, before they are.
+        for first in (True, False):
+            topics = [topic for topic in run.plan.topics if topic.goes_first is first]
+            waiting = [(topic, partition) for topic in topics for partition in topic.partitions]
+            # The largest last in the list, so first to be taken: what takes longest must not begin last.
+            waiting.sort(key=lambda item: item[1].raw_bytes)
+            async with asyncio.TaskGroup() as readers:
+                for _ in range(min(READ_AT_ONCE, len(waiting))):
+                    readers.create_task(work(waiting))
 
 
 def _acknowledged(run: _Run, tp: TopicPartition, batch: ProduceBatch) -> None:
@@ -222,8 +227,14 @@ async def _restore_partition(
     tp = TopicPartition(topic.target, partition.partition)
     history = run.archive.history(topic.id_of(partition), partition.branch)
     first_offset = ready.log_ends[partition.partition]
+    cut = run.plan.cut_of(partition)
     rewriter = PartitionRewriter(
-        outcomes=outcomes_of(history), producer=identity, max_batch_bytes=ready.max_batch_bytes
+        outcomes=outcomes_of(history),
+        producer=identity,
+        max_batch_bytes=ready.max_batch_bytes,
+        cut=cut,
+        records_of=run.plan.cut.visibility,
+        provenance=Provenance(topic.source, partition.partition) if run.plan.cut.provenance_headers else None,
     )
     result = run.results[tp] = PartitionResult(
         tally=rewriter.tally,
@@ -237,7 +248,8 @@ async def _restore_partition(
     reserved = _reading_bytes(partition, readers=min(READ_AT_ONCE, run.plan.partitions))
     await run.reading.take(reserved)
     try:
-        async with aclosing(read_partition(run.archive, history, read_ahead_bytes=reserved)) as chunks:
+        wanted = read_partition(run.archive, cut.needed(history), read_ahead_bytes=reserved)
+        async with aclosing(wanted) as chunks:
             async for chunk in chunks:
                 await _restore_chunk(run, producing, tp, rewriter, result, chunk)
         if landed is not None:

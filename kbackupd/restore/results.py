@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from kbackupd.kafka.types import TopicPartition
+from kbackupd.model.scope import RecordsOf
 from kbackupd.restore.configs import config_command
 from kbackupd.restore.offset_map import OffsetMap
 from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan
@@ -69,12 +70,15 @@ def build_report(
         archive_id=plan.archive_id,
         source_cluster_id=plan.source_cluster_id,
         target_cluster_id=target_cluster_id,
+        cut=plan.cut,
         topics=topics,
         damaged=tuple(lost),
         partitions=len(partitions),
         records_restored=sum(topic.records_restored for topic in topics),
         bytes_restored=data_bytes,
         records_found=sum(partition.records_found for partition in partitions),
+        records_cut_away=sum(partition.records_cut_away for partition in partitions),
+        records_filtered=sum(partition.records_filtered for partition in partitions),
         records_aborted=sum(partition.records_aborted for partition in partitions),
         records_undecided=sum(partition.records_undecided for partition in partitions),
         records_missing=sum(partition.records_missing for partition in partitions),
@@ -102,8 +106,9 @@ def _topic_report(
         topic_id=topic.topic_id,
         target_topic_id=ready.topic_id,
         created=ready.created,
+        target_partitions=topic.target_partitions,
         partitions=tuple(
-            _partition_report(partition, results[tp], verified.get(tp))
+            _partition_report(plan, partition, results[tp], verified.get(tp))
             for partition in topic.partitions
             for tp in (TopicPartition(topic.target, partition.partition),)
         ),
@@ -115,15 +120,23 @@ def _topic_report(
     )
 
 
-def _partition_report(partition: PartitionPlan, result: PartitionResult, verified: Verified | None) -> PartitionReport:
+def _partition_report(
+    plan: RestorePlan, partition: PartitionPlan, result: PartitionResult, verified: Verified | None
+) -> PartitionReport:
     tally, first_offset = result.tally, result.expected.first_offset
     return PartitionReport(
         partition=partition.partition,
         records_restored=result.records,
         bytes_restored=result.data_bytes,
         records_found=result.found_records,
+        left_out=partition.left_out,
+        asked_offsets=partition.asked_offsets,
+        records_cut_away=tally.cut_away,
+        records_filtered=tally.filtered,
         records_aborted=tally.aborted,
         records_undecided=tally.undecided,
+        records_restored_aborted=tally.restored_aborted,
+        records_restored_undecided=tally.restored_undecided,
         records_of_unknown_outcome=tally.unknown_outcome,
         records_missing=_missing(partition, result),
         records_restamped=tally.restamped,
@@ -143,7 +156,7 @@ def _partition_report(partition: PartitionPlan, result: PartitionResult, verifie
                 first_offset=row.first_offset,
                 next_offset=row.next_offset,
                 records=row.records,
-                restored=key.visibility.kept,
+                restored=key.visibility.kept or plan.cut.visibility is RecordsOf.UNCOMMITTED,
             )
             for key, row in tally.transactions.items()
         ),
@@ -160,4 +173,5 @@ def _missing(partition: PartitionPlan, result: PartitionResult) -> int:
     if not result.failure:
         return rewritten
     settled = result.records + tally.aborted + tally.undecided + tally.outside + tally.control_batches
+    settled += tally.cut_away + tally.filtered
     return max(rewritten, partition.records - settled)

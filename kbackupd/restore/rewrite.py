@@ -3,6 +3,7 @@
 Owns the choice between the fast path (only the header changes) and the slow path (records are rebuilt one by one, each
 keeping its key, value and headers as one untouched slice), the sequence numbers, and the exact count of everything that
 is kept, dropped or cannot be kept. Batches come in offset order; every offset is produced at most once (invariant I8).
+What is wanted `cut` says; a batch that is wanted whole takes the fast path though its records had to be asked.
 """
 
 from __future__ import annotations
@@ -15,14 +16,25 @@ from kbackupd.format.batch import MalformedBatchError
 from kbackupd.format.codecs import PayloadError, UnknownCodecError, decompress_payload
 from kbackupd.format.header import HEADER_BYTES, BatchHeader
 from kbackupd.format.legacy import iter_legacy
-from kbackupd.format.records import MalformedRecordError, RawRecord, build_batch, iter_records, rewrite_for_produce
+from kbackupd.format.records import (
+    MalformedRecordError,
+    RawRecord,
+    build_batch,
+    iter_records,
+    rewrite_for_produce,
+    timestamp_bounds,
+)
 from kbackupd.model.positions import OffsetRange
+from kbackupd.model.scope import RecordsOf
+from kbackupd.restore.cut import EVERYTHING, Fate, PartitionCut, Reach
 from kbackupd.restore.offset_map import OffsetMap
+from kbackupd.restore.provenance import Provenance
 from kbackupd.restore.visibility import Outcomes, Visibility
 
 SEQUENCE_MODULUS = 1 << 31
 _LISTED = 100
 """Ranges listed one by one in a report; more are only counted (hazard 35)."""
+_UNDECODABLE = (UnknownCodecError, PayloadError, MalformedRecordError, MalformedBatchError)
 
 Buffer = bytes | bytearray | memoryview
 
@@ -89,7 +101,12 @@ class Tally:
     """Exact counts of what became of one partition's records. Every record read is in exactly one of them."""
 
     restored: int = 0
+    cut_away: int = 0
+    """Outside of the offsets or the time window asked for; of batches that were read, not of those nobody had to."""
+    filtered: int = 0
+    """Inside of those, and not what the filters look for."""
     aborted: int = 0
+    """By whole batches, whatever a cut or filter would have left of them; as `undecided`."""
     undecided: int = 0
     outside: int = 0
     """In a batch that reaches over the partition's coverage, a branch's end or a batch read before."""
@@ -98,6 +115,10 @@ class Tally:
     empty_batches: int = 0
     unknown_outcome: int = 0
     """Of the restored ones."""
+    restored_aborted: int = 0
+    """Of the restored ones: of aborted transactions, asked for as uncommitted."""
+    restored_undecided: int = 0
+    """Of the restored ones: of undecided transactions, asked for as uncommitted."""
     restamped: int = 0
     """Of the restored ones: LogAppendTime became CreateTime, the timestamp itself is the same."""
     converted: int = 0
@@ -146,6 +167,9 @@ class PartitionRewriter:
     Args:
         producer: whose sequence they continue.
         max_batch_bytes: the target's `max.message.bytes`; a larger batch is rebuilt as several.
+        cut: what is wanted of the partition.
+        records_of: whose records are, of transactional producers.
+        provenance: adds headers to every record; None: records stay as they are.
         next_sequence: of the first batch.
     """
 
@@ -155,6 +179,9 @@ class PartitionRewriter:
         outcomes: Outcomes,
         producer: ProducerIdentity,
         max_batch_bytes: int,
+        cut: PartitionCut = EVERYTHING,
+        records_of: RecordsOf = RecordsOf.COMMITTED,
+        provenance: Provenance | None = None,
         next_sequence: int = 0,
     ) -> None:
         self.tally = Tally()
@@ -162,6 +189,9 @@ class PartitionRewriter:
         self._outcomes = outcomes
         self._producer = producer
         self._max_batch_bytes = max_batch_bytes
+        self._cut = cut
+        self._uncommitted = records_of is RecordsOf.UNCOMMITTED
+        self._provenance = provenance
         self._next_sequence = next_sequence
 
     def rewrite(self, batch: SourceBatch) -> list[ProduceBatch]:
@@ -173,16 +203,17 @@ class PartitionRewriter:
         if header.record_count == 0:
             self.tally.empty_batches += 1
             return []
+        reach = self._cut.of_batch(header)
+        if reach is Reach.NONE:
+            self.tally.cut_away += header.record_count
+            return []
         visibility = self._visibility(header)
-        produced: list[ProduceBatch] = []
-        if visibility.kept:
-            produced = [self._fast(batch)] if self._fits_fast_path(batch) else self._slow(batch)
-        else:
+        if not visibility.kept and not self._uncommitted:
             self._drop(header, visibility)
-        restored = sum(each.records for each in produced)
-        if visibility is Visibility.UNKNOWN and restored:
-            self.tally.unknown_outcome += restored
-            self.tally.note(visibility, header, restored)
+            return []
+        produced = self._produce(batch, reach)
+        if restored := sum(each.records for each in produced):
+            self._note_restored(header, visibility, restored)
         return produced
 
     def _visibility(self, header: BatchHeader) -> Visibility:
@@ -197,10 +228,25 @@ class PartitionRewriter:
             self.tally.undecided += header.record_count
             self.tally.note(visibility, header, header.record_count)
 
+    def _note_restored(self, header: BatchHeader, visibility: Visibility, records: int) -> None:
+        """Count and list what came of a transaction that is not plainly committed."""
+        match visibility:
+            case Visibility.COMMITTED:
+                return
+            case Visibility.UNKNOWN:
+                self.tally.unknown_outcome += records
+                self.tally.note(visibility, header, records)
+            case Visibility.ABORTED:
+                self.tally.restored_aborted += records
+            case Visibility.UNDECIDED:
+                self.tally.restored_undecided += records
+                self.tally.note(visibility, header, records)
+
     def _fits_fast_path(self, batch: SourceBatch) -> bool:
         header = batch.header
         return (
-            not header.is_legacy
+            self._provenance is None
+            and not header.is_legacy
             and not header.has_holes
             and not header.is_log_append_time
             and not header.has_delete_horizon
@@ -208,6 +254,59 @@ class PartitionRewriter:
             and batch.first_offset <= header.base_offset
             and header.next_offset <= batch.next_offset
         )
+
+    def _produce(self, batch: SourceBatch, reach: Reach) -> list[ProduceBatch]:
+        """The batch as it is where it may pass and is wanted whole, else what is wanted of its records."""
+        header, filters = batch.header, not self._cut.filter.is_empty
+        fits = self._fits_fast_path(batch)
+        if fits and reach is Reach.ALL and not filters:
+            return [self._fast(batch)]
+        try:
+            payload = None if header.is_legacy else payload_of(header, batch.data)
+            if fits and payload is not None and not filters and self._cut.window:
+                least, most = timestamp_bounds(payload, header.record_count)
+                reach = self._cut.of_timestamps(header.base_timestamp + least, header.base_timestamp + most)
+                if reach is Reach.NONE:
+                    self.tally.cut_away += header.record_count
+                    return []
+                if reach is Reach.ALL and self._cut.offsets.hold(header.base_offset, header.next_offset):
+                    return [self._fast(batch)]
+            records = list(records_of(header, batch.data, payload))
+            kept = self._wanted(batch, records)
+        except _UNDECODABLE as problem:
+            self.tally.add_missing(
+                OffsetRange(header.base_offset, header.next_offset),
+                header.record_count,
+                _unreadable(header, problem, looked_into=fits),
+            )
+            return []
+        if fits and len(kept) == len(records):
+            return [self._fast(batch)]
+        return self._slow(header, kept)
+
+    def _wanted(self, batch: SourceBatch, records: list[Record]) -> list[Record]:
+        """Those to be restored, as they will be; the others are counted."""
+        kept: list[Record] = []
+        outside = cut_away = filtered = 0
+        cut, provenance = self._cut, self._provenance
+        for record in records:
+            if not batch.first_offset <= record.offset < batch.next_offset:
+                outside += 1
+                continue
+            fate = cut.of_record(record.offset, record.timestamp_ms, record.body)
+            if fate is Fate.KEPT:
+                kept.append(
+                    record if provenance is None else record._replace(body=provenance.added(record.body, record.offset))
+                )
+            elif fate is Fate.CUT_AWAY:
+                cut_away += 1
+            else:
+                filtered += 1
+        # Only now: a record that does not decode makes the whole batch missing, and nothing may be counted twice.
+        self.tally.outside += outside
+        self.tally.cut_away += cut_away
+        self.tally.filtered += filtered
+        return kept
 
     def _fast(self, batch: SourceBatch) -> ProduceBatch:
         header = batch.header
@@ -224,18 +323,9 @@ class PartitionRewriter:
         self.offset_map.append(header.base_offset, header.record_count)
         return self._produced(data, header.record_count, sequence, header.base_offset, header.max_timestamp)
 
-    def _slow(self, batch: SourceBatch) -> list[ProduceBatch]:
-        header, tally = batch.header, self.tally
-        try:
-            records = list(records_of(header, batch.data))
-        except (UnknownCodecError, PayloadError, MalformedRecordError, MalformedBatchError) as problem:
-            tally.add_missing(
-                OffsetRange(header.base_offset, header.next_offset), header.record_count, _unreadable(header, problem)
-            )
-            return []
-        kept = [record for record in records if batch.first_offset <= record.offset < batch.next_offset]
-        tally.outside += len(records) - len(kept)
-        tally.slow_batches += 1
+    def _slow(self, header: BatchHeader, kept: list[Record]) -> list[ProduceBatch]:
+        tally = self.tally
+        tally.slow_batches += bool(kept)
         if header.is_log_append_time:
             tally.restamped += len(kept)
         if header.is_legacy:
@@ -300,11 +390,23 @@ class PartitionRewriter:
         )
 
 
-def records_of(header: BatchHeader, data: Buffer) -> Iterator[Record]:
+def payload_of(header: BatchHeader, data: Buffer) -> bytes:
+    """The decompressed records of a stored batch of magic 2.
+
+    Raises:
+        UnknownCodecError, PayloadError.
+    """
+    return decompress_payload(header.codec, memoryview(data)[HEADER_BYTES:])
+
+
+def records_of(header: BatchHeader, data: Buffer, payload: bytes | None = None) -> Iterator[Record]:
     """Every record of a stored batch of any magic, as a consumer sees its offset and timestamp.
 
     With LogAppendTime all records carry the batch's largest timestamp. With a delete horizon the base timestamp field
     holds that horizon, and the deltas are relative to it (KIP-534), so the sum is right either way.
+
+    Args:
+        payload: of a batch of magic 2, if it is decompressed already.
 
     Raises:
         UnknownCodecError, PayloadError, MalformedRecordError, MalformedBatchError.
@@ -313,13 +415,14 @@ def records_of(header: BatchHeader, data: Buffer) -> Iterator[Record]:
         for legacy in iter_legacy(header, bytes(data)):
             yield Record(legacy.offset, legacy.timestamp_ms, 0, legacy.body)
         return
-    payload = decompress_payload(header.codec, memoryview(data)[HEADER_BYTES:])
-    for raw in iter_records(payload, header.record_count):
+    for raw in iter_records(payload_of(header, data) if payload is None else payload, header.record_count):
         stamp = header.max_timestamp if header.is_log_append_time else header.base_timestamp + raw.timestamp_delta
         yield Record(header.base_offset + raw.offset_delta, stamp, raw.attributes, raw.body)
 
 
-def _unreadable(header: BatchHeader, problem: Exception) -> str:
+def _unreadable(header: BatchHeader, problem: Exception, *, looked_into: bool) -> str:
+    if looked_into:
+        return f"which records of the batch are wanted cannot be told: {problem}"
     if isinstance(problem, UnknownCodecError):
         why = "holes" if header.has_holes else "size, range or timestamp type"
         return f"{problem}, and the batch cannot be produced as it is ({why})"

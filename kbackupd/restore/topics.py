@@ -82,7 +82,7 @@ async def prepare_topics(
             existing = state.existing.get(topic.target)
             if existing is None:
                 configs, topic_id = await _create(connection, topic, configs)
-                log_ends: Mapping[int, int] = {partition.partition: 0 for partition in topic.partitions}
+                log_ends: Mapping[int, int] = dict.fromkeys(range(topic.target_partitions), 0)
             else:
                 configs = await _make_safe(connection, topic.target, configs)
                 topic_id, log_ends = existing.topic_id, existing.log_ends
@@ -111,7 +111,7 @@ async def _create(
     """The configuration the topic got, and its id."""
 
     async def create(configs: Mapping[str, str]) -> TopicId:
-        partitions = len(topic.partitions)
+        partitions = topic.target_partitions
         return (await create_topic(connection, topic.target, partitions=partitions, configs=configs)).topic_id
 
     return await as_far_as_known(wanted, create)

@@ -7,17 +7,15 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from kbackupd.model.settings import SEGMENTS_IN_MEMORY, SYSTEM_TIER, SYSTEM_TOPICS, UNTIERED, TopicSelection
+from kbackupd.model.settings import SEGMENTS_IN_MEMORY, SYSTEM_TIER, UNTIERED
 from kbackupd.model.units import format_bytes, format_duration
+from kbackupd.settings.choice_contradictions import Contradiction, choice_contradictions
 from kbackupd.settings.daemon_sections import BackupSection, StorageSection, TierSection
 from kbackupd.settings.document import Tree, Value
 from kbackupd.settings.judgement import at
 from kbackupd.settings.refusal import KeyPath
 from kbackupd.settings.restore_sections import RestoreOptionsSection, RestoreSourceSection
 from kbackupd.settings.sections import S3Access, SecuritySection
-
-Contradiction = tuple[KeyPath, str, str]
-"""Where, what, and the hint."""
 
 _Judged = TypeVar("_Judged")
 _TIERS: TypeAdapter[list[TierSection]] = TypeAdapter(list[TierSection])
@@ -46,15 +44,7 @@ def restore_contradictions(merged: Tree) -> Iterator[Contradiction]:
     yield from _security(merged, ("restore", "target", "security"))
     options = _judged(RestoreOptionsSection.model_validate, at(merged, ("restore", "options")) or {})
     if options is not None:
-        yield from _mapping(options)
-
-
-def topic_selection(options: RestoreOptionsSection) -> TopicSelection:
-    """What is selected: the mapping's sources where `topics.include` was not written."""
-    include = options.topics.include
-    if include is None:
-        include = tuple(mapping.source for mapping in options.topic_mapping) or ("*",)
-    return TopicSelection(include=include, exclude=options.topics.exclude)
+        yield from choice_contradictions(options)
 
 
 def _judged(validate: Callable[[Value], _Judged], value: Value) -> _Judged | None:
@@ -153,22 +143,3 @@ def _security(merged: Tree, path: KeyPath) -> Iterator[Contradiction]:
     if (security.cert_file is None) != (security.key_file is None):
         given, missing = ("cert_file", "key_file") if security.key_file is None else ("key_file", "cert_file")
         yield (*path, given), f"needs {missing} beside it", "a client certificate is a certificate and its key"
-
-
-def _mapping(options: RestoreOptionsSection) -> Iterator[Contradiction]:
-    path = ("restore", "options", "topic_mapping")
-    selection = topic_selection(options)
-    sources: set[str] = set()
-    targets: set[str] = set()
-    for index, mapping in enumerate(options.topic_mapping):
-        if mapping.source in sources:
-            yield (*path, index, "source"), f"{mapping.source!r} is mapped twice", "one topic has one target"
-        if mapping.target in targets:
-            yield (*path, index, "target"), f"two topics would become {mapping.target!r}", "merging is not restoring"
-        for end, name in (("source", mapping.source), ("target", mapping.target)):
-            if name in SYSTEM_TOPICS:
-                yield (*path, index, end), f"{name!r} is internal and never restored by producing", "remove it"
-        if not selection.selects(mapping.source):
-            yield (*path, index, "source"), f"options.topics does not select {mapping.source!r}", "change one of them"
-        sources.add(mapping.source)
-        targets.add(mapping.target)

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 from kbackupd.model.errors import UsageError
+from kbackupd.model.instants import NotAnInstantError, parse_instant_ms
 from kbackupd.model.location import parse_location
 from kbackupd.model.units import parse_duration_seconds, parse_size_bytes
 from kbackupd.settings.refusal import Refusal, did_you_mean
@@ -32,6 +33,9 @@ _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _GLOB = re.compile(r"[A-Za-z0-9._*?\[\]!-]{1,249}")
+_TARGET = re.compile(r"[A-Za-z0-9._*-]{1,249}")
+_TOPIC_ID = re.compile(r"[A-Za-z0-9_-]{22}")
+_LARGEST_OFFSET = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +235,30 @@ def _matching(pattern: re.Pattern[str], what: str, hint: str) -> Callable[[objec
     return check
 
 
+def _instant(value: object) -> int:
+    try:
+        return parse_instant_ms(_scalar(value))
+    except NotAnInstantError as error:
+        raise Refusal(error.message, hint=error.hint) from error
+
+
+def _offset(value: object) -> int:
+    text = _scalar(value)
+    if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or int(text) > _LARGEST_OFFSET:
+        raise Refusal(f"{text!r} is not an offset")
+    return int(text)
+
+
+def _pattern(value: object) -> str:
+    """A regular expression over bytes, still as text: `restore.cut` compiles it in the same way."""
+    text = _text(value)
+    try:
+        re.compile(text.encode())
+    except (re.error, UnicodeEncodeError, OverflowError, RecursionError) as error:
+        raise Refusal(f"{text!r} is not a regular expression: {error}", hint="Python's re, matched on bytes") from error
+    return text
+
+
 def _listed(value: object) -> object:
     if isinstance(value, list | tuple):
         return value
@@ -330,7 +358,24 @@ TopicName = Annotated[str, BeforeValidator(_matching(_TOPIC, "a topic name", "A-
 TopicGlob = Annotated[
     str, BeforeValidator(_matching(_GLOB, "a topic name or glob", "A-Z a-z 0-9 . _ - and * ? [ ]")), Kind("topic glob")
 ]
+TopicTarget = Annotated[
+    str,
+    BeforeValidator(_matching(_TARGET, "a topic name", "A-Z a-z 0-9 . _ - and one *")),
+    Kind("topic name or pattern"),
+]
+TopicUuid = Annotated[
+    str,
+    BeforeValidator(_matching(_TOPIC_ID, "a topic id", "22 characters, as kbackupd describe prints it")),
+    Kind("topic id"),
+]
+Instant = Annotated[int | None, BeforeValidator(_instant), Kind("ISO 8601 with a zone, or epoch milliseconds")]
+Offset = Annotated[int | None, BeforeValidator(_offset), Kind("offset")]
+Regex = Annotated[str | None, BeforeValidator(_pattern), Kind("regular expression")]
+"""As `Instant` and `Offset`, None only where the key is left out: written without a value it would widen the choice."""
 TopicGlobs = Annotated[tuple[TopicGlob, ...], BeforeValidator(_listed), Kind("list of topic globs")]
+PartitionNumbers = Annotated[
+    tuple[Whole, ...], AfterValidator(_some), BeforeValidator(_listed), Kind("list of partition numbers")
+]
 SomeTopicGlobs = Annotated[TopicGlobs, AfterValidator(_some), Kind("list of topic globs")]
 Brokers = Annotated[tuple[Broker, ...], AfterValidator(_some), BeforeValidator(_listed), Kind("list of host:port")]
 Later = Annotated[str | None, BeforeValidator(_unavailable), Kind(LATER)]

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pydantic import SecretStr
 
 from kbackupd.model.location import parse_location, with_aws_environment
+from kbackupd.model.positions import TopicId
+from kbackupd.model.scope import HeaderPattern, OffsetBounds, RecordPatterns, RestoreScope, TimeWindow
 from kbackupd.model.settings import (
     BackupSettings,
     ControlSettings,
@@ -27,10 +29,10 @@ from kbackupd.model.settings import (
     TopicMapping,
     TopicSelection,
 )
-from kbackupd.settings.contradictions import topic_selection
+from kbackupd.settings.choice_contradictions import topic_selection
 from kbackupd.settings.daemon_sections import DaemonFile, StorageSection
 from kbackupd.settings.fields import split_host_port
-from kbackupd.settings.restore_sections import RestoreFile
+from kbackupd.settings.restore_sections import RestoreFile, RestoreOptionsSection
 from kbackupd.settings.sections import S3Access, SecuritySection
 
 
@@ -89,10 +91,33 @@ def restore_settings(file: RestoreFile, environ: Mapping[str, str]) -> RestoreSe
         options=RestoreOptions(
             topics=topic_selection(options),
             topic_mapping=tuple(TopicMapping(source=m.source, target=m.target) for m in options.topic_mapping),
+            scope=_scope(options),
             retention_after=options.retention_after,
             rate_limit_bytes_per_second=options.rate_limit,
             verify=options.verify,
+            provenance_headers=options.provenance_headers,
         ),
+    )
+
+
+def _scope(options: RestoreOptionsSection) -> RestoreScope:
+    filters = options.filters
+    return RestoreScope(
+        window=TimeWindow(start_ms=options.time_window_start, end_ms=options.time_window_end),
+        records_of=options.visibility,
+        patterns=RecordPatterns(
+            key=filters.key,
+            value=filters.value,
+            headers=tuple(HeaderPattern(name=header.name, value=header.value) for header in filters.headers),
+        ),
+        offsets={
+            (one.topic, one.partition): OffsetBounds(first_offset=one.first_offset, next_offset=one.next_offset)
+            for one in options.offset_ranges
+        },
+        partitions={one.topic: frozenset(one.partitions) for one in options.partitions},
+        incarnations={one.topic: TopicId(one.topic_id) for one in options.incarnations},
+        branches={(one.topic, one.partition): one.branch for one in options.branches},
+        target_partitions={one.topic: one.target_partitions for one in options.partition_mapping},
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kbackupd.archive.archive import Archive
 from kbackupd.format.batch import iter_batches
+from kbackupd.model.scope import RestoreScope
 from kbackupd.model.settings import (
     FilesystemSettings,
     RestoreOptions,
@@ -18,6 +19,7 @@ from kbackupd.model.settings import (
     TopicMapping,
     TopicSelection,
 )
+from kbackupd.restore.cut import EVERYTHING, PartitionCut
 from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan, make_plan, outcomes_of
 from kbackupd.restore.rewrite import PartitionRewriter, ProducerIdentity, Tally, records_of
 from kbackupd.restore.source import Chunk, read_partition
@@ -31,6 +33,8 @@ def settings_for(
     retention_after: RetentionAfter = RetentionAfter.AUTO,
     verify: bool = True,
     rate_limit_bytes_per_second: int | None = None,
+    scope: RestoreScope | None = None,
+    provenance_headers: bool = False,
 ) -> RestoreSettings:
     """Restore settings whose storage nobody opens: the archive is handed over."""
     return RestoreSettings(
@@ -46,6 +50,8 @@ def settings_for(
             retention_after=retention_after,
             rate_limit_bytes_per_second=rate_limit_bytes_per_second,
             verify=verify,
+            scope=scope or RestoreScope(),
+            provenance_headers=provenance_headers,
         ),
     )
 
@@ -64,13 +70,17 @@ async def plan_of(built: ArchiveBuilder, settings: RestoreSettings) -> RestorePl
     return make_plan(await Archive.open(built.store, BACKUP_ID), settings)
 
 
-async def rewritten(built: ArchiveBuilder, topic: TopicPlan, partition: PartitionPlan) -> tuple[list[bytes], Tally]:
+async def rewritten(
+    built: ArchiveBuilder, topic: TopicPlan, partition: PartitionPlan, cut: PartitionCut = EVERYTHING
+) -> tuple[list[bytes], Tally]:
     """The bodies of the records that a restore of the partition would produce, in order, and its counts."""
     archive = await Archive.open(built.store, BACKUP_ID)
     history = archive.history(topic.id_of(partition), partition.branch)
-    into = PartitionRewriter(outcomes=outcomes_of(history), producer=ProducerIdentity(1, 0), max_batch_bytes=1 << 20)
+    into = PartitionRewriter(
+        outcomes=outcomes_of(history), producer=ProducerIdentity(1, 0), max_batch_bytes=1 << 20, cut=cut
+    )
     bodies = []
-    async for chunk in read_partition(archive, history, read_ahead_bytes=1 << 20):
+    async for chunk in read_partition(archive, cut.needed(history), read_ahead_bytes=1 << 20):
         assert isinstance(chunk, Chunk), chunk
         for batch in chunk.batches:
             for produced in into.rewrite(batch):

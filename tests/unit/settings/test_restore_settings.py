@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from kbackupd.model.errors import ConfigurationError
+from kbackupd.model.positions import TopicId
+from kbackupd.model.scope import HeaderPattern, OffsetBounds, RecordPatterns, RecordsOf, RestoreScope, TimeWindow
 from kbackupd.model.settings import (
     MIB,
     FilesystemSettings,
@@ -59,6 +61,137 @@ def test_a_mapping_beside_an_explicit_selection_only_renames(files: Files) -> No
     assert (options.target_of("orders"), options.target_of("payments")) == ("o2", "payments")
 
 
+def test_a_mapping_may_be_a_pattern_and_the_first_that_matches_counts(files: Files) -> None:
+    options = files.restore(
+        _with_options(
+            "{topic_mapping: [{source: eu-orders, target: kept}, {source: 'eu-*', target: 'old-*-eu'}, "
+            "{source: '[ab]?', target: both}]}"
+        )
+    ).options
+    assert options.topics.include == ("eu-orders", "eu-*", "[ab]?")
+    targets = [options.target_of(topic) for topic in ("eu-orders", "eu-payments", "b1", "us-orders")]
+    assert targets == ["kept", "old-payments-eu", "both", None]
+
+
+def test_a_choice_within_the_topics_arrives_where_it_belongs(files: Files) -> None:
+    options = files.restore(
+        _with_options(
+            """
+    time_window_start: 1711234800000
+    time_window_end: 2024-03-24T01:00:00+01:00
+    offset_ranges: [{topic: a, partition: 0, first_offset: 5, next_offset: 9}, {topic: a, partition: 1, next_offset: 7}]
+    partitions: [{topic: a, partitions: [0, 1]}, {topic: b, partitions: [3]}]
+    filters: {key: ^k, value: '\\xff', headers: [{name: tenant, value: eu}, {name: ""}]}
+    visibility: uncommitted
+    incarnations: [{topic: a, topic_id: AAAAAAAAAAAAAAAAAAAAAQ}]
+    branches: [{topic: a, partition: 1, branch: 2}]
+    partition_mapping: [{topic: b, target_partitions: 24}]
+    provenance_headers: true"""
+        )
+    ).options
+    assert options.provenance_headers is True
+    assert options.scope == RestoreScope(
+        window=TimeWindow(start_ms=1_711_234_800_000, end_ms=1_711_238_400_000),
+        records_of=RecordsOf.UNCOMMITTED,
+        patterns=RecordPatterns(
+            key="^k",
+            value="\\xff",
+            headers=(HeaderPattern(name="tenant", value="eu"), HeaderPattern(name="")),
+        ),
+        offsets={("a", 0): OffsetBounds(first_offset=5, next_offset=9), ("a", 1): OffsetBounds(next_offset=7)},
+        partitions={"a": frozenset({0, 1}), "b": frozenset({3})},
+        incarnations={"a": TopicId("AAAAAAAAAAAAAAAAAAAAAQ")},
+        branches={("a", 1): 2},
+        target_partitions={"b": 24},
+    )
+
+
+@pytest.mark.parametrize("value", ["1711234800000", '"1711234800000"', "2024-03-23T23:00:00Z"])
+def test_a_window_takes_milliseconds_as_a_number_or_text_and_iso_8601(files: Files, value: str) -> None:
+    options = files.restore(_with_options(f"{{time_window_end: {value}}}")).options
+    assert options.scope.window == TimeWindow(end_ms=1_711_234_800_000)
+    environ = {"KBACKUPD_RESTORE__OPTIONS__TIME_WINDOW_START": value.strip('"')}
+    assert files.restore(RESTORE, environ).options.scope.window == TimeWindow(start_ms=1_711_234_800_000)
+
+
+def test_seconds_are_refused_with_what_they_would_have_meant(files: Files) -> None:
+    assert files.problems(_with_options("{time_window_start: 1711234800}")) == [
+        "restore.yaml:4: restore.options.time_window_start: '1711234800' is 2024-03-23T23:00:00.000Z if it is seconds, "
+        "and 1970-01-20T19:20:34.800Z in the milliseconds that count here (1711234800000 was probably meant)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ("{time_window_start: 2024-03-23T23:00:00}", "time_window_start: '2024-03-23T23:00:00' names no time zone"),
+        ("{time_window_end: }", "time_window_end: has no value"),
+        ("{time_window_end: [1711234800000]}", "time_window_end: must be a single value"),
+        (
+            "{time_window_start: 1711234800000, time_window_end: 1711234800000}",
+            "time_window_end: is not after time_window_start",
+        ),
+        ("{offset_ranges: [{topic: a, partition: 0}]}", "offset_ranges[0]: needs first_offset or next_offset"),
+        (
+            "{offset_ranges: [{topic: a, partition: 0, first_offset: 3, next_offset: 3}]}",
+            "offset_ranges[0].next_offset: is not above first_offset",
+        ),
+        (
+            "{offset_ranges: [{topic: a, partition: 0, next_offset: 0}]}",
+            "offset_ranges[0].next_offset: is not above first_offset",
+        ),
+        (
+            "{offset_ranges: [{topic: a, partition: 0, next_offset: 9223372036854775808}]}",
+            "offset_ranges[0].next_offset: '9223372036854775808' is not an offset",
+        ),
+        (
+            "{offset_ranges: [{topic: a, partition: 0, next_offset: 3}, {topic: a, partition: 0, first_offset: 9}]}",
+            "offset_ranges[1]: a-0 is listed twice",
+        ),
+        (
+            "{partitions: [{topic: a, partitions: [1]}], offset_ranges: [{topic: a, partition: 0, next_offset: 3}]}",
+            "offset_ranges[0]: options.partitions leaves a-0 out",
+        ),
+        (
+            "{partitions: [{topic: a, partitions: [1]}], branches: [{topic: a, partition: 0, branch: 0}]}",
+            "branches[0]: options.partitions leaves a-0 out",
+        ),
+        ("{partitions: [{topic: a, partitions: []}]}", "partitions[0].partitions: must not be empty"),
+        (
+            "{partitions: [{topic: a, partitions: [1]}, {topic: a, partitions: [2]}]}",
+            "partitions[1].topic: 'a' is listed twice",
+        ),
+        (
+            "{topics: {exclude: [a]}, partition_mapping: [{topic: a, target_partitions: 3}]}",
+            "partition_mapping[0].topic: options.topics does not select 'a'",
+        ),
+        (
+            "{incarnations: [{topic: __consumer_offsets, topic_id: AAAAAAAAAAAAAAAAAAAAAQ}]}",
+            "incarnations[0].topic: '__consumer_offsets' is internal",
+        ),
+        ("{incarnations: [{topic: a, topic_id: newest}]}", "incarnations[0].topic_id: 'newest' is not a topic id"),
+        (
+            "{filters: {key: 'order-('}}",
+            "filters.key: 'order-(' is not a regular expression: missing ), unterminated subpattern at position 6",
+        ),
+        ("{filters: {value: }}", "filters.value: has no value"),
+        ("{filters: {headers: [{value: a}]}}", "filters.headers[0].name: required, but not there"),
+        ("{filters: {body: a}}", "filters.body: unknown key"),
+        ("{visibility: all}", "visibility: 'all' is not one of committed, uncommitted"),
+    ],
+)
+def test_a_choice_that_cannot_be_followed_is_refused(files: Files, options: str, complaint: str) -> None:
+    (problem,) = files.problems(_with_options(options))
+    assert problem.startswith(f"restore.yaml:4: restore.options.{complaint}")
+
+
+def test_every_problem_of_a_choice_is_told_at_once(files: Files) -> None:
+    told = files.problems(
+        _with_options("{time_window_start: 1711234800, partitions: [{topic: a, partitions: [x]}], filters: {key: '['}}")
+    )
+    assert len(told) == 3
+
+
 def test_every_other_option_arrives_where_it_belongs(files: Files) -> None:
     settings = files.restore(
         """\
@@ -93,7 +226,7 @@ restore:
 
 @pytest.mark.parametrize(
     "key",
-    ["time_window_start", "time_window_end", "as_of", "visibility", "offsets", "append", "consumer_groups", "acls"],
+    ["as_of", "offsets", "append", "consumer_groups", "acls"],
 )
 @pytest.mark.parametrize("value", ["1711234800000", "null", "{strategy: group}", "[a]", "true"])
 def test_hazard_47_a_key_of_a_later_release_is_refused_and_never_ignored(files: Files, key: str, value: str) -> None:
@@ -125,7 +258,21 @@ def test_a_key_of_a_later_release_at_another_place_is_refused_just_so(files: Fil
             "{topics: {exclude: [a]}, topic_mapping: [{source: a, target: c}]}",
             "[0].source: options.topics does not select 'a'",
         ),
-        ("{topic_mapping: [{source: 'a*', target: b}]}", "[0].source: 'a*' is not a topic name"),
+        ("{topic_mapping: [{source: 'a b', target: b}]}", "[0].source: 'a b' is not a topic name or glob"),
+        ("{topic_mapping: [{source: 'a', target: 'b?'}]}", "[0].target: 'b?' is not a topic name"),
+        ("{topic_mapping: [{source: 'a*', target: 'b*-*'}]}", "[0].target: 'b*-*' has more than one *"),
+        (
+            "{topic_mapping: [{source: 'a*-*', target: 'b*'}]}",
+            "[0].target: what * stands for is not clear: the source 'a*-*' has 2",
+        ),
+        (
+            "{topic_mapping: [{source: a, target: 'b*'}]}",
+            "[0].target: what * stands for is not clear: the source 'a' has 0",
+        ),
+        (
+            "{topic_mapping: [{source: 'a*', target: 'b*'}, {source: ab, target: c}]}",
+            "[1].source: never reached: 'a*' before it matches 'ab'",
+        ),
         ("{topic_mapping: [{source: a}]}", "[0].target: required, but not there"),
     ],
 )
