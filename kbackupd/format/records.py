@@ -144,7 +144,12 @@ def timestamp_bounds(payload: bytes, count: int) -> tuple[int, int]:
     return least, most
 
 
-def _read_bytes(body: Buffer, position: int) -> tuple[bytes | None, int]:
+def read_nullable(body: Buffer, position: int) -> tuple[bytes | None, int]:
+    """The key, value or header content whose length stands at `position` of a body, and the position behind it.
+
+    Raises:
+        MalformedRecordError: a length that does not fit the bytes.
+    """
     length, position = read_varint(body, position)
     if length == -1:
         return None, position
@@ -160,17 +165,17 @@ def decode_record(body: Buffer) -> tuple[bytes | None, bytes | None, Headers]:
     Raises:
         MalformedRecordError: lengths that do not fit the bytes.
     """
-    key, position = _read_bytes(body, 0)
-    value, position = _read_bytes(body, position)
+    key, position = read_nullable(body, 0)
+    value, position = read_nullable(body, position)
     count, position = read_varint(body, position)
     if not 0 <= count <= len(body):
         raise MalformedRecordError(f"senseless header count {count} in a record")
     headers: list[tuple[bytes, bytes | None]] = []
     for _ in range(count):
-        name, position = _read_bytes(body, position)
+        name, position = read_nullable(body, position)
         if name is None:
             raise MalformedRecordError("null header name in a record")
-        content, position = _read_bytes(body, position)
+        content, position = read_nullable(body, position)
         headers.append((name, content))
     if position != len(body):
         raise MalformedRecordError("bytes are left behind the last header of a record")
@@ -191,30 +196,39 @@ def encode_body(key: bytes | None, value: bytes | None, headers: Sequence[tuple[
     _append_bytes(out, key)
     _append_bytes(out, value)
     append_varint(out, len(headers))
+    out += encode_headers(headers)
+    return bytes(out)
+
+
+def encode_headers(headers: Sequence[tuple[bytes, bytes | None]]) -> bytes:
+    """Headers as they stand in a body, without their count."""
+    out = bytearray()
     for name, content in headers:
         _append_bytes(out, name)
         _append_bytes(out, content)
     return bytes(out)
 
 
-def with_headers(body: Buffer, added: Sequence[tuple[bytes, bytes | None]]) -> bytes:
-    """A record's `body` with more headers behind its own; every other byte stays as it is.
+def with_headers(body: bytes, count: int, encoded: bytes) -> bytes:
+    """A record's `body` with `count` more headers behind its own; every other byte stays as it is.
+
+    Args:
+        encoded: those headers, by `encode_headers`.
 
     Raises:
         MalformedRecordError: lengths that do not fit the bytes.
     """
     position = 0
     for _ in ("key", "value"):
-        _, position = _read_bytes(body, position)
-    count, behind = read_varint(body, position)
-    if count < 0:
-        raise MalformedRecordError(f"senseless header count {count} in a record")
+        length, position = read_varint(body, position)
+        position += max(length, 0)
+    there, behind = read_varint(body, position)
+    if there < 0:
+        raise MalformedRecordError(f"senseless header count {there} in a record")
     out = bytearray(body[:position])
-    append_varint(out, count + len(added))
+    append_varint(out, there + count)
     out += body[behind:]
-    for name, content in added:
-        _append_bytes(out, name)
-        _append_bytes(out, content)
+    out += encoded
     return bytes(out)
 
 

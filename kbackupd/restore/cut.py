@@ -16,7 +16,7 @@ from re import Pattern
 
 from kbackupd.archive.history import PartitionHistory
 from kbackupd.format.header import BatchHeader
-from kbackupd.format.records import Headers, decode_record
+from kbackupd.format.records import Headers, decode_record, read_nullable
 from kbackupd.model.scope import OffsetBounds, RecordPatterns, TimeWindow
 from kbackupd.model.segment import Run
 
@@ -58,14 +58,16 @@ class RecordFilter:
         Raises:
             MalformedRecordError: the body is not a record's.
         """
-        if self.is_empty:
+        # No further than must be: most records are not looked for, and most patterns are of the key.
+        key, position = read_nullable(body, 0)
+        if not _found(self._key, key):
+            return False
+        if self._value is not None and not _found(self._value, read_nullable(body, position)[0]):
+            return False
+        if not self._headers:
             return True
-        key, value, headers = decode_record(body)
-        return (
-            _found(self._key, key)
-            and _found(self._value, value)
-            and all(_has(headers, name, pattern) for name, pattern in self._headers)
-        )
+        _, _, headers = decode_record(body)
+        return all(_has(headers, name, pattern) for name, pattern in self._headers)
 
 
 _Search = Callable[[bytes], object]
@@ -150,7 +152,7 @@ class PartitionCut:
         """Raises MalformedRecordError: see `RecordFilter.matches`."""
         if offset not in self.offsets or timestamp_ms not in self.window:
             return Fate.CUT_AWAY
-        return Fate.KEPT if self.filter.matches(body) else Fate.FILTERED
+        return Fate.KEPT if self.filter.is_empty or self.filter.matches(body) else Fate.FILTERED
 
 
 EVERYTHING = PartitionCut()

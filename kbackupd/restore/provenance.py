@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kbackupd.format.records import with_headers
+from kbackupd.format.records import encode_headers, with_headers
 
 TOPIC = b"kbackupd.source.topic"
 PARTITION = b"kbackupd.source.partition"
@@ -13,12 +13,11 @@ OFFSET = b"kbackupd.source.offset"
 class Provenance:
     """Of one partition's records."""
 
-    __slots__ = ("_partition", "_topic")
+    __slots__ = ("_place",)
 
     def __init__(self, topic: str, partition: int) -> None:
         """Both of the source."""
-        self._topic = topic.encode()
-        self._partition = b"%d" % partition
+        self._place = encode_headers(((TOPIC, topic.encode()), (PARTITION, b"%d" % partition)))
 
     def added(self, body: bytes, offset: int) -> bytes:
         """The `body` of the record of that source offset, with the headers behind those it has.
@@ -26,4 +25,4 @@ class Provenance:
         Raises:
             MalformedRecordError: the body is not a record's.
         """
-        return with_headers(body, ((TOPIC, self._topic), (PARTITION, self._partition), (OFFSET, b"%d" % offset)))
+        return with_headers(body, 3, self._place + encode_headers(((OFFSET, b"%d" % offset),)))

@@ -28,6 +28,7 @@ from kbackupd.format.records import (
     build_batch,
     decode_record,
     encode_body,
+    encode_headers,
     encode_record,
     iter_records,
     read_varint,
@@ -103,7 +104,11 @@ def test_headers_are_added_behind_those_there_are_and_nothing_else_changes(
     added: list[tuple[bytes, bytes | None]],
 ) -> None:
     key, value, headers = body
-    assert decode_record(with_headers(encode_body(*body), added)) == (key, value, (*headers, *added))
+    assert decode_record(with_headers(encode_body(*body), len(added), encode_headers(added))) == (
+        key,
+        value,
+        (*headers, *added),
+    )
 
 
 @given(st.lists(RAW_RECORDS, min_size=1, max_size=5), st.data())
