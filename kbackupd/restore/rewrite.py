@@ -265,14 +265,14 @@ class PartitionRewriter:
             payload = None if header.is_legacy else payload_of(header, batch.data)
             if fits and payload is not None and not filters and self._cut.window:
                 least, most = timestamp_bounds(payload, header.record_count)
-                reach = self._cut.of_timestamps(header.base_timestamp + least, header.base_timestamp + most)
-                if reach is Reach.NONE:
+                within = self._cut.of_timestamps(header.base_timestamp + least, header.base_timestamp + most)
+                if within is Reach.NONE:
                     self.tally.cut_away += header.record_count
                     return []
-                if reach is Reach.ALL and self._cut.offsets.hold(header.base_offset, header.next_offset):
+                if within is Reach.ALL and self._cut.offsets.hold(header.base_offset, header.next_offset):
                     return [self._fast(batch)]
             records = list(records_of(header, batch.data, payload))
-            kept = self._wanted(batch, records)
+            kept = self._wanted(batch, records, ask=filters or reach is Reach.SOME)
         except _UNDECODABLE as problem:
             self.tally.add_missing(
                 OffsetRange(header.base_offset, header.next_offset),
@@ -284,28 +284,21 @@ class PartitionRewriter:
             return [self._fast(batch)]
         return self._slow(header, kept)
 
-    def _wanted(self, batch: SourceBatch, records: list[Record]) -> list[Record]:
-        """Those to be restored, as they will be; the others are counted."""
-        kept: list[Record] = []
-        outside = cut_away = filtered = 0
-        cut, provenance = self._cut, self._provenance
-        for record in records:
-            if not batch.first_offset <= record.offset < batch.next_offset:
-                outside += 1
-                continue
-            fate = cut.of_record(record.offset, record.timestamp_ms, record.body)
-            if fate is Fate.KEPT:
-                kept.append(
-                    record if provenance is None else record._replace(body=provenance.added(record.body, record.offset))
-                )
-            elif fate is Fate.CUT_AWAY:
-                cut_away += 1
-            else:
-                filtered += 1
+    def _wanted(self, batch: SourceBatch, records: list[Record], *, ask: bool) -> list[Record]:
+        """Those to be restored, as they will be; the others are counted. `ask`: the cut, for each of them."""
+        inside = [record for record in records if batch.first_offset <= record.offset < batch.next_offset]
+        kept, cut_away = inside, 0
+        if ask:
+            of_record = self._cut.of_record
+            fates = [of_record(record.offset, record.timestamp_ms, record.body) for record in inside]
+            kept = [record for record, fate in zip(inside, fates, strict=True) if fate is Fate.KEPT]
+            cut_away = fates.count(Fate.CUT_AWAY)
+        if (provenance := self._provenance) is not None:
+            kept = [record._replace(body=provenance.added(record.body, record.offset)) for record in kept]
         # Only now: a record that does not decode makes the whole batch missing, and nothing may be counted twice.
-        self.tally.outside += outside
+        self.tally.outside += len(records) - len(inside)
         self.tally.cut_away += cut_away
-        self.tally.filtered += filtered
+        self.tally.filtered += len(inside) - len(kept) - cut_away
         return kept
 
     def _fast(self, batch: SourceBatch) -> ProduceBatch:

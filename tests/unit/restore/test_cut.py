@@ -147,6 +147,13 @@ def test_offset_ranges_cut_batches_and_say_how_much() -> None:
     assert [into.offset_map.target_of(offset) for offset in (71, 72, 73, 74)] == [None, 0, 1, None]
 
 
+def test_a_window_that_holds_all_of_a_batch_does_not_undo_what_offsets_cut_away() -> None:
+    into = rewriter(cut(start_ms=0, offsets=OffsetBounds(next_offset=1)))
+
+    assert stamps_of(into.rewrite(at(5, 6))) == [5]
+    assert into.tally.cut_away == 1
+
+
 def record(key: bytes | None, value: bytes | None, *headers: tuple[bytes, bytes | None]) -> bytes:
     return encode_body(key, value, headers)
 
