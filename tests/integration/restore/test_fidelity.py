@@ -10,8 +10,8 @@ import pytest
 from kbackupd.format.codecs import GZIP, compress_payload
 from kbackupd.format.header import parse_header
 from kbackupd.format.records import RawRecord, build_batch, encode_body
+from kbackupd.format.stored_records import records_of
 from kbackupd.restore.report import RestoreReport, Verdict
-from kbackupd.restore.rewrite import records_of
 from kbackupd.restore.visibility import Visibility
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.topics import create_topic

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kbackupd.archive.archive import Archive
 from kbackupd.format.batch import iter_batches
+from kbackupd.format.stored_records import records_of
 from kbackupd.model.scope import RestoreScope
 from kbackupd.model.settings import (
     FilesystemSettings,
@@ -21,7 +22,7 @@ from kbackupd.model.settings import (
 )
 from kbackupd.restore.cut import EVERYTHING, PartitionCut
 from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan, make_plan, outcomes_of
-from kbackupd.restore.rewrite import PartitionRewriter, ProducerIdentity, Tally, records_of
+from kbackupd.restore.rewrite import PartitionRewriter, ProducerIdentity, Tally
 from kbackupd.restore.source import Chunk, read_partition
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder
 

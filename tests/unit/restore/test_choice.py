@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from kbackupd.archive.archive import Archive
 from kbackupd.format.codecs import GZIP, compress_payload
 from kbackupd.format.records import decode_record
+from kbackupd.format.stored_records import records_of
 from kbackupd.model.errors import UsageError
 from kbackupd.model.events import GapCause
 from kbackupd.model.positions import OffsetRange, TopicId
 from kbackupd.model.scope import OffsetBounds, RecordPatterns, RecordsOf, RestoreScope, TimeWindow
 from kbackupd.restore.plan import PartitionPlan
-from kbackupd.restore.rewrite import records_of
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder, SourceLog
 from tests.unit.format.test_legacy import message
 from tests.unit.restore.planned import archive_everything, plan_of, rewritten, settings_for
