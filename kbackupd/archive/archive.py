@@ -6,7 +6,7 @@ The one door for everybody who reads: restore, describe, dump, validation. Keeps
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kbackupd.archive.catalog import Catalog, DamagedObject
@@ -215,7 +215,7 @@ class Archive:
         branch: int | None = None,
         history: PartitionHistory | None = None,
         read_ahead_bytes: int = READ_AHEAD_BYTES,
-    ) -> AsyncIterator[StoredBatch]:
+    ) -> AsyncGenerator[StoredBatch, None]:
         """The partition's batches in offset order, each offset once; gaps and holes are simply not there.
 
         See `StoredBatch` for the batch that lies across a border. Memory is bounded by `read_ahead_bytes` and one run

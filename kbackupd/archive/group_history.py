@@ -1,0 +1,99 @@
+"""Where consumer groups stood at an instant, exactly, by the captured log of their coordinators.
+
+Owns the reading: one partition of `__consumer_offsets` after the other, up to its cut, and nothing else of the archive.
+Memory is bounded by the read-ahead and by the positions that one partition leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from kbackupd.archive.archive import Archive, ArchivedTopic
+from kbackupd.archive.coordinator_items import LostRange
+from kbackupd.archive.coordinator_log import READ_AHEAD_BYTES, read_coordinator_log
+from kbackupd.archive.cut import Cut, cut_at
+from kbackupd.archive.group_fold import DELETE_RETENTION_MS, FoldedPosition, GroupFold, PendingPosition
+from kbackupd.model.positions import PartitionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupsOfPartition:
+    """What one partition of `__consumer_offsets` tells of the groups that lie in it."""
+
+    id: PartitionId
+    cut: Cut | None
+    """None: no leader had answered by that instant; then there is nothing here."""
+    positions: tuple[FoldedPosition, ...] = ()
+    pending: tuple[PendingPosition, ...] = ()
+    """Count if their transactions were decided by the cut of `__transaction_state`, or by a marker elsewhere."""
+    groups: Mapping[str, Mapping[str, bytes | None]]
+    """As `GroupFold.groups`."""
+    certain: bool
+    """Nothing below the cut is lost: groups and positions that are not here did not exist."""
+    lost: tuple[LostRange, ...] = ()
+    unreadable: int = 0
+    """Records that this version cannot read."""
+
+
+def coordinator_topic_at(archive: Archive, name: str, at_ms: int | None) -> ArchivedTopic | None:
+    """The incarnation of a coordinator's topic that was there at `at_ms` (None: at last), if the archive knows one."""
+    found = [
+        topic
+        for topic in archive.topics
+        if topic.name == name
+        and (at_ms is None or topic.first_seen_ms <= at_ms)
+        and (topic.deleted_ms is None or (at_ms is not None and topic.deleted_ms > at_ms))
+    ]
+    return max(found, key=lambda topic: topic.first_seen_ms, default=None)
+
+
+async def groups_in_log(
+    archive: Archive,
+    topic: ArchivedTopic,
+    at_ms: int | None,
+    *,
+    wanted: Callable[[str], bool] | None = None,
+    read_ahead_bytes: int = READ_AHEAD_BYTES,
+) -> AsyncGenerator[GroupsOfPartition, None]:
+    """For each partition of `topic`, by number: its groups at `at_ms` (None: as of the last sample).
+
+    Damage and gaps are told in the answers and never raised. Close it (`aclosing`) when you leave early.
+
+    Args:
+        archive: opened at least for this topic.
+        topic: an incarnation of `__consumer_offsets`.
+        wanted: whose groups are asked for.
+
+    Raises:
+        KbackupError: the store could not say for certain what is there.
+    """
+    retention_ms = _delete_retention_ms(topic)
+    for id in topic.partition_ids:
+        cut = cut_at(archive.evidence(id), at_ms)
+        if cut is None:
+            yield GroupsOfPartition(id=id, cut=None, groups={}, certain=False)
+            continue
+        fold = GroupFold(wanted=wanted, grown_ms=cut.grown_ms, delete_retention_ms=retention_ms)
+        history = archive.history(id, cut.branch)
+        reading = read_coordinator_log(archive, history, next_offset=cut.next_offset, read_ahead_bytes=read_ahead_bytes)
+        async with aclosing(reading):
+            async for item in reading:
+                fold.feed(item)
+        positions, pending = tuple(fold.positions()), tuple(fold.pending())
+        yield GroupsOfPartition(
+            id=id,
+            cut=cut,
+            positions=positions,
+            pending=pending,
+            groups=fold.groups(),
+            certain=fold.certain,
+            lost=tuple(fold.lost),
+            unreadable=fold.unreadable,
+        )
+
+
+def _delete_retention_ms(topic: ArchivedTopic) -> int:
+    text = topic.configs.get("delete.retention.ms", "")
+    return int(text) if text.isdigit() else DELETE_RETENTION_MS

@@ -1,0 +1,71 @@
+"""The transactions of a cluster as the captured logs of their coordinators tell them.
+
+Owns the reading: one partition of `__transaction_state` after the other, and nothing else of the archive. A restore to
+an instant asks it which transactions were decided by then: `LoggedTransaction.decision_at(cut)`, where the cut is
+that of the coordinator's own log, and which partitions they cover.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from kbackupd.archive.archive import Archive, ArchivedTopic
+from kbackupd.archive.coordinator_items import LostRange
+from kbackupd.archive.coordinator_log import READ_AHEAD_BYTES, read_coordinator_log
+from kbackupd.archive.cut import Cut, cut_at
+from kbackupd.archive.transaction_fold import LoggedTransaction, TransactionFold
+from kbackupd.model.positions import PartitionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransactionsOfPartition:
+    """What one partition of `__transaction_state` tells, beyond its cut too: a decision that came later is one."""
+
+    id: PartitionId
+    cut: Cut | None
+    """How far this log went at the instant; None: no leader had answered by then."""
+    transactions: tuple[LoggedTransaction, ...]
+    """In the order in which they were over, then those that were not."""
+    lost: tuple[LostRange, ...]
+    """Transactions of these offsets may be missing."""
+    unreadable: int
+
+
+async def transactions_in_log(
+    archive: Archive,
+    topic: ArchivedTopic,
+    at_ms: int | None,
+    *,
+    wanted: Callable[[LoggedTransaction], bool] | None = None,
+    read_ahead_bytes: int = READ_AHEAD_BYTES,
+) -> AsyncGenerator[TransactionsOfPartition, None]:
+    """For each partition of `topic`, by number: its transactions, and where it stood at `at_ms` (None: at last).
+
+    Memory is bounded by the read-ahead, one transaction for each transactional id, and what is `wanted` of one
+    partition. Damage and gaps are told in the answers and never raised. Close it (`aclosing`) when you leave early.
+
+    Args:
+        archive: opened at least for this topic.
+        topic: an incarnation of `__transaction_state`.
+        wanted: which transactions are kept, say by producer id; None: all.
+
+    Raises:
+        KbackupError: the store could not say for certain what is there.
+    """
+    for id in topic.partition_ids:
+        cut = cut_at(archive.evidence(id), at_ms)
+        history = archive.history(id, None if cut is None else cut.branch)
+        fold = TransactionFold(id.partition)
+        found: list[LoggedTransaction] = []
+        reading = read_coordinator_log(
+            archive, history, next_offset=history.next_offset, read_ahead_bytes=read_ahead_bytes
+        )
+        async with aclosing(reading):
+            async for item in reading:
+                found += [one for one in fold.feed(item) if wanted is None or wanted(one)]
+        found += [one for one in fold.still_open() if wanted is None or wanted(one)]
+        yield TransactionsOfPartition(
+            id=id, cut=cut, transactions=tuple(found), lost=tuple(fold.lost), unreadable=fold.unreadable
+        )
