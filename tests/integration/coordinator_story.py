@@ -31,8 +31,8 @@ def commit(
 ) -> None:
     """Positions by partition, as a client without a membership commits them."""
     consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": group, **QUIET})
-    epoch = None if leader_epoch < 0 else leader_epoch
-    rows = [TopicPartition(topic, number, offset, metadata, epoch) for number, offset in offsets.items()]
+    epoch = {} if leader_epoch < 0 else {"leader_epoch": leader_epoch}
+    rows = [TopicPartition(topic, number, offset, metadata, **epoch) for number, offset in offsets.items()]
     try:
         answered = consumer.commit(offsets=rows, asynchronous=False)
         assert all(row.error is None for row in answered)
