@@ -19,14 +19,22 @@ from tests.unit.format.coordinator_bytes import (
 Rows = Sequence[tuple[bytes, bytes | None]]
 
 
-def append(log: SourceLog, rows: Rows, *, producer_id: int = -1, producer_epoch: int = -1, codec: int = 0) -> None:
+def append(
+    log: SourceLog,
+    rows: Rows,
+    *,
+    producer_id: int = -1,
+    producer_epoch: int = -1,
+    codec: int = 0,
+    timestamp_ms: int = 1_000,
+) -> None:
     """One batch with these keys and values; with a producer id it is in a transaction."""
     log.add(
         build_batch(
             [RawRecord(0, 0, number, encode_body(key, value)) for number, (key, value) in enumerate(rows)],
             codec=codec,
             base_offset=log.next_offset,
-            base_timestamp_ms=1_000,
+            base_timestamp_ms=timestamp_ms,
             leader_epoch=log.leader_epoch,
             transactional=producer_id >= 0,
             producer_id=producer_id,
@@ -92,4 +100,4 @@ def transaction(
                 client_version=client_version,
             )
         )
-    append(log, [(transactional_id_key(transactional_id), value)])
+    append(log, [(transactional_id_key(transactional_id), value)], timestamp_ms=updated_ms)

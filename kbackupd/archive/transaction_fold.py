@@ -40,7 +40,10 @@ class Decision(StrEnum):
 
 
 class Step(NamedTuple):
-    """A record of the coordinator's log, and when the coordinator says it came to be."""
+    """A record of the coordinator's log, and when it was appended, by the coordinator's clock.
+
+    Not the update time inside the record: that of Complete is taken before the first marker is written.
+    """
 
     offset: int
     at_ms: int
@@ -156,7 +159,7 @@ class TransactionFold:
             current = None
         if entry is None or entry.state in (TransactionState.EMPTY, TransactionState.DEAD):
             return
-        step = Step(record.offset, entry.updated_ms)
+        step = Step(record.offset, record.timestamp_ms)
         told = current or self._begun(name, entry)
         if entry.state is TransactionState.ONGOING:
             told = replace(

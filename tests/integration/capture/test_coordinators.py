@@ -21,9 +21,12 @@ from kbackupd.archive.group_history import GroupsOfPartition, coordinator_topic_
 from kbackupd.archive.groups import groups_at
 from kbackupd.archive.transaction_fold import Decision, LoggedTransaction
 from kbackupd.archive.transaction_history import TransactionsOfPartition, transactions_in_log
+from kbackupd.archive.transaction_owners import TransactionOwners
+from kbackupd.format.batch import marker_type
 from kbackupd.format.committed_offsets import coordinator_partition
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.coordinators import CONSUMER_OFFSETS, TRANSACTION_STATE
+from kbackupd.model.positions import PartitionId
 from kbackupd.store.open import open_store
 from kbackupd.testbed.java import kafka_tool
 from kbackupd.testbed.kafka import KafkaServer
@@ -52,7 +55,7 @@ CLOCK = SystemClock()
 async def opened(backup: Backup) -> AsyncIterator[Archive]:
     store = await open_store(backup.storage)
     try:
-        yield await Archive.open(store, "main", wanted=lambda name: name in (CONSUMER_OFFSETS, TRANSACTION_STATE))
+        yield await Archive.open(store, "main")
     finally:
         await store.close()
 
@@ -307,7 +310,8 @@ async def test_positions_and_decisions_of_any_instant_are_those_that_clients_wer
                         else:
                             assert decision in (outcome, Decision.OPEN)
                         tried += 1
-    assert tried > 100
+        assert tried > 100
+        await markers_have_their_owners(archive, names, model)
     store = await open_store(backup.storage)
     try:
         report = await groups_at(store, "main", None, f"{names}-group-*")
@@ -317,6 +321,38 @@ async def test_positions_and_decisions_of_any_instant_are_those_that_clients_wer
     assert {(one.group_id, row.partition): row.offset for one in report.groups for row in one.positions} == {
         key: commits[-1].offset for key, commits in model.commits.items() if "-group-" in key[0]
     }
+
+
+async def markers_have_their_owners(archive: Archive, topic: str, model: Model) -> None:
+    """librdkafka keeps producer id and epoch over all transactions; the number of each says which partitions it has."""
+    found = [one for part in await transactions(archive, None, topic) for one in part.transactions]
+    owners = TransactionOwners(found)
+    checked = 0
+    for name in model.ended:
+        mine = [one for one in found if one.transactional_id == name]
+        assert len({(one.producer_id, one.producer_epoch) for one in mine}) == 1
+        for partition in range(3):
+            covering = [one for number, one in enumerate(mine, start=1) if partition in (number % 3, (number + 1) % 3)]
+            assert all((topic, partition) in one.partitions for one in covering)
+            markers = []
+            async for batch in archive.read(PartitionId(archive.newest()[topic].topic_id, partition)):
+                committed = marker_type(batch.header, batch.data)
+                if committed is not None and batch.header.producer_id == mine[0].producer_id:
+                    markers.append((batch.header, committed))
+            assert len(markers) == len(covering)
+            for (header, committed), expected in zip(markers, covering, strict=True):
+                owner = owners.of_marker(
+                    header.producer_id,
+                    header.producer_epoch,
+                    (topic, partition),
+                    committed=committed,
+                    timestamp_ms=header.max_timestamp,
+                )
+                assert owner is not None
+                # One broker, one clock.
+                assert (owner.transaction, owner.off_by_ms) == (expected, 0)
+                checked += 1
+    assert checked >= 10 * WRITERS
 
 
 _MARKERS_WITHIN_MS = 5_000

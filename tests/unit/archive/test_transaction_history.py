@@ -12,6 +12,7 @@ from kbackupd.archive.coordinator_items import CoordinatorBatch, CoordinatorReco
 from kbackupd.archive.group_history import coordinator_topic_at
 from kbackupd.archive.transaction_fold import Decision, LoggedTransaction, TransactionFold
 from kbackupd.archive.transaction_history import TransactionsOfPartition, transactions_in_log
+from kbackupd.archive.transaction_owners import NO_OTHER_MS, Owner, TransactionOwners
 from kbackupd.model.coordinators import TRANSACTION_STATE, TransactionState
 from kbackupd.model.events import GapCause
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder, SourceLog
@@ -197,6 +198,46 @@ async def test_an_expired_id_and_records_of_the_future_end_no_reading(built: Arc
     found = await captured(log, built)
     assert [one.transactional_id for one in found.transactions] == ["a", "b"]
     assert found.unreadable == 2
+
+
+async def test_a_marker_is_of_the_transaction_that_was_being_ended_when_it_was_written(
+    built: ArchiveBuilder, log: SourceLog
+) -> None:
+    """One producer id and epoch for both transactions: time tells, and says by how much."""
+    for at_ms in (100, 200):
+        transaction(log, "a", ONGOING, partitions=[ORDERS], started_ms=at_ms, updated_ms=at_ms)
+        transaction(log, "a", PREPARE_COMMIT, partitions=[ORDERS], started_ms=at_ms, updated_ms=at_ms + 10)
+        transaction(log, "a", COMPLETE_COMMIT, started_ms=at_ms, updated_ms=at_ms + 20)
+    transaction(log, "a", ONGOING, partitions=[ORDERS, PAYMENTS], started_ms=300, updated_ms=300)
+    transaction(log, "a", PREPARE_ABORT, partitions=[ORDERS, PAYMENTS], started_ms=300, updated_ms=310)
+    first, second, third = (await captured(log, built)).transactions
+    owners = TransactionOwners([first, second, third])
+
+    def owner(partition: tuple[str, int], at_ms: int, *, committed: bool = True, epoch: int = 0) -> Owner | None:
+        return owners.of_marker(7, epoch, partition, committed=committed, timestamp_ms=at_ms)
+
+    assert owner(ORDERS, 115) == (first, 0, 95)
+    assert owner(ORDERS, 160) == (first, 40, 10)
+    assert owner(ORDERS, 212) == (second, 0, 92)
+    assert owner(ORDERS, 400, committed=False) == (third, 0, NO_OTHER_MS)
+    assert owner(PAYMENTS, 400) is None
+    assert owner(ORDERS, 115, epoch=3) is None
+    assert list(owners.of_data(7, 0, ORDERS)) == [first, second, third]
+    assert list(owners.of_data(7, 0, PAYMENTS)) == [third]
+    assert list(owners.of_data(7, 1, ORDERS)) == []
+
+
+async def test_a_marker_with_an_epoch_of_its_own_needs_no_time(built: ArchiveBuilder, log: SourceLog) -> None:
+    for epoch in range(3):
+        transaction(log, "a", ONGOING, producer_epoch=epoch, partitions=[ORDERS], started_ms=epoch, client_version=2)
+        transaction(
+            log, "a", PREPARE_COMMIT, producer_epoch=epoch + 1, partitions=[ORDERS], started_ms=epoch, client_version=2
+        )
+        transaction(log, "a", COMPLETE_COMMIT, producer_epoch=epoch + 1, started_ms=epoch, client_version=2)
+    found = (await captured(log, built)).transactions
+    owner = TransactionOwners(found).of_marker(7, 2, ORDERS, committed=True, timestamp_ms=0)
+    assert owner is not None
+    assert (owner.transaction, owner.margin_ms) == (found[1], NO_OTHER_MS)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
