@@ -149,6 +149,20 @@ def coordinator_log(kafka: KafkaServer, topic: str, partition: int, decoder: str
     return found
 
 
+def missing_offsets(kafka: KafkaServer, topic: str, partition: int) -> int:
+    """How many offsets below the last one have neither record nor marker any more; 0 while files are being swapped."""
+    offsets = set()
+    for path in sorted(kafka.log_dir(topic, partition).glob("*.log")):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return 0
+        for header, batch in iter_batches(_whole_batches(data)):
+            payload = decompress_payload(header.codec, batch[HEADER_BYTES:])
+            offsets |= {header.base_offset + one.offset_delta for one in iter_records(payload, header.record_count)}
+    return max(offsets) + 1 - len(offsets) if offsets else 0
+
+
 def _whole_batches(data: bytes) -> bytes:
     """Behind the last batch a live log file may be preallocated or half written."""
     end = 0

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 
 from kbackupd.archive.archive import Archive
 from kbackupd.archive.group_history import GroupsOfPartition, coordinator_topic_at, groups_in_log
@@ -30,10 +32,12 @@ from kbackupd.model.positions import PartitionId
 from kbackupd.store.open import open_store
 from kbackupd.testbed.java import kafka_tool
 from kbackupd.testbed.kafka import KafkaServer
+from kbackupd.testbed.s3 import S3Server
 from kbackupd.testbed.topics import create_topic
 from tests.integration.capture.backup import Backup, flush
 from tests.integration.conditions import reaches
 from tests.integration.coordinator_story import (
+    ONE_COORDINATOR,
     PATIENCE_SECONDS,
     QUIET,
     begun,
@@ -41,6 +45,7 @@ from tests.integration.coordinator_story import (
     delete_group,
     java_transactions,
     member,
+    missing_offsets,
     send_offsets,
     transactional,
 )
@@ -163,6 +168,72 @@ async def test_a_captured_log_tells_what_brokers_answer_of_groups_and_transactio
     assert states[java][:3] == ("CompleteCommit", of[java][-1].producer_id, of[java][-1].marker_epoch)
     assert [one.producer_epoch for one in of[java]] == list(range(len(of[java])))
     assert len(of[java]) > 1
+
+
+def alter(kafka: KafkaServer, topic: str, **configs: str) -> None:
+    entries = [
+        ConfigEntry(name.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
+        for name, value in configs.items()
+    ]
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap, **QUIET})
+    admin.incremental_alter_configs([resource])[resource].result(PATIENCE_SECONDS)
+
+
+async def test_a_log_that_the_broker_compacted_before_capture_tells_the_same_positions(
+    s3_server: S3Server, s3_bucket: str, s3_prefix: str, short_path: Path, names: str
+) -> None:
+    """Hazard 8: offsets, markers and whole transactions are missing, and the first batches begin behind their base."""
+    with KafkaServer(properties=ONE_COORDINATOR, heap="384m") as kafka:
+        backup = Backup(kafka, s3_server, s3_bucket, s3_prefix, short_path)
+        create_topic(kafka.bootstrap, names, partitions=3)
+        stop = threading.Event()
+        model = Model()
+        load = threading.Thread(
+            target=keep_in_transactions, args=(kafka, model, f"{names}-tx", names, stop), daemon=True
+        )
+        load.start()
+        await reaches(lambda: len(model.ended[f"{names}-tx"]) >= 10, "transactions")
+        stop.set()
+        await asyncio.to_thread(load.join, PATIENCE_SECONDS)
+        for number in range(1, 30):
+            await asyncio.to_thread(commit, kafka, f"{names}-group", names, {0: number, 1: number})
+        await asyncio.to_thread(commit, kafka, f"{names}-gone", names, {0: 1})
+        await asyncio.to_thread(delete_group, kafka, f"{names}-gone")
+        await asyncio.to_thread(
+            alter,
+            kafka,
+            CONSUMER_OFFSETS,
+            segment_ms="1000",
+            min_cleanable_dirty_ratio="0.01",
+            delete_retention_ms="1000",
+        )
+
+        def compacted() -> bool:
+            commit(kafka, f"{names}-last", names, {0: 1})  # a segment is rolled by what comes after it
+            return missing_offsets(kafka, CONSUMER_OFFSETS, 0) >= 60
+
+        await reaches(compacted, "the broker compacts its log of positions")
+        daemon = backup.daemon(names, internal_topics=True)
+        try:
+            daemon.start()
+            await flush(daemon)
+            assert daemon.stop() == 0
+        finally:
+            backup.close()
+        groups_there = (f"{names}-tx", f"{names}-group", f"{names}-last")
+        expected = {group: await asyncio.to_thread(by_admin, kafka, group) for group in groups_there}
+    async with opened(backup) as archive:
+        (part,) = await groups(archive, None, names)
+    told: dict[str, dict[tuple[str, int], tuple[int, str]]] = defaultdict(dict)
+    for one in part.positions:
+        told[one.key.group][one.key.topic, one.key.partition] = (
+            one.position.offset,
+            one.position.metadata.rstrip("\0"),
+        )
+    assert told == expected
+    assert part.certain
+    assert all(one.certain for one in part.positions)
 
 
 @dataclass(slots=True)
