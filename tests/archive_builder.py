@@ -128,6 +128,8 @@ class SourceLog:
         """Any batch, at its own base offset; above the log's end it leaves a hole, as compaction does."""
         ((header, _),) = iter_batches(batch)
         assert header.base_offset >= self.next_offset, "a log grows at its end"
+        if header.is_transactional and not header.is_control:
+            self._open.setdefault(header.producer_id, header.base_offset)
         self.batches.append(batch)
         self.next_offset = header.next_offset
         return batch

@@ -25,6 +25,8 @@ class Cut:
 
     branch: int
     next_offset: int
+    stable_offset: int
+    """Below it no transaction was open then; −1: not told."""
     sent_ms: int
     answered_ms: int
     held_until_ms: int
@@ -55,6 +57,7 @@ def cut_at(evidence: PartitionEvidence, at_ms: int | None) -> Cut | None:
     return Cut(
         branch=_branch_of(chosen, evidence.truncations),
         next_offset=max(chosen.high_watermark, 0),
+        stable_offset=chosen.last_stable_offset,
         sent_ms=chosen.sent_ms,
         answered_ms=chosen.answered_ms,
         held_until_ms=held_until_ms,

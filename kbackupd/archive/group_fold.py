@@ -19,7 +19,13 @@ from kbackupd.archive.coordinator_items import (
     LogItem,
     LostRange,
 )
-from kbackupd.format.committed_offsets import GROUP_TYPES, OFFSET_KEY_VERSIONS, decode_key, decode_position
+from kbackupd.format.committed_offsets import (
+    GROUP_TYPES,
+    OFFSET_KEY_VERSIONS,
+    decode_key,
+    decode_position,
+    encode_offset_key,
+)
 from kbackupd.format.coordinator_fields import UnknownRecordError
 from kbackupd.format.records import MalformedRecordError
 from kbackupd.model.coordinators import CommittedPosition, GroupKey, OffsetKey
@@ -31,6 +37,7 @@ _VERSION_BYTES = 2
 _OFFSET_KEYS = frozenset(version.to_bytes(_VERSION_BYTES, "big") for version in OFFSET_KEY_VERSIONS)
 _GROUP_KEYS = frozenset(version.to_bytes(_VERSION_BYTES, "big") for version in GROUP_TYPES)
 _ANY_OFFSET_KEY = min(_OFFSET_KEYS)
+_IN_BASE = -1
 _LISTED = 100
 """Lost ranges of one partition that are told one by one; neighbours of one reason are one."""
 
@@ -39,7 +46,7 @@ class FoldedPosition(NamedTuple):
     key: OffsetKey
     position: CommittedPosition
     log_offset: int
-    """Of the record that says so."""
+    """Of the record that says so; −1: it stood in the base."""
     certain: bool
     """Nothing that is lost, or was compacted unseen, can have been a newer word on this key."""
 
@@ -73,11 +80,15 @@ class GroupFold:
         wanted: whose groups' records are kept.
         grown_ms: as of `Cut`; batches compacted and captured from then on may lack what was there at the cut.
         delete_retention_ms: of the topic; deletions older than that may be compacted away.
+        base: positions that stood before the first item fed, where they are known.
+        base_groups: of all groups of the base. Others are new, or were left out of it: no telling which.
     """
 
     wanted: Callable[[str], bool] | None = None
     grown_ms: int | None = None
     delete_retention_ms: int = DELETE_RETENTION_MS
+    base: Mapping[OffsetKey, CommittedPosition] | None = None
+    base_groups: frozenset[str] = frozenset()
     lost: list[LostRange] = field(default_factory=list)
     """What shakes the findings, in order; the last one says more were left out when there are too many."""
     unreadable: int = 0
@@ -88,6 +99,7 @@ class GroupFold:
     _compacted: list[tuple[int, int]] = field(default_factory=list)
     _certain_from: int = 0
     _of_wanted: dict[bytes, bool] = field(default_factory=dict)
+    _deleted: set[bytes] = field(default_factory=set)
 
     def feed(self, item: LogItem) -> None:
         match item:
@@ -108,7 +120,13 @@ class GroupFold:
         for key, held in self._positions.items():
             decoded = self._decoded(key, held)
             if decoded is not None:
-                yield FoldedPosition(*decoded, held.log_offset, self._is_certain(held))
+                told = self.base is None or decoded[0].group in self.base_groups
+                yield FoldedPosition(*decoded, held.log_offset, told and self._is_certain(held))
+        for offset_key, position in (self.base or {}).items():
+            if (
+                key := encode_offset_key(offset_key)[_VERSION_BYTES:]
+            ) not in self._positions and key not in self._deleted:
+                yield FoldedPosition(offset_key, position, _IN_BASE, not self._certain_from)
 
     def pending(self) -> Iterator[PendingPosition]:
         """What would count if its transaction were known to be committed."""
@@ -149,6 +167,8 @@ class GroupFold:
 
     def _delete(self, key: bytes) -> None:
         self._positions.pop(key, None)
+        if self.base is not None:
+            self._deleted.add(key)
         for rows in self._pending.values():
             rows.pop(key, None)
 

@@ -14,6 +14,7 @@ from kbackupd.archive.archive import Archive, ArchivedTopic
 from kbackupd.archive.coordinator_items import LostRange
 from kbackupd.archive.coordinator_log import READ_AHEAD_BYTES, read_coordinator_log
 from kbackupd.archive.cut import Cut, cut_at
+from kbackupd.archive.group_base import GroupsBase
 from kbackupd.archive.group_fold import DELETE_RETENTION_MS, FoldedPosition, GroupFold, PendingPosition
 from kbackupd.model.positions import PartitionId
 
@@ -35,6 +36,8 @@ class GroupsOfPartition:
     lost: tuple[LostRange, ...] = ()
     unreadable: int = 0
     """Records that this version cannot read."""
+    from_base: bool = False
+    """The log was read from the base on. Of groups that the base does not know, nothing is certain."""
 
 
 def coordinator_topic_at(archive: Archive, name: str, at_ms: int | None) -> ArchivedTopic | None:
@@ -55,6 +58,7 @@ async def groups_in_log(
     at_ms: int | None,
     *,
     wanted: Callable[[str], bool] | None = None,
+    base: GroupsBase | None = None,
     read_ahead_bytes: int = READ_AHEAD_BYTES,
 ) -> AsyncGenerator[GroupsOfPartition, None]:
     """For each partition of `topic`, by number: its groups at `at_ms` (None: as of the last sample).
@@ -65,19 +69,29 @@ async def groups_in_log(
         archive: opened at least for this topic.
         topic: an incarnation of `__consumer_offsets`.
         wanted: whose groups are asked for.
+        base: of the same groups; spares reading what lies before it, where it fits.
 
     Raises:
         KbackupError: the store could not say for certain what is there.
     """
     retention_ms = _delete_retention_ms(topic)
     for id in topic.partition_ids:
-        cut = cut_at(archive.evidence(id), at_ms)
+        evidence = archive.evidence(id)
+        cut = cut_at(evidence, at_ms)
         if cut is None:
             yield GroupsOfPartition(id=id, cut=None, groups={}, certain=False)
             continue
         fold = GroupFold(wanted=wanted, grown_ms=cut.grown_ms, delete_retention_ms=retention_ms)
-        history = archive.history(id, cut.branch)
-        reading = read_coordinator_log(archive, history, next_offset=cut.next_offset, read_ahead_bytes=read_ahead_bytes)
+        first_offset = None if base is None else base.begins_at(cut_at(evidence, base.asked_ms), cut)
+        if base is not None and first_offset is not None:
+            fold.base, fold.base_groups = base.positions[id.partition], base.groups
+        reading = read_coordinator_log(
+            archive,
+            archive.history(id, cut.branch),
+            first_offset=first_offset or 0,
+            next_offset=cut.next_offset,
+            read_ahead_bytes=read_ahead_bytes,
+        )
         async with aclosing(reading):
             async for item in reading:
                 fold.feed(item)
@@ -91,6 +105,7 @@ async def groups_in_log(
             certain=fold.certain,
             lost=tuple(fold.lost),
             unreadable=fold.unreadable,
+            from_base=fold.base is not None,
         )
 
 

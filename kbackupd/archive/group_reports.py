@@ -87,6 +87,8 @@ class LogReport:
     as_of_ms: int
     """What was committed by then is in, in every partition that had been heard of."""
     partitions: tuple[LogPartitionReport, ...]
+    base: str = ""
+    """Key of the snapshot from which on the log was read; empty: from its beginning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import aclosing
 from fnmatch import fnmatchcase
 
-from kbackupd.archive.archive import Archive
+from kbackupd.archive.archive import Archive, ArchivedTopic
+from kbackupd.archive.cut import cut_at
+from kbackupd.archive.group_base import GroupsBase, base_of
 from kbackupd.archive.group_history import GroupsOfPartition, coordinator_topic_at, groups_in_log
-from kbackupd.archive.group_reports import BOTH, LOG, SNAPSHOT, CoordinatorReport
-from kbackupd.archive.group_reports import GroupReport as GroupReport
-from kbackupd.archive.group_reports import GroupsReport as GroupsReport
+from kbackupd.archive.group_reports import BOTH, LOG, SNAPSHOT, CoordinatorReport, GroupsReport
 from kbackupd.archive.group_witnesses import GroupWitnesses
 from kbackupd.archive.snapshots import FoundSnapshot, archive_snapshot_at
 from kbackupd.format.groups_snapshot import GROUPS_FORMAT
@@ -19,13 +20,25 @@ from kbackupd.model.errors import IncompleteError
 from kbackupd.model.snapshots import NEVER_MS, GroupsContent
 from kbackupd.store.protocol import ObjectStore
 
+WHOLE_LOG_BYTES = 256 << 20
+"""Some two and a half million commits: seconds of reading."""
 _NO_CONTENT = GroupsContent(lists_all=False, coordinators=(), groups=())
 
 
-async def groups_at(store: ObjectStore, backup_id: str, at_ms: int | None, glob: str = "*") -> GroupsReport:
+async def groups_at(
+    store: ObjectStore,
+    backup_id: str,
+    at_ms: int | None,
+    glob: str = "*",
+    *,
+    whole_log_bytes: int = WHOLE_LOG_BYTES,
+) -> GroupsReport:
     """The groups that `glob` matches as they were at `at_ms` (None: last), in the archive `backup_id` under `store`.
 
-    Reads footers or roll-ups, `__consumer_offsets` up to the instant, and one snapshot.
+    Reads footers or roll-ups, `__consumer_offsets` up to the instant, and a snapshot or two.
+
+    Args:
+        whole_log_bytes: up to so much of the log is read from its beginning; more of it from a snapshot on, if it can.
 
     Raises:
         IncompleteError: nothing had been captured by then, or nothing of it can be trusted.
@@ -35,8 +48,15 @@ async def groups_at(store: ObjectStore, backup_id: str, at_ms: int | None, glob:
     archive = await Archive.open(store, backup_id, wanted=lambda name: name == CONSUMER_OFFSETS)
     topic = coordinator_topic_at(archive, CONSUMER_OFFSETS, at_ms)
     parts: list[GroupsOfPartition] = []
+    base: GroupsBase | None = None
     if topic is not None:
-        reading = groups_in_log(archive, topic, at_ms, wanted=lambda group: fnmatchcase(group, glob))
+
+        def wanted(group: str) -> bool:
+            return fnmatchcase(group, glob)
+
+        if _log_bytes(archive, topic) > whole_log_bytes:
+            base = await _base(store, backup_id, archive, topic, at_ms, wanted)
+        reading = groups_in_log(archive, topic, at_ms, wanted=wanted, base=base)
         async with aclosing(reading):
             parts = [part async for part in reading]
     snapshot = found.snapshot
@@ -45,7 +65,7 @@ async def groups_at(store: ObjectStore, backup_id: str, at_ms: int | None, glob:
     content = _NO_CONTENT if snapshot is None else snapshot.content
     witnesses = GroupWitnesses(archive.topics, parts, content.groups, at_ms=at_ms)
     groups = tuple(one for one in witnesses.groups() if fnmatchcase(one.group_id, glob))
-    log = witnesses.log_report()
+    log = witnesses.log_report(base)
     sources = {group.source for group in groups} or {SNAPSHOT if log is None else LOG}
     ages = [group.as_of_ms for group in groups] or ([] if log is None else [log.as_of_ms])
     return GroupsReport(
@@ -70,6 +90,26 @@ async def groups_at(store: ObjectStore, backup_id: str, at_ms: int | None, glob:
         as_of_ms=min(ages, default=NEVER_MS if snapshot is None else snapshot.asked_ms),
         log=log,
     )
+
+
+def _log_bytes(archive: Archive, topic: ArchivedTopic) -> int:
+    return sum(stored.run.raw_bytes for id in topic.partition_ids for stored in archive.evidence(id).runs)
+
+
+async def _base(
+    store: ObjectStore,
+    backup_id: str,
+    archive: Archive,
+    topic: ArchivedTopic,
+    at_ms: int | None,
+    wanted: Callable[[str], bool],
+) -> GroupsBase | None:
+    """The last snapshot that was taken before any partition's cut at the instant, if it knows everything."""
+    cuts = [cut for id in topic.partition_ids if (cut := cut_at(archive.evidence(id), at_ms)) is not None]
+    if not cuts:
+        return None
+    found = await archive_snapshot_at(store, backup_id, GROUPS_FORMAT, min(cut.sent_ms for cut in cuts))
+    return None if found.snapshot is None else base_of(found.snapshot, topic.partitions, wanted)
 
 
 def _nothing(backup_id: str, at_ms: int | None, found: FoundSnapshot[GroupsContent]) -> IncompleteError:

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 import uvloop
 
-from kbackupd.archive.groups import GroupsReport, groups_at
+from kbackupd.archive.group_reports import GroupsReport
+from kbackupd.archive.groups import groups_at
 from kbackupd.cli.archive_place import BackupIdOption, ConfigOption, PathOption, one_archive, opened
 from kbackupd.cli.groups_text import print_groups
 from kbackupd.cli.instants import instant

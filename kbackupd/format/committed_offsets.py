@@ -7,6 +7,7 @@ coordinator (0.9 to 4.3), KIP-915; docs/internal-topics.md.
 
 from __future__ import annotations
 
+import struct
 import uuid
 
 from kbackupd.format.coordinator_fields import FieldReader, UnknownRecordError
@@ -26,6 +27,7 @@ OFFSET_KEY_VERSIONS = (0, 1)
 GROUP_TYPES = {2: "classic", 3: "consumer", 11: "share", 17: "streams"}
 """Version of a key that names a group as such, and the group's type."""
 
+_KEY_HEAD, _LENGTH, _INT32 = struct.Struct(">hh"), struct.Struct(">h"), struct.Struct(">i")
 _TOPIC_ID_TAG = 0
 _FLEXIBLE_FROM = 4
 _NEWEST_OFFSET_VALUE = _NEWEST_GROUP_VALUE = 4
@@ -49,6 +51,12 @@ def decode_key(key: bytes) -> OffsetKey | GroupKey | OtherKey:
     named = GroupKey(group_type, reader.string())
     reader.end()
     return named
+
+
+def encode_offset_key(key: OffsetKey) -> bytes:
+    """The inverse of `decode_key`, of version 1."""
+    group, topic = key.group.encode(), key.topic.encode()
+    return b"".join((_KEY_HEAD.pack(1, len(group)), group, _LENGTH.pack(len(topic)), topic, _INT32.pack(key.partition)))
 
 
 def decode_position(value: bytes) -> CommittedPosition:

@@ -17,7 +17,8 @@ from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionTy
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 
-from kbackupd.archive.groups import GroupsReport, groups_at
+from kbackupd.archive.group_reports import GroupsReport
+from kbackupd.archive.groups import groups_at
 from kbackupd.archive.snapshots import archive_snapshot_at
 from kbackupd.capture.cluster_survey import ClusterSurvey
 from kbackupd.capture.group_survey import GroupSurvey

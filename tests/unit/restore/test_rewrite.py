@@ -13,6 +13,7 @@ from kbackupd.format.batch import iter_batches
 from kbackupd.format.codecs import GZIP, LZ4, NONE, SNAPPY, ZSTD
 from kbackupd.format.header import BatchHeader, crc_holds, parse_header
 from kbackupd.format.records import RawRecord, build_batch, encode_body
+from kbackupd.format.stored_records import Record, records_of
 from kbackupd.model.positions import OffsetRange, PartitionId, TopicId
 from kbackupd.model.segment import TransactionOutcome
 from kbackupd.restore.offset_map import MappedRun
@@ -21,8 +22,6 @@ from kbackupd.restore.rewrite import (
     PartitionRewriter,
     ProduceBatch,
     ProducerIdentity,
-    Record,
-    records_of,
 )
 from kbackupd.restore.visibility import Outcomes, Visibility
 from tests.unit.format.test_legacy import message
