@@ -36,8 +36,11 @@ class GroupsOfPartition:
     lost: tuple[LostRange, ...] = ()
     unreadable: int = 0
     """Records that this version cannot read."""
-    from_base: bool = False
-    """The log was read from the base on. Of groups that the base does not know, nothing is certain."""
+    base: str = ""
+    """Key of the snapshot from which on the log was read; empty: from its beginning.
+
+    Of groups that the snapshot does not know, nothing is certain then.
+    """
 
 
 def coordinator_topic_at(archive: Archive, name: str, at_ms: int | None) -> ArchivedTopic | None:
@@ -58,7 +61,7 @@ async def groups_in_log(
     at_ms: int | None,
     *,
     wanted: Callable[[str], bool] | None = None,
-    base: GroupsBase | None = None,
+    bases: Mapping[int, GroupsBase] | None = None,
     read_ahead_bytes: int = READ_AHEAD_BYTES,
 ) -> AsyncGenerator[GroupsOfPartition, None]:
     """For each partition of `topic`, by number: its groups at `at_ms` (None: as of the last sample).
@@ -69,7 +72,7 @@ async def groups_in_log(
         archive: opened at least for this topic.
         topic: an incarnation of `__consumer_offsets`.
         wanted: whose groups are asked for.
-        base: of the same groups; spares reading what lies before it, where it fits.
+        bases: by partition, of the same groups; spares reading what lies before it, where it fits.
 
     Raises:
         KbackupError: the store could not say for certain what is there.
@@ -82,6 +85,7 @@ async def groups_in_log(
             yield GroupsOfPartition(id=id, cut=None, groups={}, certain=False)
             continue
         fold = GroupFold(wanted=wanted, grown_ms=cut.grown_ms, delete_retention_ms=retention_ms)
+        base = (bases or {}).get(id.partition)
         first_offset = None if base is None else base.begins_at(cut_at(evidence, base.asked_ms), cut)
         if base is not None and first_offset is not None:
             fold.base, fold.base_groups = base.positions[id.partition], base.groups
@@ -105,7 +109,7 @@ async def groups_in_log(
             certain=fold.certain,
             lost=tuple(fold.lost),
             unreadable=fold.unreadable,
-            from_base=fold.base is not None,
+            base="" if base is None or first_offset is None else base.key,
         )
 
 

@@ -77,6 +77,8 @@ class LogPartitionReport:
     lost: tuple[LostRange, ...]
     unreadable: int
     """Records that this version cannot read."""
+    base: str = ""
+    """Key of the snapshot from which on the log was read; empty: from its beginning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +89,6 @@ class LogReport:
     as_of_ms: int
     """What was committed by then is in, in every partition that had been heard of."""
     partitions: tuple[LogPartitionReport, ...]
-    base: str = ""
-    """Key of the snapshot from which on the log was read; empty: from its beginning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

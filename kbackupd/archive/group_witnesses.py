@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 
 from kbackupd.archive.archive import ArchivedTopic
 from kbackupd.archive.cut import Cut
-from kbackupd.archive.group_base import GroupsBase
 from kbackupd.archive.group_fold import FoldedPosition
 from kbackupd.archive.group_history import GroupsOfPartition
 from kbackupd.archive.group_reports import LOG, SNAPSHOT, GroupReport, LogPartitionReport, LogReport, PositionReport
@@ -86,7 +85,7 @@ class GroupWitnesses:
                 # Shaken, and the only one who tells.
                 yield self._by_log(group_id, logged, logged.part.cut, None)
 
-    def log_report(self, base: GroupsBase | None = None) -> LogReport | None:
+    def log_report(self) -> LogReport | None:
         """How far each partition of the log went; None if no leader of it had answered by the instant."""
         heard = [part.cut for part in self._parts if part.cut is not None]
         if not heard:
@@ -95,7 +94,6 @@ class GroupWitnesses:
             topic_id=self._parts[0].id.topic_id,
             complete=all(part.certain for part in self._parts),
             as_of_ms=min(self._as_of_ms(cut) for cut in heard),
-            base=base.key if base is not None and any(part.from_base for part in self._parts) else "",
             partitions=tuple(_log_partition(part) for part in self._parts),
         )
 
@@ -217,4 +215,5 @@ def _log_partition(part: GroupsOfPartition) -> LogPartitionReport:
         held_until_ms=NEVER_MS if cut is None else cut.held_until_ms,
         lost=part.lost,
         unreadable=part.unreadable,
+        base=part.base,
     )

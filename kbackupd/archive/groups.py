@@ -12,16 +12,18 @@ from kbackupd.archive.group_base import GroupsBase, base_of
 from kbackupd.archive.group_history import GroupsOfPartition, coordinator_topic_at, groups_in_log
 from kbackupd.archive.group_reports import BOTH, LOG, SNAPSHOT, CoordinatorReport, GroupsReport
 from kbackupd.archive.group_witnesses import GroupWitnesses
-from kbackupd.archive.snapshots import FoundSnapshot, archive_snapshot_at
+from kbackupd.archive.snapshots import FoundSnapshot, archive_snapshot_at, snapshot_among
 from kbackupd.format.groups_snapshot import GROUPS_FORMAT
 from kbackupd.model.clock import iso
 from kbackupd.model.coordinators import CONSUMER_OFFSETS
 from kbackupd.model.errors import IncompleteError
 from kbackupd.model.snapshots import NEVER_MS, GroupsContent
 from kbackupd.store.protocol import ObjectStore
+from kbackupd.store.scoped import ScopedStore
 
 WHOLE_LOG_BYTES = 256 << 20
 """Some two and a half million commits: seconds of reading."""
+_SNAPSHOTS_TRIED = 6
 _NO_CONTENT = GroupsContent(lists_all=False, coordinators=(), groups=())
 
 
@@ -48,15 +50,15 @@ async def groups_at(
     archive = await Archive.open(store, backup_id, wanted=lambda name: name == CONSUMER_OFFSETS)
     topic = coordinator_topic_at(archive, CONSUMER_OFFSETS, at_ms)
     parts: list[GroupsOfPartition] = []
-    base: GroupsBase | None = None
     if topic is not None:
 
         def wanted(group: str) -> bool:
             return fnmatchcase(group, glob)
 
+        bases: dict[int, GroupsBase] = {}
         if _log_bytes(archive, topic) > whole_log_bytes:
-            base = await _base(store, backup_id, archive, topic, at_ms, wanted)
-        reading = groups_in_log(archive, topic, at_ms, wanted=wanted, base=base)
+            bases = await _bases(ScopedStore(store, backup_id), archive, topic, at_ms, wanted)
+        reading = groups_in_log(archive, topic, at_ms, wanted=wanted, bases=bases)
         async with aclosing(reading):
             parts = [part async for part in reading]
     snapshot = found.snapshot
@@ -65,7 +67,7 @@ async def groups_at(
     content = _NO_CONTENT if snapshot is None else snapshot.content
     witnesses = GroupWitnesses(archive.topics, parts, content.groups, at_ms=at_ms)
     groups = tuple(one for one in witnesses.groups() if fnmatchcase(one.group_id, glob))
-    log = witnesses.log_report(base)
+    log = witnesses.log_report()
     sources = {group.source for group in groups} or {SNAPSHOT if log is None else LOG}
     ages = [group.as_of_ms for group in groups] or ([] if log is None else [log.as_of_ms])
     return GroupsReport(
@@ -96,20 +98,35 @@ def _log_bytes(archive: Archive, topic: ArchivedTopic) -> int:
     return sum(stored.run.raw_bytes for id in topic.partition_ids for stored in archive.evidence(id).runs)
 
 
-async def _base(
-    store: ObjectStore,
-    backup_id: str,
-    archive: Archive,
-    topic: ArchivedTopic,
-    at_ms: int | None,
-    wanted: Callable[[str], bool],
-) -> GroupsBase | None:
-    """The last snapshot that was taken before any partition's cut at the instant, if it knows everything."""
-    cuts = [cut for id in topic.partition_ids if (cut := cut_at(archive.evidence(id), at_ms)) is not None]
-    if not cuts:
-        return None
-    found = await archive_snapshot_at(store, backup_id, GROUPS_FORMAT, min(cut.sent_ms for cut in cuts))
-    return None if found.snapshot is None else base_of(found.snapshot, topic.partitions, wanted)
+async def _bases(
+    store: ObjectStore, archive: Archive, topic: ArchivedTopic, at_ms: int | None, wanted: Callable[[str], bool]
+) -> dict[int, GroupsBase]:
+    """For each partition the last snapshot before its cut at the instant, if it knows everything.
+
+    Partitions that were busy by then have a cut close to the instant, and share a snapshot; idle ones were heard of at
+    some time within ten minutes. After a few snapshots the rest is left to be read from its beginning.
+
+    Args:
+        store: scoped to the archive.
+    """
+    cuts = {id.partition: cut_at(archive.evidence(id), at_ms) for id in topic.partition_ids}
+    waiting = {number: cut.sent_ms for number, cut in cuts.items() if cut is not None}
+    listed = [info.key for info in archive.catalog.objects]
+    found: dict[int, GroupsBase] = {}
+    for _ in range(_SNAPSHOTS_TRIED):
+        if not waiting:
+            break
+        latest_ms = max(waiting.values())
+        snapshot = (await snapshot_among(store, GROUPS_FORMAT, listed, latest_ms, archive.document.identity)).snapshot
+        if snapshot is None:
+            break
+        base = base_of(snapshot, topic.partitions, wanted)
+        served = [number for number, sent_ms in waiting.items() if sent_ms >= snapshot.taken_ms]
+        for number in served:
+            del waiting[number]
+            if base is not None:
+                found[number] = base
+    return found
 
 
 def _nothing(backup_id: str, at_ms: int | None, found: FoundSnapshot[GroupsContent]) -> IncompleteError:
