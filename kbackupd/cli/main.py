@@ -25,6 +25,7 @@ from kbackupd.observe.logging import configure_logging, mask_text
 VERBS: Final[tuple[str, ...]] = (
     "run",
     "restore",
+    "offset-map",
     "list",
     "describe",
     "groups",
@@ -34,8 +35,8 @@ VERBS: Final[tuple[str, ...]] = (
     "ctl",
     "config",
 )
-"""In the order of the help text. Each is a module of this package: one that exports `command` is a verb, one that
-exports `app` has verbs of its own."""
+"""In the order of the help text. Each is a module of this package (`-` becomes `_`): one that exports `command` is a
+verb, one that exports `app` has verbs of its own."""
 
 
 class _Verbs(TyperGroup):
@@ -47,7 +48,7 @@ class _Verbs(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in VERBS:
             return None
-        module = importlib.import_module(f"kbackupd.cli.{cmd_name}")
+        module = importlib.import_module(f"kbackupd.cli.{cmd_name.replace('-', '_')}")
         holder = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
         if hasattr(module, "app"):
             holder.add_typer(module.app, name=cmd_name)

@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,15 +15,19 @@ import typer
 import uvloop
 
 from kbackupd.archive.archive import Archive, archive_identity
+from kbackupd.archive.local_file import to_local
+from kbackupd.archive.new_file import NewFile
 from kbackupd.archive.pins import Pins
 from kbackupd.cli.output import OutputFormat, print_json, stdout_console
 from kbackupd.cli.restore_progress import showing
 from kbackupd.cli.restore_text import interruption, print_plan, print_report
+from kbackupd.format.offset_map import encode_offset_map
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.model.clock import Clock, SystemClock
 from kbackupd.model.errors import UsageError
 from kbackupd.model.settings import FilesystemSettings, RestoreSettings, StorageSettings
 from kbackupd.restore.course import Course
+from kbackupd.restore.mapped import RestoreRecord, offset_map_of
 from kbackupd.restore.plan import RestorePlan, make_plan
 from kbackupd.restore.progress import Phase, RestoreProgress
 from kbackupd.restore.report import RestoreReport
@@ -44,6 +50,12 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and leave; the target is not contacted.")
     ] = False,
+    offset_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--offset-map", metavar="FILE", help="Write where each record went; a name that ends in .zst compresses it."
+        ),
+    ] = None,
     output: Annotated[OutputFormat, typer.Option("--format", help="text or json")] = OutputFormat.TEXT,
 ) -> None:
     """Restore topics into absent or empty ones, verify what arrived, and say exactly what did.
@@ -57,18 +69,42 @@ def command(
     clock = SystemClock()
     progress = RestoreProgress(began_at=clock.monotonic())
     console = stdout_console()
-    try:
-        if dry_run:
-            plan = uvloop.run(_plan(settings))
-            print_json(plan) if output is OutputFormat.JSON else print_plan(console, plan)
-            return
-        report = uvloop.run(_restore(settings, clock, progress, _made(plans) if plans else None))
-    except (KeyboardInterrupt, Exception) as stopped:
-        if isinstance(stopped, KeyboardInterrupt) or progress.touched:
-            print(interruption(progress, interrupted=isinstance(stopped, KeyboardInterrupt)), file=sys.stderr)
-        raise
-    print_json(report) if output is OutputFormat.JSON else print_report(console, report)
+    if dry_run:
+        if offset_map is not None:
+            raise UsageError("--offset-map is of a restore: with --dry-run there is none", hint="leave one of them out")
+        plan = uvloop.run(_plan(settings))
+        print_json(plan) if output is OutputFormat.JSON else print_plan(console, plan)
+        return
+    record = RestoreRecord()
+    with _mapping_into(offset_map, record, clock):
+        try:
+            report = uvloop.run(_restore(settings, clock, progress, record, _made(plans) if plans else None))
+        except (KeyboardInterrupt, Exception) as stopped:
+            if isinstance(stopped, KeyboardInterrupt) or progress.touched:
+                print(interruption(progress, interrupted=isinstance(stopped, KeyboardInterrupt)), file=sys.stderr)
+            raise
+        print_json(report) if output is OutputFormat.JSON else print_report(console, report)
     raise typer.Exit(report.exit_code)
+
+
+@contextmanager
+def _mapping_into(path: Path | None, record: RestoreRecord, clock: Clock) -> Iterator[None]:
+    """Write the offset map of what was acknowledged, however the restore inside ends."""
+    if path is None:
+        yield
+        return
+    file = NewFile.create(path, "offset-map.json")  # before hours of work: it exists, or there can be none
+    try:
+        try:
+            yield
+        finally:
+            document = offset_map_of(record, made_ms=clock.now_ms())
+            if document is not None:
+                file.write([memoryview(to_local(file.target, encode_offset_map(document)))])
+                file.publish()
+                print(f"offset map: {file.target}", file=sys.stderr)
+    finally:
+        file.discard()
 
 
 async def _plan(settings: RestoreSettings) -> RestorePlan:
@@ -88,7 +124,11 @@ async def _archive(store: ObjectStore, settings: RestoreSettings, pinned: Pins |
 
 
 async def _restore(
-    settings: RestoreSettings, clock: Clock, progress: RestoreProgress, plans: StorageSettings | None
+    settings: RestoreSettings,
+    clock: Clock,
+    progress: RestoreProgress,
+    record: RestoreRecord,
+    plans: StorageSettings | None,
 ) -> RestoreReport:
     # As Ctrl-C: what is under way is cancelled, and the last word says in what state the target is.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
@@ -116,6 +156,7 @@ async def _restore(
                     connection=connection,
                     progress=progress,
                     course=course,
+                    record=record,
                 )
     finally:
         if beside is not store:

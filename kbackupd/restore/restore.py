@@ -27,6 +27,7 @@ from kbackupd.model.settings import RestoreSettings
 from kbackupd.restore.configs import RestoredFacts, after_restore
 from kbackupd.restore.content_digest import ContentDigest
 from kbackupd.restore.course import Course
+from kbackupd.restore.mapped import RestoreRecord
 from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan, outcomes_of
 from kbackupd.restore.preflight import TargetState, examine_target
 from kbackupd.restore.produce import Producing
@@ -99,6 +100,7 @@ async def execute(
     progress: RestoreProgress,
     course: Course,
     memory: RestoreMemory | None = None,
+    record: RestoreRecord | None = None,
 ) -> RestoreReport:
     """Carry `plan` out. On return everything the report counts is in the logs of all in-sync replicas of the target.
 
@@ -109,6 +111,7 @@ async def execute(
         archive: the one the plan was made from.
         progress: moved along.
         course: of the same plan: where it is written down, and what an earlier run of it left.
+        record: told what is acknowledged, so that there is an offset map also of a restore that does not end.
 
     Raises:
         PreflightError, TargetDeniedError: nothing was written.
@@ -142,10 +145,14 @@ async def execute(
     ready = await prepare_topics(connection, plan, state, course.filling)
     await course.filling_begins(state.producer, ready)
     run.landed = state.landed
+    if record is not None:
+        record.begin(plan, state.cluster_id, ready, run.results)
 
     progress.enter(Phase.RESTORING, run.now())
     await _produce_all(run, state.producer, ready)
     restored_at = run.now()
+    if record is not None:
+        record.complete = True
 
     verified: Mapping[TopicPartition, Verified] = {}
     if settings.options.verify:
