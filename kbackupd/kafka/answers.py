@@ -41,6 +41,22 @@ class DescribedGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupMember:
+    member_id: str
+    client_id: str
+    client_host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupMembers:
+    """A group with who is in it; `state` is `Dead`, without an error, where nobody of that kind ever heard of it."""
+
+    error_code: int
+    state: str
+    members: tuple[GroupMember, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FetchedOffset:
     """`offset` is −1 where nothing is committed, or an `error_code` says why it is not told."""
 

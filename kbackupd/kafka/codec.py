@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import ClassVar, Generic, TypeVar
 
-from aiokafka.protocol.api import RequestHeader_v2, ResponseHeader_v1
+from aiokafka.protocol.api import RequestHeader_v1, RequestHeader_v2, ResponseHeader_v0, ResponseHeader_v1
 
 from kbackupd.model.errors import KafkaDeniedError
 
@@ -235,12 +235,22 @@ class WireRequest(abc.ABC, Generic[ResponseT]):
         self.check(versions)
         return self
 
-    def build_request_header(self, correlation_id: int, client_id: str) -> RequestHeader_v2:
+    def build_request_header(self, correlation_id: int, client_id: str) -> RequestHeader_v1 | RequestHeader_v2:
         return RequestHeader_v2(self, correlation_id=correlation_id, client_id=client_id)
 
-    def parse_response_header(self, data: BytesIO) -> ResponseHeader_v1:
+    def parse_response_header(self, data: BytesIO) -> ResponseHeader_v0 | ResponseHeader_v1:
         return ResponseHeader_v1.decode(data)
 
     def __repr__(self) -> str:
         # aiokafka logs requests at debug level: a name and version, never megabytes of records or somebody's secrets.
         return f"{type(self).__name__}_v{self.API_VERSION}"
+
+
+class PlainWireRequest(WireRequest[ResponseT]):
+    """A request that has no flexible version: lengths are of a fixed size, and nothing is tagged."""
+
+    def build_request_header(self, correlation_id: int, client_id: str) -> RequestHeader_v1:
+        return RequestHeader_v1(self, correlation_id=correlation_id, client_id=client_id)
+
+    def parse_response_header(self, data: BytesIO) -> ResponseHeader_v0:
+        return ResponseHeader_v0.decode(data)

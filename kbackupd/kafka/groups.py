@@ -16,11 +16,18 @@ from kbackupd.kafka.answers import (
     DescribedGroup,
     DescribedQuotas,
     FetchedOffsets,
+    GroupMembers,
     ListedGroups,
 )
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.types import KafkaErrorCode, OffsetToCommit, TopicPartition
 from kbackupd.kafka.wire_cluster import DescribeAclsRequest, DescribeClusterRequest, DescribeQuotasRequest
+from kbackupd.kafka.wire_group_admin import (
+    DeleteGroupsRequest,
+    DeleteOffsetsRequest,
+    DescribeConsumerGroupsRequest,
+    DescribeMembersRequest,
+)
 from kbackupd.kafka.wire_groups import (
     CommitOffsetsRequest,
     DescribeGroupsRequest,
@@ -81,6 +88,36 @@ class GroupQuestions:
         With code 0 the position is replicated as the brokers' settings say. Cancelled, it is committed or not.
         """
         request = CommitOffsetsRequest(group_id=group_id, offsets=offsets)
+        return await self._connection.send(node_id, request, timeout_seconds=self._timeout_seconds, lane=self.lane)
+
+    async def describe_members(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, GroupMembers]:
+        """Classic groups that `node_id` coordinates, with their members."""
+        request = DescribeMembersRequest(group_ids=group_ids)
+        return await self._connection.send(node_id, request, timeout_seconds=self._timeout_seconds, lane=self.lane)
+
+    async def describe_consumer_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, GroupMembers]:
+        """Groups of the protocol of KIP-848 that `node_id` coordinates; none where the broker is older than that."""
+        request = DescribeConsumerGroupsRequest(group_ids=group_ids)
+        try:
+            return await self._connection.send(node_id, request, timeout_seconds=self._timeout_seconds, lane=self.lane)
+        except KafkaDeniedError as error:
+            if error.code != KafkaErrorCode.UNSUPPORTED_VERSION:
+                raise
+        return {id: GroupMembers(error_code=KafkaErrorCode.GROUP_ID_NOT_FOUND, state="") for id in group_ids}
+
+    async def delete_offsets(
+        self, node_id: int, group_id: str, partitions: Sequence[TopicPartition]
+    ) -> tuple[int, Mapping[TopicPartition, int]]:
+        """Forget positions of a group that `node_id` coordinates: the group's error code, and one per partition.
+
+        A position that is not there is deleted without an error. Durable as a commit is; cancelled, done or not.
+        """
+        request = DeleteOffsetsRequest(group_id=group_id, partitions=partitions)
+        return await self._connection.send(node_id, request, timeout_seconds=self._timeout_seconds, lane=self.lane)
+
+    async def delete_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, int]:
+        """Delete groups without members, with all their positions; error code per group."""
+        request = DeleteGroupsRequest(group_ids=group_ids)
         return await self._connection.send(node_id, request, timeout_seconds=self._timeout_seconds, lane=self.lane)
 
     async def access(self) -> ClusterAccess:

@@ -27,10 +27,12 @@ class TopicPartition(NamedTuple):
 
 
 class OffsetToCommit(NamedTuple):
-    """`offset` is the next to be read; `leader_epoch` that of the record before it, -1 where it is not known."""
+    """`offset` is the next to be read; `leader_epoch` that of the record before it, -1 where it is not known;
+    `metadata` is the client's own."""
 
     offset: int
     leader_epoch: int
+    metadata: str = ""
 
 
 class KafkaErrorCode(IntEnum):
@@ -49,6 +51,7 @@ class KafkaErrorCode(IntEnum):
     REQUEST_TIMED_OUT = 7
     REPLICA_NOT_AVAILABLE = 9
     MESSAGE_TOO_LARGE = 10
+    OFFSET_METADATA_TOO_LARGE = 12
     NETWORK_EXCEPTION = 13
     COORDINATOR_LOAD_IN_PROGRESS = 14
     COORDINATOR_NOT_AVAILABLE = 15
@@ -86,6 +89,7 @@ class KafkaErrorCode(IntEnum):
     SASL_AUTHENTICATION_FAILED = 58
     UNKNOWN_PRODUCER_ID = 59
     REASSIGNMENT_IN_PROGRESS = 60
+    NON_EMPTY_GROUP = 68
     GROUP_ID_NOT_FOUND = 69
     FETCH_SESSION_ID_NOT_FOUND = 70
     INVALID_FETCH_SESSION_EPOCH = 71
@@ -97,6 +101,7 @@ class KafkaErrorCode(IntEnum):
     OFFSET_NOT_AVAILABLE = 78
     PREFERRED_LEADER_NOT_AVAILABLE = 80
     FENCED_INSTANCE_ID = 82
+    GROUP_SUBSCRIBED_TO_TOPIC = 86
     INVALID_RECORD = 87
     UNSTABLE_OFFSET_COMMIT = 88
     THROTTLING_QUOTA_EXCEEDED = 89

@@ -199,8 +199,8 @@ class CommitOffsetsRequest(WireRequest[dict[TopicPartition, int]]):
 
     @staticmethod
     def _partition(row: tuple[int, OffsetToCommit]) -> bytes:
-        partition, (offset, leader_epoch) = row
-        return int32(partition) + int64(offset) + int32(leader_epoch) + string("") + EMPTY_TAGS
+        partition, (offset, leader_epoch, metadata) = row
+        return int32(partition) + int64(offset) + int32(leader_epoch) + string(metadata) + EMPTY_TAGS
 
     def decode(self, buffer: bytes, position: int) -> dict[TopicPartition, int]:
         reader = Reader(buffer, position)
