@@ -15,6 +15,7 @@ from kbackupd.archive.archive import no_archive
 from kbackupd.archive.catalog import DamagedObject
 from kbackupd.format import documents, keys
 from kbackupd.format.snapshots import SnapshotFormat
+from kbackupd.model.archive import ArchiveDocument
 from kbackupd.model.errors import CorruptObjectError, ForeignArchiveError, ObjectMissingError, UnsupportedFormatError
 from kbackupd.model.segment import Identity, ObjectRef
 from kbackupd.model.snapshots import Content, Snapshot
@@ -174,6 +175,24 @@ async def _newest_number(store: ObjectStore, kind: keys.SnapshotKind, writer: st
     return low
 
 
+async def archive_document(store: ObjectStore, backup_id: str) -> ArchiveDocument:
+    """The identity of the archive `backup_id` under `store` (the `--path`), without anything else of it.
+
+    Raises: as `archive_snapshot_at`.
+    """
+    scoped = ScopedStore(store, backup_id)
+    try:
+        document = documents.decode_backup(await scoped.get(keys.BACKUP_KEY))
+    except ObjectMissingError as error:
+        raise no_archive(scoped.location) from error
+    if document.backup_id != backup_id:
+        raise ForeignArchiveError(
+            f"{scoped.location} holds the archive {document.backup_id!r}, not {backup_id!r}",
+            hint="an archive must be copied under its own backup id",
+        )
+    return document
+
+
 async def archive_snapshot_at(
     store: ObjectStore, backup_id: str, format: SnapshotFormat[Content], at_ms: int | None
 ) -> FoundSnapshot[Content]:
@@ -186,15 +205,7 @@ async def archive_snapshot_at(
         KbackupError: the store could not say for certain what is there.
     """
     scoped = ScopedStore(store, backup_id)
-    try:
-        document = documents.decode_backup(await scoped.get(keys.BACKUP_KEY))
-    except ObjectMissingError as error:
-        raise no_archive(scoped.location) from error
-    if document.backup_id != backup_id:
-        raise ForeignArchiveError(
-            f"{scoped.location} holds the archive {document.backup_id!r}, not {backup_id!r}",
-            hint="an archive must be copied under its own backup id",
-        )
+    document = await archive_document(store, backup_id)
     return await snapshot_at(scoped, format, at_ms, document.identity)
 
 

@@ -26,6 +26,7 @@ VERBS: Final[tuple[str, ...]] = (
     "run",
     "restore",
     "offset-map",
+    "offset-reset",
     "list",
     "describe",
     "groups",

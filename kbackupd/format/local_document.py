@@ -24,21 +24,22 @@ def content_digest(document: Mapping[str, object]) -> str:
     return _PREFIX + hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 
-def encode_local(document: msgspec.Struct, *, indent: int = 0) -> bytes:
+def encode_local(document: object, *, indent: int = 0) -> bytes:
     """The file's bytes, with the digest as its last member.
 
     Args:
+        document: a struct or dataclass.
         indent: spaces; 0: one line.
     """
-    content = msgspec.to_builtins(document)
+    content: dict[str, object] = msgspec.to_builtins(document)
     content.pop(_DIGEST, None)
     content[_DIGEST] = content_digest(content)
     encoded = msgspec.json.encode(content)
     return (msgspec.json.format(encoded, indent=indent) if indent else encoded) + b"\n"
 
 
-def decode_local(name: str, data: bytes, *, kind: str, formats: tuple[int, ...]) -> dict[str, object]:
-    """The document in `data`, of this `kind` and format, its digest still to be checked.
+def decode_local(name: str, data: bytes, *, kinds: tuple[str, ...], formats: tuple[int, ...]) -> dict[str, object]:
+    """The document in `data`, of one of these kinds and formats, its digest still to be checked.
 
     Args:
         name: the file's, for messages.
@@ -53,11 +54,11 @@ def decode_local(name: str, data: bytes, *, kind: str, formats: tuple[int, ...])
     except (msgspec.DecodeError, RecursionError) as error:
         raise CorruptObjectError(name, f"not a JSON document, or cut off: {error}") from error
     found = document.get("kind")
-    if found != kind:
+    if found not in kinds:
         was = f"of kind {found!r}" if isinstance(found, str) else "without a kind"
-        raise RefusedError(f"{name}: not the {kind} that is wanted here: a document {was}")
+        raise RefusedError(f"{name}: not the {' or '.join(kinds)} that is wanted here: a document {was}")
     if document.get("format") not in formats:
-        raise UnsupportedFormatError(name, f"{kind} of format {document.get('format')!r}, which is not known here")
+        raise UnsupportedFormatError(name, f"{found} of format {document.get('format')!r}, which is not known here")
     return document
 
 

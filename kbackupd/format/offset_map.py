@@ -103,7 +103,7 @@ def decode_offset_map(name: str, data: bytes) -> OffsetMapDocument:
         CorruptObjectError: not as it was written, or its runs contradict each other.
         RefusedError, UnsupportedFormatError: something else, or of a format this version does not know.
     """
-    document = decode_local(name, data, kind=KIND, formats=(OFFSET_MAP_FORMAT,))
+    document = decode_local(name, data, kinds=(KIND,), formats=(OFFSET_MAP_FORMAT,))
     if not digest_fits(document):
         raise CorruptObjectError(name, "the digest does not fit: the offset map was damaged or edited")
     try:

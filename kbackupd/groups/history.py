@@ -1,0 +1,81 @@
+"""Where groups stood at an instant, as the archive's snapshots tell: the source positions of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kbackupd.archive.groups import GroupReport, groups_at
+from kbackupd.groups.plan import NotPlanned
+from kbackupd.groups.planning import selects
+from kbackupd.groups.strategies import SourcePosition
+from kbackupd.model.clock import iso
+from kbackupd.model.snapshots import NEVER_MS, ReadOutcome
+from kbackupd.store.protocol import ObjectStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchivedPositions:
+    """Positions as of `taken_ms`; `unknown` are groups whose positions the backup was never told."""
+
+    taken_ms: int
+    positions: tuple[SourcePosition, ...]
+    unknown: tuple[NotPlanned, ...]
+    notes: tuple[str, ...]
+    """What stands between these positions and the whole truth of that instant, for people."""
+
+
+async def positions_at(
+    store: ObjectStore, backup_id: str, at_ms: int | None, globs: Sequence[str]
+) -> ArchivedPositions:
+    """The positions of the groups that `globs` match, at `at_ms` (None: the newest snapshot).
+
+    Raises:
+        IncompleteError: nothing had been captured by then.
+        KbackupError: as `groups_at`.
+    """
+    report = await groups_at(store, backup_id, at_ms)
+    chosen = [group for group in report.groups if selects(globs, group.group_id)]
+    notes = [f"snapshot {one.key} is damaged, an older one was used: {one.reason}" for one in report.damaged]
+    if not report.lists_all:
+        notes.append("groups that the backup's principal may not describe are not in the archive")
+    notes += [
+        f"broker {one.node_id} did not tell its groups then: {one.cause}"
+        for one in report.coordinators
+        if one.outcome is not ReadOutcome.OK
+    ]
+    return ArchivedPositions(
+        taken_ms=report.taken_ms,
+        positions=tuple(
+            SourcePosition(
+                group=group.group_id,
+                topic=one.topic,
+                partition=one.partition,
+                offset=one.offset,
+                topic_id=one.topic_id,
+                metadata=one.metadata,
+                note=_age(group),
+            )
+            for group in chosen
+            for one in group.positions
+        ),
+        unknown=tuple(
+            NotPlanned(
+                group=group.group_id,
+                topic="",
+                partition=-1,
+                source_offset=None,
+                reason=f"its positions were never told to the backup: {group.outcome}: {group.cause}",
+            )
+            for group in chosen
+            if group.answered_ms == NEVER_MS
+        ),
+        notes=tuple(notes),
+    )
+
+
+def _age(group: GroupReport) -> str:
+    """What to say of positions that are older than the snapshot."""
+    if group.outcome is ReadOutcome.OK:
+        return ""
+    return f"as of {iso(group.answered_ms)}, later ones were not told ({group.outcome})"
