@@ -77,7 +77,7 @@ def print_lookup(console: Console, topic: TopicMap, one: PartitionMap, positions
     table = plain_table(console)
     table.add_column("SOURCE", justify="right", no_wrap=True)
     table.add_column("TARGET", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table.add_column("HOW", no_wrap=True)
     table.add_column("", overflow="fold")
     for position in positions:
         table.add_row(

@@ -30,7 +30,7 @@ from kbackupd.groups.positions_file import parse_positions
 from kbackupd.groups.request import PlanRequest
 from kbackupd.groups.rollback import RollbackFile, rollback_path
 from kbackupd.groups.state import GroupInTarget
-from kbackupd.groups.target import listed_groups
+from kbackupd.groups.target import TargetLogs, listed_groups
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.groups import GroupQuestions
 from kbackupd.model.clock import SystemClock
@@ -262,5 +262,9 @@ async def _carry_out(plan: ResetPlan, settings: RestoreSettings, rollback_file: 
     async with _target(settings) as target:
         keep = RollbackFile(rollback_file, plan, target.connection.clock).keep if rollback_file else _keep_nothing
         return await execute_plan(
-            plan, connection=target.connection, coordinators=target.coordinators, keep_rollback=keep
+            plan,
+            target=TargetLogs(target.connection),
+            coordinators=target.coordinators,
+            keep_rollback=keep,
+            clock=target.connection.clock,
         )

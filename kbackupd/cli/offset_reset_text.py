@@ -54,8 +54,9 @@ def _facts(plan: ResetPlan) -> Table:
     facts.add_row("target", f"cluster {plan.target_cluster_id}")
     rows = f"{count_of(len(plan.partitions), 'position')} of {count_of(len(plan.groups), 'group')}"
     facts.add_row("changes", f"{plan.changes:,} of {rows}")
-    counts = Counter(row.exactness for row in plan.partitions)
-    facts.add_row("exactness", ", ".join(f"{count:,} {name}" for name, count in counts.most_common()) or NONE)
+    if plan.kind is PlanKind.PLAN:
+        counts = Counter(row.exactness for row in plan.partitions)
+        facts.add_row("exactness", ", ".join(f"{count:,} {name}" for name, count in counts.most_common()) or NONE)
     facts.add_row("digest", plan.digest)
     return facts
 
@@ -68,7 +69,7 @@ def _table(console: Console, plan: ResetPlan) -> RenderableType:
     table.add_column("TOPIC", overflow="fold")
     for heading in ("PART", "CURRENT", "NEW"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table.add_column("HOW", no_wrap=True)
     table.add_column("WHY", overflow="fold", ratio=1 if console.is_terminal else None)
     shown = plan.partitions[:ROWS_ON_TERMINAL] if console.is_terminal else plan.partitions
     for row in shown:
@@ -109,8 +110,8 @@ def _notes(console: Console, plan: ResetPlan) -> Iterator[Text]:
         yield Text(f"left out: {count_of(plan.left_out, 'position')} of {of}", "dim")
     if plan.absent_groups:
         absent = ", ".join(plan.absent_groups[:10]) + (", …" if len(plan.absent_groups) > 10 else "")
-        verb = "the target does not have" if plan.kind is PlanKind.PLAN else "were not there and are deleted"
-        yield Text(f"groups {verb}: {absent}" if plan.kind is PlanKind.ROLLBACK else f"{verb}: {absent}", "dim")
+        what = "the target does not have" if plan.kind is PlanKind.PLAN else "that were not there, and are deleted"
+        yield Text(f"groups {what}: {absent}", "dim")
 
 
 def print_execution(console: Console, report: ExecutionReport) -> None:

@@ -10,20 +10,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Protocol
 
 from kbackupd.groups.coordinators import NOT_NOW, Coordinators, GroupRequests, Reply, Unanswered, named
 from kbackupd.groups.plan import PlanKind, PlannedPosition, Position, ResetPlan
 from kbackupd.groups.refusals import PlanRefusedError, is_as_planned, of_cluster, refusals_of
-from kbackupd.groups.state import GroupInTarget
-from kbackupd.groups.target import (
-    TargetLogs,
-    groups_in_target,
-    positions_in_target,
-    refuse_untold,
-    target_topics,
-)
-from kbackupd.kafka.connection import KafkaConnection
+from kbackupd.groups.state import GroupInTarget, TargetTopic
+from kbackupd.groups.target import groups_in_target, positions_in_target, refuse_untold
 from kbackupd.kafka.types import KafkaErrorCode, OffsetToCommit, TopicPartition
+from kbackupd.model.clock import Clock
+from kbackupd.model.offset_map import Exactness
+from kbackupd.model.positions import OffsetRange
 
 POSITIONS_PER_REQUEST = 1_000
 """All positions of a commit become one batch of `__consumer_offsets`, which has to stay below its largest message."""
@@ -77,12 +74,21 @@ KeepRollback = Callable[[Mapping[str, GroupInTarget]], Awaitable[str | None]]
 """Make the snapshot of what is there durable; where it is. Called once, before the first change."""
 
 
+class Target(Protocol):
+    """What is asked of the target beside its groups; `target.TargetLogs` is one."""
+
+    async def topics(self, names: Sequence[str] | None) -> tuple[str, dict[str, TargetTopic]]: ...
+
+    async def ranges(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, OffsetRange]: ...
+
+
 async def execute_plan(
     plan: ResetPlan,
     *,
-    connection: KafkaConnection,
+    target: Target,
     coordinators: Coordinators,
     keep_rollback: KeepRollback,
+    clock: Clock,
 ) -> ExecutionReport:
     """Bring every group of `plan` to where it says. On return what counts as applied is committed and was read back.
 
@@ -91,11 +97,11 @@ async def execute_plan(
 
     Raises:
         PlanRefusedError: nothing was changed.
-        IncompleteError: nothing was changed; a coordinator did not tell the state of a group.
-        KafkaUnavailableError, KafkaDeniedError: the target could not be asked; nothing was changed, or run it again.
+        KafkaUnavailableError: nothing was changed; the target, or the coordinator of a group, does not answer.
+        KafkaDeniedError: the target refuses this principal, or this version.
     """
-    began = connection.clock.monotonic()
-    cluster_id, topics = await target_topics(connection, sorted(one.topic for one in plan.topics))
+    began = clock.monotonic()
+    cluster_id, topics = await target.topics(sorted(one.topic for one in plan.topics))
     of_cluster(plan, cluster_id)
     groups = await groups_in_target(coordinators, plan.groups)
     refuse_untold(groups)
@@ -107,7 +113,7 @@ async def execute_plan(
             if tp.topic in topics and tp.partition in topics[tp.topic].leaders
         }
     )
-    ranges = await TargetLogs(connection).ranges(there) if plan.kind is PlanKind.PLAN else {}
+    ranges = await target.ranges(there) if plan.kind is PlanKind.PLAN else {}
     to_do = [row for row in plan.partitions if not is_as_planned(row, _held(groups, row))]
     against = refusals_of(plan, topics=topics, ranges=ranges, groups=groups)
     if against and to_do:
@@ -129,7 +135,7 @@ async def execute_plan(
         ),
         rollback=rollback,
         deleted_groups=deleted,
-        seconds=connection.clock.monotonic() - began,
+        seconds=clock.monotonic() - began,
     )
 
 
@@ -157,6 +163,7 @@ def _undone(row: PlannedPosition, held: Position | None) -> PlannedPosition:
         new_offset=held.offset if held else None,
         new_leader_epoch=held.leader_epoch if held else -1,
         new_metadata=held.metadata if held else "",
+        exactness=Exactness.GIVEN,
         reason="as it was before" if held else "it had none before",
     )
 

@@ -43,23 +43,21 @@ async def make_reset_plan(
     """The plan that `request` asks for, against the target as it is now.
 
     Args:
-        store: of `settings.source`; None will do for strategy `manual`.
+        store: of `settings.source`; None for strategy `manual`, which needs no archive.
         list_groups: the groups the target has.
         source_records: how to read what a restore would bring back.
 
     Raises:
         UsageError: the request says too little, or contradicts itself.
         RefusedError: the offset map is of another archive, cluster or topic than is there.
-        IncompleteError: the archive knew no groups by then, or a coordinator does not tell.
+        IncompleteError: the archive knew no groups by then.
         KbackupError: archive or target cannot be read.
     """
     cluster_id, topics = await target_topics(connection, None)
     archive: PlanArchive | None = None
     notes: tuple[str, ...] = ()
-    if request.strategy is Strategy.MANUAL:
+    if store is None:
         drafts = _by_hand(request)
-    elif store is None:
-        raise ValueError(f"strategy {request.strategy} needs the archive")
     else:
         drafting = Drafting(
             request=request,
@@ -102,8 +100,8 @@ async def _drafted(drafting: Drafting) -> Drafts:
             return await by_timestamp(drafting)
         case Strategy.CLUSTER_SCAN:
             return await by_scan(drafting)
-        case Strategy.MANUAL | Strategy.ROLLBACK as other:
-            raise ValueError(f"strategy {other} does not rest on an archive")
+        case Strategy.MANUAL:
+            return _by_hand(drafting.request)
 
 
 def _by_hand(request: PlanRequest) -> Drafts:

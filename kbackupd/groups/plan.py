@@ -30,7 +30,6 @@ class Strategy(StrEnum):
     GROUP = "group"
     CLUSTER_SCAN = "cluster-scan"
     MANUAL = "manual"
-    ROLLBACK = "rollback"
 
 
 class Position(NamedTuple):

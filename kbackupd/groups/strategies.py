@@ -119,6 +119,8 @@ def _mapped_reason(offset: int, exactness: Exactness, source_next_offset: int) -
             return f"source offset {offset} was not restored: the next record that was"
         case Exactness.BEFORE_START:
             return f"source offset {offset} is below what was restored: its first record"
+        case _ if offset == source_next_offset:
+            return f"source offset {offset} is the end of what was restored"
         case _ if offset > source_next_offset:
             return f"source offset {offset} is {offset - source_next_offset} beyond what was restored: its end"
         case _:

@@ -20,7 +20,7 @@ from kbackupd.kafka.types import (
     KafkaErrorCode,
     TopicPartition,
 )
-from kbackupd.model.errors import IncompleteError, KafkaDeniedError, KafkaUnavailableError
+from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
 from kbackupd.model.positions import OffsetRange
 
 GROUPS_PER_REQUEST = 100
@@ -48,6 +48,10 @@ class TargetLogs:
 
     def __init__(self, connection: KafkaConnection) -> None:
         self._connection = connection
+
+    async def topics(self, names: Sequence[str] | None) -> tuple[str, dict[str, TargetTopic]]:
+        """As `target_topics`."""
+        return await target_topics(self._connection, names)
 
     async def ranges(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, OffsetRange]:
         """[log start, high watermark) of each partition.
@@ -201,12 +205,12 @@ async def _positions(
 
 
 def refuse_untold(groups: Mapping[str, GroupInTarget]) -> None:
-    """Raises: IncompleteError if a group's coordinator did not answer for it: unknown is not "none" (I5)."""
+    """Raises: KafkaUnavailableError if a group's coordinator did not answer for it: unknown is not "none" (I5)."""
     untold = {id: group.problem for id, group in groups.items() if group.problem}
     if untold:
         first = next(iter(untold))
         more = f" and of {len(untold) - 1} more" if len(untold) > 1 else ""
-        raise IncompleteError(
+        raise KafkaUnavailableError(
             f"the state of group {first}{more} is not known: {untold[first]}",
             hint="are all brokers up, and may this principal Describe and Read the groups?",
         )

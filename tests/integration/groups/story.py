@@ -79,7 +79,7 @@ class Story:
         self.config.write_text(
             "restore:\n"
             f"  source: {{path: 'file://{self.root}', backup_id: main}}\n"
-            f"  target: {{bootstrap_servers: ['{self.bootstrap}']}}\n"
+            f"  target: {{bootstrap_servers: {json.dumps(self.bootstrap.split(','))}}}\n"
             f"  options: {{topic_mapping: [{{source: orders, target: {self.target}}}]}}\n"
         )
         return instants
