@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -168,7 +170,17 @@ def rollback(
 
 def _execute(plan: ResetPlan, config: Path, format: OutputFormat, rollback_file: Path | None) -> None:
     settings = load_restore_settings(config, os.environ)
-    report = uvloop.run(_carry_out(plan, settings, rollback_file))
+    snapshot = RollbackFile(rollback_file, plan, SystemClock()) if rollback_file else None
+    try:
+        report = uvloop.run(_carry_out(plan, settings, snapshot))
+    except (KeyboardInterrupt, Exception):
+        if snapshot is not None and snapshot.kept:
+            print(
+                "stopped half-way: groups may have been moved already; execute the plan again, or put back what was: "
+                f"kbackupd offset-reset rollback --plan {rollback_file} --config {config}",
+                file=sys.stderr,
+            )
+        raise
     print_json(report) if format is OutputFormat.JSON else print_execution(stdout_console(), report)
     raise typer.Exit(report.exit_code)
 
@@ -258,13 +270,14 @@ async def _keep_nothing(groups: Mapping[str, GroupInTarget]) -> str | None:
     return None
 
 
-async def _carry_out(plan: ResetPlan, settings: RestoreSettings, rollback_file: Path | None) -> ExecutionReport:
+async def _carry_out(plan: ResetPlan, settings: RestoreSettings, snapshot: RollbackFile | None) -> ExecutionReport:
+    # As Ctrl-C: the last word says in what state the groups are.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     async with _target(settings) as target:
-        keep = RollbackFile(rollback_file, plan, target.connection.clock).keep if rollback_file else _keep_nothing
         return await execute_plan(
             plan,
             target=TargetLogs(target.connection),
             coordinators=target.coordinators,
-            keep_rollback=keep,
+            keep_rollback=snapshot.keep if snapshot else _keep_nothing,
             clock=target.connection.clock,
         )

@@ -32,6 +32,7 @@ NOT_NOW = frozenset(
         KafkaErrorCode.NOT_COORDINATOR,
         KafkaErrorCode.REQUEST_TIMED_OUT,
         KafkaErrorCode.NETWORK_EXCEPTION,
+        KafkaErrorCode.UNSTABLE_OFFSET_COMMIT,
     }
 )
 
@@ -45,7 +46,9 @@ class GroupRequests(Protocol):
 
     async def describe_consumer_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, GroupMembers]: ...
 
-    async def fetch_offsets(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, FetchedOffsets]: ...
+    async def fetch_offsets(
+        self, node_id: int, group_ids: Sequence[str], *, stable: bool = False
+    ) -> Mapping[str, FetchedOffsets]: ...
 
     async def commit_offsets(
         self, node_id: int, group_id: str, offsets: Mapping[TopicPartition, OffsetToCommit]

@@ -48,7 +48,7 @@ async def make_reset_plan(
         source_records: how to read what a restore would bring back.
 
     Raises:
-        UsageError: the request says too little, or contradicts itself.
+        UsageError: the request says too little, contradicts itself, or selects nothing at all.
         RefusedError: the offset map is of another archive, cluster or topic than is there.
         IncompleteError: the archive knew no groups by then.
         KbackupError: archive or target cannot be read.
@@ -73,6 +73,7 @@ async def make_reset_plan(
         await identify(drafting)
         drafts = await _drafted(drafting)
         archive, notes = drafting.archive, tuple(drafting.notes)
+    _refuse_nothing(drafts)
     groups = await groups_in_target(coordinators, needed_groups(drafts))
     refuse_untold(groups)
     plan = build_plan(
@@ -102,6 +103,21 @@ async def _drafted(drafting: Drafting) -> Drafts:
             return await by_scan(drafting)
         case Strategy.MANUAL:
             return _by_hand(drafting.request)
+
+
+def _refuse_nothing(drafts: Drafts) -> None:
+    """An empty plan would be executed with success and have moved nobody (hazard 12)."""
+    if drafts.planned or drafts.not_planned:
+        return
+    if drafts.left_out:
+        raise UsageError(
+            f"all {drafts.left_out} positions are of topics that the restore does not select",
+            hint="topics and topic_mapping of --config say what it selects",
+        )
+    raise UsageError(
+        "no position is selected: no group, or no topic of theirs, matches",
+        hint="kbackupd groups shows the archive's groups; --topic takes names in the target",
+    )
 
 
 def _by_hand(request: PlanRequest) -> Drafts:

@@ -34,6 +34,8 @@ class RollbackFile:
         self._path = path
         self._plan = plan
         self._clock = clock
+        self.kept = False
+        """Changes may have begun."""
 
     async def keep(self, groups: Mapping[str, GroupInTarget]) -> str:
         """Where what `groups` have now is kept; on return it is durable.
@@ -43,6 +45,7 @@ class RollbackFile:
             UsageError, UnwritableError: it cannot be written.
         """
         await asyncio.to_thread(self._keep, groups)
+        self.kept = True
         return str(self._path)
 
     def _keep(self, groups: Mapping[str, GroupInTarget]) -> None:

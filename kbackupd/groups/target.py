@@ -188,7 +188,8 @@ async def _positions(
     lane: GroupRequests, node_id: int, ids: Sequence[str]
 ) -> Mapping[str, Reply[Mapping[TopicPartition, Position] | str]]:
     replies: dict[str, Reply[Mapping[TopicPartition, Position] | str]] = {}
-    for id, fetched in (await lane.fetch_offsets(node_id, ids)).items():
+    # An open transaction's commit would come on top of ours: it is waited for, and then it is a position that moved.
+    for id, fetched in (await lane.fetch_offsets(node_id, ids, stable=True)).items():
         code = fetched.error_code
         if code == KafkaErrorCode.NONE:
             code = next((one.error_code for one in fetched.offsets if one.error_code != KafkaErrorCode.NONE), code)

@@ -75,9 +75,14 @@ class GroupQuestions:
         request = DescribeGroupsRequest(group_ids=group_ids)
         return await self._connection.send(node_id, request, timeout_seconds=self._timeout_seconds, lane=self.lane)
 
-    async def fetch_offsets(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, FetchedOffsets]:
-        """All that groups have committed which `node_id` coordinates; topics that are hidden are left out silently."""
-        request = FetchOffsetsRequest(group_ids=group_ids)
+    async def fetch_offsets(
+        self, node_id: int, group_ids: Sequence[str], *, stable: bool = False
+    ) -> Mapping[str, FetchedOffsets]:
+        """All that groups have committed which `node_id` coordinates; topics that are hidden are left out silently.
+
+        With `stable`, a position that an open transaction will commit or not is an error (88) instead.
+        """
+        request = FetchOffsetsRequest(group_ids=group_ids, stable=stable)
         return await self._connection.send(node_id, request, timeout_seconds=self._timeout_seconds, lane=self.lane)
 
     async def commit_offsets(

@@ -143,10 +143,12 @@ class FetchOffsetsRequest(WireRequest[dict[str, FetchedOffsets]]):
     API_VERSION = 8
 
     group_ids: Sequence[str]
+    stable: bool = False
+    """Positions that an open transaction is about to commit are answered with UNSTABLE_OFFSET_COMMIT (KIP-447)."""
 
     def encode(self) -> bytes:
         groups = array(self.group_ids, lambda group_id: string(group_id) + array(None, string) + EMPTY_TAGS)
-        return groups + boolean(False) + EMPTY_TAGS
+        return groups + boolean(self.stable) + EMPTY_TAGS
 
     def decode(self, buffer: bytes, position: int) -> dict[str, FetchedOffsets]:
         reader = Reader(buffer, position)

@@ -24,6 +24,8 @@ class FakeTarget:
     """(group, partition) → error code of every commit or deletion."""
     lost_answers: int = 0
     """So many commits are made and not answered."""
+    unstable: int = 0
+    """So many answers about positions say that an open transaction is about to commit them."""
     joins_before_commit: set[str] = field(default_factory=set)
     log: list[str] = field(default_factory=list)
 
@@ -52,7 +54,9 @@ class FakeTarget:
     async def describe_consumer_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, GroupMembers]:
         return {id: GroupMembers(error_code=KafkaErrorCode.GROUP_ID_NOT_FOUND, state="") for id in group_ids}
 
-    async def fetch_offsets(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, FetchedOffsets]:
+    async def fetch_offsets(
+        self, node_id: int, group_ids: Sequence[str], *, stable: bool = False
+    ) -> Mapping[str, FetchedOffsets]:
         return {
             id: FetchedOffsets(
                 error_code=0,
@@ -63,13 +67,19 @@ class FakeTarget:
                         offset=one.offset,
                         leader_epoch=one.leader_epoch,
                         metadata=one.metadata,
-                        error_code=0,
+                        error_code=self._stability(stable),
                     )
                     for tp, one in self.groups.get(id, {}).items()
                 ),
             )
             for id in group_ids
         }
+
+    def _stability(self, stable: bool) -> int:
+        if not (stable and self.unstable):
+            return KafkaErrorCode.NONE
+        self.unstable -= 1
+        return KafkaErrorCode.UNSTABLE_OFFSET_COMMIT
 
     async def commit_offsets(
         self, node_id: int, group_id: str, offsets: Mapping[TopicPartition, OffsetToCommit]

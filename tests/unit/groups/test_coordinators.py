@@ -30,7 +30,9 @@ class Brokers:
     async def describe_consumer_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, GroupMembers]:
         raise NotImplementedError
 
-    async def fetch_offsets(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, FetchedOffsets]:
+    async def fetch_offsets(
+        self, node_id: int, group_ids: Sequence[str], *, stable: bool = False
+    ) -> Mapping[str, FetchedOffsets]:
         raise NotImplementedError
 
     async def commit_offsets(

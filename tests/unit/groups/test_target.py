@@ -40,7 +40,9 @@ class NewProtocol(FakeTarget):
 
 
 class Hidden(FakeTarget):
-    async def fetch_offsets(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, FetchedOffsets]:
+    async def fetch_offsets(
+        self, node_id: int, group_ids: Sequence[str], *, stable: bool = False
+    ) -> Mapping[str, FetchedOffsets]:
         denied = FetchedOffsets(error_code=KafkaErrorCode.GROUP_AUTHORIZATION_FAILED, offsets=())
         return dict.fromkeys(group_ids, denied)
 
@@ -66,3 +68,8 @@ def test_positions_that_are_not_told_are_not_taken_for_none() -> None:
     assert "GROUP_AUTHORIZATION_FAILED" in found["g"].problem
     with pytest.raises(KafkaUnavailableError, match="the state of group g and of 1 more is not known"):
         refuse_untold(found)
+
+
+def test_positions_an_open_transaction_is_about_to_commit_are_waited_for() -> None:
+    assert seen(FakeTarget({"g": orders(p0=7)}, unstable=3), "g")["g"].positions == orders(p0=7)
+    assert "UNSTABLE_OFFSET_COMMIT" in seen(FakeTarget({"g": orders(p0=7)}, unstable=1_000), "g")["g"].problem

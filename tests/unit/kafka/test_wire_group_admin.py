@@ -19,7 +19,7 @@ from kbackupd.kafka.wire_group_admin import (
     DescribeConsumerGroupsRequest,
     DescribeMembersRequest,
 )
-from kbackupd.kafka.wire_groups import CommitOffsetsRequest
+from kbackupd.kafka.wire_groups import CommitOffsetsRequest, FetchOffsetsRequest
 
 _THROTTLE = "00000000"
 _ID = "00112233445566778899aabbccddeeff"
@@ -91,6 +91,11 @@ def test_a_position_is_committed_with_the_clients_own_metadata() -> None:
     assert request.encode() == _hex(
         "03 6731 ffffffff 01 00", "02 02 74 02 00000001 000000000000002a 00000007 05 4167413d 00 00", "00"
     )
+
+
+def test_positions_are_asked_for_as_they_are_or_only_where_they_are_stable() -> None:
+    assert FetchOffsetsRequest(group_ids=["g1"]).encode() == _hex("02 03 6731 00 00 00 00")
+    assert FetchOffsetsRequest(group_ids=["g1"], stable=True).encode() == _hex("02 03 6731 00 00 01 00")
 
 
 REQUESTS: list[WireRequest[Any]] = [
