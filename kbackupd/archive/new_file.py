@@ -125,7 +125,7 @@ def _sync_directory(path: Path) -> None:
 
 
 def _exists(target: Path) -> RefusedError:
-    return RefusedError(f"{target} exists already", hint="give another --output; nothing is ever overwritten")
+    return RefusedError(f"{target} exists already", hint="give another file name; nothing is ever overwritten")
 
 
 @contextlib.contextmanager
@@ -136,6 +136,6 @@ def _translated(path: Path, *, starting: bool = False) -> Iterator[None]:
     except OSError as error:
         message = f"{path}: {error.strerror or error}"
         if starting and error.errno in _BAD_PATH:
-            raise UsageError(message, hint="--output must be in an existing, writable directory") from error
-        hint = "is the disk full, read-only or failing? give another --output; nothing half done is left"
+            raise UsageError(message, hint="the file must be in an existing, writable directory") from error
+        hint = "is the disk full, read-only or failing? give another file name; nothing half done is left"
         raise UnwritableError(message, hint=hint) from error

@@ -6,9 +6,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -19,11 +18,11 @@ import uvloop
 from kbackupd.archive.local_file import read_local
 from kbackupd.archive.new_file import NewFile
 from kbackupd.cli.archive_place import opened
+from kbackupd.cli.group_target import group_target
 from kbackupd.cli.instants import instant
 from kbackupd.cli.offset_map import load_offset_map
 from kbackupd.cli.offset_reset_text import print_execution, print_reset_plan
 from kbackupd.cli.output import OutputFormat, print_json, stdout_console
-from kbackupd.groups.coordinators import LANES, Coordinators
 from kbackupd.groups.document import csv_of, decode_plan, encode_plan
 from kbackupd.groups.execute import ExecutionReport, execute_plan
 from kbackupd.groups.make_plan import MadePlan, make_reset_plan
@@ -32,16 +31,12 @@ from kbackupd.groups.positions_file import parse_positions
 from kbackupd.groups.request import PlanRequest
 from kbackupd.groups.rollback import RollbackFile, rollback_path
 from kbackupd.groups.state import GroupInTarget
-from kbackupd.groups.target import TargetLogs, listed_groups
-from kbackupd.kafka.connection import KafkaConnection
-from kbackupd.kafka.groups import GroupQuestions
+from kbackupd.groups.target import TargetLogs
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.errors import UsageError
 from kbackupd.model.settings import RestoreSettings
 from kbackupd.restore.source_records import ArchivedRecords
 from kbackupd.settings.load import load_restore_settings
-
-REQUEST_SECONDS = 30.0
 
 app = typer.Typer(
     help="Move consumer groups to where they belong: plan, show, execute, rollback.",
@@ -225,35 +220,12 @@ def _check_options(
             raise UsageError(f"{option} is of --strategy {' or '.join(sorted(_OF[option]))}, not of {strategy}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    connection: KafkaConnection
-    lanes: list[GroupQuestions]
-    coordinators: Coordinators
-
-    async def list_groups(self) -> list[str]:
-        return await listed_groups(self.connection, self.lanes[0])
-
-
-@asynccontextmanager
-async def _target(settings: RestoreSettings) -> AsyncIterator[_Target]:
-    clock = SystemClock()
-    async with KafkaConnection(
-        bootstrap_servers=settings.target.bootstrap_servers,
-        security=settings.target.security,
-        client_id="kbackupd-offset-reset",
-        clock=clock,
-    ) as connection:
-        lanes = [GroupQuestions(connection, timeout_seconds=REQUEST_SECONDS) for _ in range(LANES)]
-        yield _Target(connection, lanes, Coordinators(lanes, clock=clock))
-
-
 async def _plan(request: PlanRequest, settings: RestoreSettings) -> MadePlan:
     async with AsyncExitStack() as stack:
         # The positions somebody wrote down need no archive, and it may be gone.
         by_hand = request.strategy is Strategy.MANUAL
         store = None if by_hand else await stack.enter_async_context(opened(settings.source.storage))
-        target = await stack.enter_async_context(_target(settings))
+        target = await stack.enter_async_context(group_target(settings))
         return await make_reset_plan(
             request,
             settings=settings,
@@ -273,7 +245,7 @@ async def _keep_nothing(groups: Mapping[str, GroupInTarget]) -> str | None:
 async def _carry_out(plan: ResetPlan, settings: RestoreSettings, snapshot: RollbackFile | None) -> ExecutionReport:
     # As Ctrl-C: the last word says in what state the groups are.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
-    async with _target(settings) as target:
+    async with group_target(settings) as target:
         return await execute_plan(
             plan,
             target=TargetLogs(target.connection),

@@ -15,19 +15,25 @@ import typer
 import uvloop
 
 from kbackupd.archive.archive import Archive, archive_identity
-from kbackupd.archive.local_file import to_local
-from kbackupd.archive.new_file import NewFile
 from kbackupd.archive.pins import Pins
 from kbackupd.cli.output import OutputFormat, print_json, stdout_console
+from kbackupd.cli.restore_groups import (
+    bring_groups,
+    default_map_path,
+    print_groups_intent,
+    print_groups_outcome,
+    with_groups,
+)
 from kbackupd.cli.restore_progress import showing
 from kbackupd.cli.restore_text import interruption, print_plan, print_report
-from kbackupd.format.offset_map import encode_offset_map
+from kbackupd.groups.after_restore import GroupsOutcome
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.model.clock import Clock, SystemClock
 from kbackupd.model.errors import UsageError
 from kbackupd.model.settings import FilesystemSettings, RestoreSettings, StorageSettings
 from kbackupd.restore.course import Course
-from kbackupd.restore.mapped import RestoreRecord, offset_map_of
+from kbackupd.restore.map_file import OffsetMapFile
+from kbackupd.restore.mapped import RestoreRecord
 from kbackupd.restore.plan import RestorePlan, make_plan
 from kbackupd.restore.progress import Phase, RestoreProgress
 from kbackupd.restore.report import RestoreReport
@@ -73,38 +79,42 @@ def command(
         if offset_map is not None:
             raise UsageError("--offset-map is of a restore: with --dry-run there is none", hint="leave one of them out")
         plan = uvloop.run(_plan(settings))
-        print_json(plan) if output is OutputFormat.JSON else print_plan(console, plan)
+        if output is OutputFormat.JSON:
+            print_json(plan)
+        else:
+            print_plan(console, plan)
+            print_groups_intent(console, settings)
         return
+    brings_groups = settings.options.consumer_groups.restore
+    if offset_map is None and brings_groups:
+        offset_map = default_map_path(clock.now_ms())
     record = RestoreRecord()
-    with _mapping_into(offset_map, record, clock):
+    with _mapping_into(offset_map, record, clock) as map_file:
         try:
-            report = uvloop.run(_restore(settings, clock, progress, record, _made(plans) if plans else None))
+            report, groups = uvloop.run(
+                _restore(settings, clock, progress, record, map_file, _made(plans) if plans else None)
+            )
         except (KeyboardInterrupt, Exception) as stopped:
             if isinstance(stopped, KeyboardInterrupt) or progress.touched:
                 print(interruption(progress, interrupted=isinstance(stopped, KeyboardInterrupt)), file=sys.stderr)
             raise
-        print_json(report) if output is OutputFormat.JSON else print_report(console, report)
-    raise typer.Exit(report.exit_code)
+        if output is OutputFormat.JSON:
+            print_json(report if groups is None else with_groups(report, groups))
+        else:
+            print_report(console, report)
+            print_groups_outcome(console, groups)
+    raise typer.Exit(report.exit_code or (0 if groups is None or groups.complete else 6))
 
 
 @contextmanager
-def _mapping_into(path: Path | None, record: RestoreRecord, clock: Clock) -> Iterator[None]:
-    """Write the offset map of what was acknowledged, however the restore inside ends."""
+def _mapping_into(path: Path | None, record: RestoreRecord, clock: Clock) -> Iterator[OffsetMapFile | None]:
     if path is None:
-        yield
+        yield None
         return
-    file = NewFile.create(path, "offset-map.json")  # before hours of work: it exists, or there can be none
-    try:
-        try:
-            yield
-        finally:
-            document = offset_map_of(record, made_ms=clock.now_ms())
-            if document is not None:
-                file.write([memoryview(to_local(file.target, encode_offset_map(document)))])
-                file.publish()
-                print(f"offset map: {file.target}", file=sys.stderr)
-    finally:
-        file.discard()
+    with OffsetMapFile.opened(path, record, clock) as map_file:
+        yield map_file
+    if map_file.document is not None:
+        print(f"offset map: {map_file.path}", file=sys.stderr)
 
 
 async def _plan(settings: RestoreSettings) -> RestorePlan:
@@ -128,8 +138,9 @@ async def _restore(
     clock: Clock,
     progress: RestoreProgress,
     record: RestoreRecord,
+    map_file: OffsetMapFile | None,
     plans: StorageSettings | None,
-) -> RestoreReport:
+) -> tuple[RestoreReport, GroupsOutcome | None]:
     # As Ctrl-C: what is under way is cancelled, and the last word says in what state the target is.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     store = await open_store(settings.source.storage)
@@ -149,7 +160,7 @@ async def _restore(
                 course = await Course.find(restores, connection, identity, settings.options)
                 progress.enter(Phase.OPENING, clock.monotonic())
                 archive = await _archive(store, settings, course.pinned)
-                return await execute(
+                report = await execute(
                     make_plan(archive, settings),
                     settings=settings,
                     archive=archive,
@@ -158,6 +169,10 @@ async def _restore(
                     course=course,
                     record=record,
                 )
+                if map_file is None or not settings.options.consumer_groups.restore:
+                    return report, None
+                groups = await bring_groups(report, map_file, settings=settings, store=store, connection=connection)
+                return report, groups
     finally:
         if beside is not store:
             await beside.close()

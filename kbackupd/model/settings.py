@@ -289,6 +289,15 @@ class TopicMapping:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RestoredGroups:
+    """Consumer groups whose positions a restore brings along."""
+
+    restore: bool = False
+    include: tuple[str, ...] = ("*",)
+    """Globs over group ids."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreOptions:
     topics: TopicSelection = field(default_factory=TopicSelection)
     topic_mapping: tuple[TopicMapping, ...] = ()
@@ -300,6 +309,7 @@ class RestoreOptions:
     """None: unlimited."""
     verify: bool = True
     provenance_headers: bool = False
+    consumer_groups: RestoredGroups = field(default_factory=RestoredGroups)
 
     def target_of(self, topic: str) -> str | None:
         """Name under which `topic` is restored; None: it is not."""

@@ -24,7 +24,7 @@ from kbackupd.restore.content_digest import batch_digest
 from kbackupd.restore.plan import RestorePlan
 from kbackupd.restore.rewrite import SEQUENCE_MODULUS, ProduceBatch
 
-_NOT_OF_THE_RECORDS = ("retention_after", "rate_limit_bytes_per_second", "verify")
+_NOT_OF_THE_RECORDS = ("retention_after", "rate_limit_bytes_per_second", "verify", "consumer_groups")
 """Options that may differ between the runs of one restore."""
 
 

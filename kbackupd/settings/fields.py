@@ -377,6 +377,7 @@ PartitionNumbers = Annotated[
     tuple[Whole, ...], AfterValidator(_some), BeforeValidator(_listed), Kind("list of partition numbers")
 ]
 SomeTopicGlobs = Annotated[TopicGlobs, AfterValidator(_some), Kind("list of topic globs")]
+GroupGlobs = Annotated[tuple[Filled, ...], AfterValidator(_some), BeforeValidator(_listed), Kind("list of globs")]
 Brokers = Annotated[tuple[Broker, ...], AfterValidator(_some), BeforeValidator(_listed), Kind("list of host:port")]
 Later = Annotated[str | None, BeforeValidator(_unavailable), Kind(LATER)]
 Listed = BeforeValidator(_listed)

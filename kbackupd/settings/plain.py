@@ -15,6 +15,7 @@ from kbackupd.model.settings import (
     DaemonSettings,
     FilesystemSettings,
     ObservabilitySettings,
+    RestoredGroups,
     RestoreOptions,
     RestoreSettings,
     RestoreSource,
@@ -96,6 +97,9 @@ def restore_settings(file: RestoreFile, environ: Mapping[str, str]) -> RestoreSe
             rate_limit_bytes_per_second=options.rate_limit,
             verify=options.verify,
             provenance_headers=options.provenance_headers,
+            consumer_groups=RestoredGroups(
+                restore=options.consumer_groups.restore, include=options.consumer_groups.include
+            ),
         ),
     )
 

@@ -9,6 +9,7 @@ from kbackupd.model.settings import RetentionAfter
 from kbackupd.settings.fields import (
     Brokers,
     Flag,
+    GroupGlobs,
     Instant,
     Kind,
     Later,
@@ -119,6 +120,13 @@ class FiltersSection(Section):
     """Headers the record must have, all of them."""
 
 
+class ConsumerGroupsSection(Section):
+    restore: Flag = written("false")
+    """After everything is restored, let consumer groups go on where they stood (docs/offset-reset.md)."""
+    include: GroupGlobs = ("*",)
+    """Which groups of the archive."""
+
+
 class RestoreOptionsSection(Section):
     topics: RestoreTopicsSection = RestoreTopicsSection()
     """Which of the archive's user topics, by globs over their names there."""
@@ -155,10 +163,11 @@ class RestoreOptionsSection(Section):
     """Bytes per second produced into the target; default: unlimited."""
     verify: Flag = written("true")
     """Read back what was restored and compare."""
+    consumer_groups: ConsumerGroupsSection = ConsumerGroupsSection()
+    """Positions of consumer groups that come along."""
     as_of: Later = None
     offsets: Later = None
     append: Later = None
-    consumer_groups: Later = None
     acls: Later = None
 
 

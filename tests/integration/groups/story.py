@@ -10,9 +10,12 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import aiokafka
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
-from confluent_kafka import Consumer, TopicPartition
+from aiokafka.structs import OffsetAndMetadata
+from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 
 from kbackupd.cli.main import main
@@ -51,8 +54,12 @@ class Story:
         self.built: ArchiveBuilder
         self.orders: TopicId
 
-    async def archive(self, *snapshots: Groups) -> list[int]:
-        """Archive the topic and, a minute apart, what the groups had; the instant of each snapshot."""
+    async def archive(self, *snapshots: Groups, options: str = "") -> list[int]:
+        """Archive the topic and, a minute apart, what the groups had; the instant of each snapshot.
+
+        Args:
+            options: more of the restore's, in YAML's flow style, with a comma before them.
+        """
         self.built = await ArchiveBuilder.create()
         self.orders = self.built.topic("orders", partitions=2)
         log = self.built.log(self.orders, 0)
@@ -80,7 +87,7 @@ class Story:
             "restore:\n"
             f"  source: {{path: 'file://{self.root}', backup_id: main}}\n"
             f"  target: {{bootstrap_servers: {json.dumps(self.bootstrap.split(','))}}}\n"
-            f"  options: {{topic_mapping: [{{source: orders, target: {self.target}}}]}}\n"
+            f"  options: {{topic_mapping: [{{source: orders, target: {self.target}}}]{options}}}\n"
         )
         return instants
 
@@ -177,12 +184,19 @@ def exists(kafka: KafkaServer, group: str) -> bool:
 
 
 def commit(kafka: KafkaServer, group: str, topic: str, offsets: Mapping[int, int]) -> None:
-    consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": group, "log_level": 0})
+    """Positions with the metadata "mine", by an independent client without becoming a member."""
+    asyncio.run(_commit(kafka.bootstrap, group, topic, offsets))
+
+
+async def _commit(bootstrap: str, group: str, topic: str, offsets: Mapping[int, int]) -> None:
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False)
+    await consumer.start()
     try:
-        rows = [TopicPartition(topic, partition, offset, metadata="mine") for partition, offset in offsets.items()]
-        consumer.commit(offsets=rows, asynchronous=False)
+        rows = {aiokafka.TopicPartition(topic, p): OffsetAndMetadata(offset, "mine") for p, offset in offsets.items()}
+        consumer.assign(list(rows))
+        await consumer.commit(rows)
     finally:
-        consumer.close()
+        await consumer.stop()
 
 
 def resumed(kafka: KafkaServer, group: str, topic: str, count: int) -> list[bytes]:

@@ -12,6 +12,7 @@ from kbackupd.model.scope import HeaderPattern, OffsetBounds, RecordPatterns, Re
 from kbackupd.model.settings import (
     MIB,
     FilesystemSettings,
+    RestoredGroups,
     RestoreOptions,
     RestoreSettings,
     RestoreSource,
@@ -226,7 +227,7 @@ restore:
 
 @pytest.mark.parametrize(
     "key",
-    ["as_of", "offsets", "append", "consumer_groups", "acls"],
+    ["as_of", "offsets", "append", "acls"],
 )
 @pytest.mark.parametrize("value", ["1711234800000", "null", "{strategy: group}", "[a]", "true"])
 def test_hazard_47_a_key_of_a_later_release_is_refused_and_never_ignored(files: Files, key: str, value: str) -> None:
@@ -237,8 +238,16 @@ def test_hazard_47_a_key_of_a_later_release_is_refused_and_never_ignored(files: 
 
 
 def test_a_key_of_a_later_release_at_another_place_is_refused_just_so(files: Files) -> None:
-    (problem,) = files.problems(RESTORE + "  consumer_groups: {include: [a]}\n")
-    assert "restore.consumer_groups: not available in this version" in problem
+    (problem,) = files.problems(RESTORE + "  acls: {include: [a]}\n")
+    assert "restore.acls: not available in this version" in problem
+
+
+def test_consumer_groups_come_along_where_it_is_asked_for(files: Files) -> None:
+    settings = files.restore(_with_options("{consumer_groups: {restore: true, include: ['billing-*', 'mailer']}}"))
+    assert settings.options.consumer_groups == RestoredGroups(restore=True, include=("billing-*", "mailer"))
+    assert files.restore(RESTORE).options.consumer_groups == RestoredGroups(restore=False, include=("*",))
+    assert files.problems(_with_options("{consumer_groups: {restore: true, include: []}}"))
+    assert files.problems(_with_options("{consumer_groups: {exclude: [a]}}"))
 
 
 @pytest.mark.parametrize(
