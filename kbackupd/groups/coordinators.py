@@ -7,6 +7,7 @@ located anew and asked again until a deadline. Only the coordinator's own final 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -89,9 +90,7 @@ class Coordinators:
     def __init__(
         self, lanes: Sequence[GroupRequests], *, clock: Clock, deadline_seconds: float = DEADLINE_SECONDS
     ) -> None:
-        self._lanes: asyncio.Queue[GroupRequests] = asyncio.Queue()
-        for lane in lanes:
-            self._lanes.put_nowait(lane)
+        self._lanes = tuple(lanes)
         self._clock = clock
         self._deadline_seconds = deadline_seconds
         self._where: dict[str, int] = {}
@@ -113,9 +112,11 @@ class Coordinators:
         pause = FIRST_PAUSE_SECONDS
         while pending:
             await self._locate(pending, why)
-            async with asyncio.TaskGroup() as tasks:
-                for node_id, ids in self._batches(pending, per_request):
-                    tasks.create_task(self._ask_node(node_id, ids, question, answers, why))
+            batches = self._batches(pending, per_request)
+            silent: set[int] = set()
+            async with asyncio.TaskGroup() as workers:
+                for lane in self._lanes[: len(batches)]:
+                    workers.create_task(self._work(lane, batches, silent, question, answers, why))
             pending = [id for id in pending if id not in answers]
             if pending and self._clock.monotonic() >= deadline:
                 break
@@ -130,14 +131,11 @@ class Coordinators:
         lost = [id for id in pending if id not in self._where]
         if not lost:
             return
-        lane = await self._lanes.get()
         try:
-            found = await lane.find_coordinators(lost)
+            found = await self._lanes[0].find_coordinators(lost)
         except KafkaUnavailableError as error:
             why.update(dict.fromkeys(lost, error.message))
             return
-        finally:
-            self._lanes.put_nowait(lane)
         for id in lost:
             coordinator = found.get(id)
             if coordinator is not None and coordinator.error_code == KafkaErrorCode.NONE:
@@ -145,41 +143,44 @@ class Coordinators:
             elif coordinator is not None:
                 why[id] = f"finding its coordinator: {named(coordinator.error_code)}"
 
-    def _batches(self, pending: Sequence[str], per_request: int) -> list[tuple[int, Sequence[str]]]:
+    def _batches(self, pending: Sequence[str], per_request: int) -> deque[tuple[int, Sequence[str]]]:
         by_node: dict[int, list[str]] = {}
         for id in pending:
             if id in self._where:
                 by_node.setdefault(self._where[id], []).append(id)
-        return [
+        return deque(
             (node_id, ids[start : start + per_request])
             for node_id, ids in by_node.items()
             for start in range(0, len(ids), per_request)
-        ]
+        )
 
-    async def _ask_node(
+    async def _work(
         self,
-        node_id: int,
-        ids: Sequence[str],
+        lane: GroupRequests,
+        batches: deque[tuple[int, Sequence[str]]],
+        silent: set[int],
         question: Question[T],
         answers: dict[str, T | Unanswered],
         why: dict[str, str],
     ) -> None:
-        lane = await self._lanes.get()
-        try:
-            replies = await question(lane, node_id, ids)
-        except KafkaUnavailableError as error:
-            replies = {}
-            why.update(dict.fromkeys(ids, error.message))
-        finally:
-            self._lanes.put_nowait(lane)
-        for id in ids:
-            reply = replies.get(id)
-            if reply is not None and reply.code not in NOT_NOW:
-                answers[id] = reply.value
-                continue
-            self._where.pop(id, None)
-            if reply is not None:
-                why[id] = f"broker {node_id}: {named(reply.code)}"
+        """Take batches until there are none. A broker that did not answer once is not waited for again this round."""
+        while batches:
+            node_id, ids = batches.popleft()
+            replies: Mapping[str, Reply[T]] = {}
+            if node_id not in silent:
+                try:
+                    replies = await question(lane, node_id, ids)
+                except KafkaUnavailableError as error:
+                    silent.add(node_id)
+                    why.update(dict.fromkeys(ids, error.message))
+            for id in ids:
+                reply = replies.get(id)
+                if reply is not None and reply.code not in NOT_NOW:
+                    answers[id] = reply.value
+                    continue
+                self._where.pop(id, None)
+                if reply is not None:
+                    why[id] = f"broker {node_id}: {named(reply.code)}"
 
 
 def named(code: int) -> str:

@@ -42,22 +42,28 @@ class Drafting:
     notes: list[str] = field(default_factory=list)
     archive: PlanArchive | None = None
 
+    _targets: dict[str, str | None] = field(default_factory=dict)
+    """By source topic: positions are many, topics few."""
+    _restored: dict[str, bool] = field(default_factory=dict)
+
     def target_of(self, topic: str) -> str | None:
         """As the map says, else as the configuration does."""
-        document = self.request.offset_map
-        mapped = document.topic(topic) if document else None
-        return mapped.target if mapped else self.settings.options.target_of(topic)
+        if topic not in self._targets:
+            document = self.request.offset_map
+            mapped = document.topic(topic) if document else None
+            self._targets[topic] = mapped.target if mapped else self.settings.options.target_of(topic)
+        return self._targets[topic]
 
     def restores_into(self, target_topic: str) -> bool:
         """Whether the restore brings something there: no other topic's positions are touched without being named."""
-        if target_topic in SYSTEM_TOPICS:
-            return False
-        options, document = self.settings.options, self.request.offset_map
-        return (
-            options.target_of(target_topic) == target_topic
-            or any(mapping.target == target_topic for mapping in options.topic_mapping)
-            or any(topic.target == target_topic for topic in (document.topics if document else ()))
-        )
+        if target_topic not in self._restored:
+            options, document = self.settings.options, self.request.offset_map
+            self._restored[target_topic] = target_topic not in SYSTEM_TOPICS and (
+                options.target_of(target_topic) == target_topic
+                or any(mapping.target == target_topic for mapping in options.topic_mapping)
+                or any(topic.target == target_topic for topic in (document.topics if document else ()))
+            )
+        return self._restored[target_topic]
 
     def wants(self, target_topic: str) -> bool:
         return selects(self.request.topics, target_topic)

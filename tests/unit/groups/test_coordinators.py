@@ -125,3 +125,12 @@ def test_a_group_that_nobody_answers_for_says_what_was_heard_last() -> None:
         "a": Unanswered("broker 1: NOT_COORDINATOR (16)"),
         "b": Unanswered("finding its coordinator: COORDINATOR_NOT_AVAILABLE (15)"),
     }
+
+
+def test_hazard_40_a_broker_that_does_not_answer_is_waited_for_once_a_round_and_holds_up_no_other() -> None:
+    brokers = Brokers({"a": 1, "b": 1, "c": 1, "d": 2})
+
+    answers, requests = asked(brokers, ["a", "b", "c", "d"], [{}, {"d": 0}, dict.fromkeys("abc", 0), {"c": 0}])
+
+    assert len(answers) == 4
+    assert requests == [(1, "a", "b"), (2, "d"), (1, "a", "b"), (1, "c")]
