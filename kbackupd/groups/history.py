@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kbackupd.archive.groups import GroupReport, groups_at
+from kbackupd.archive.group_reports import GroupReport
+from kbackupd.archive.groups import groups_at
 from kbackupd.groups.plan import NotPlanned
 from kbackupd.groups.planning import selects
 from kbackupd.groups.strategies import SourcePosition
