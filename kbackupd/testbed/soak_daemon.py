@@ -54,6 +54,12 @@ class SupervisedDaemon:
         self.daemon.launch()
         self.starts += 1
 
+    def come(self) -> None:
+        """Launch it, or have it launched as soon as it has left."""
+        self._wanted = True
+        if not self._lives:
+            self.launch()
+
     def kill(self) -> None:
         self._note_memory()
         self.exits["SIGKILL"] += 1
@@ -61,8 +67,8 @@ class SupervisedDaemon:
         self.launch()
 
     def terminate(self) -> None:
-        """SIGTERM; it is started again when it has left."""
-        if self.daemon.running:
+        """SIGTERM; it is started again when it has left. One that leaves already is let be: a second would abort it."""
+        if self.daemon.running and not self._stopping:
             self._stopping = True
             self.daemon.signal(signal.SIGTERM)
 

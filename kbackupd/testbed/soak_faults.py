@@ -123,7 +123,7 @@ def _clock_stepped(site: Site, chance: random.Random) -> Callable[[], None]:
 
 
 def _second_writer(site: Site, _: random.Random) -> Callable[[], None]:
-    site.second.launch()
+    site.second.come()  # with the store away it may be leaving yet, from the time before
 
     def leave() -> None:
         if site.second.daemon.running:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import random
+import signal
 from itertools import pairwise
+from typing import cast
 
 from kbackupd.archive.archive import Archive
+from kbackupd.testbed.daemon import Daemon
 from kbackupd.testbed.soak_check import Model, _with_the_brokers_stamps
+from kbackupd.testbed.soak_daemon import SupervisedDaemon
 from kbackupd.testbed.soak_faults import HANDS, WEATHER, Planned, plan_round
 from kbackupd.testbed.soak_topics import Generation
 from kbackupd.testbed.truth import Expected, Record
@@ -103,3 +107,43 @@ async def test_an_archive_that_changed_since_it_was_compared_is_found_by_its_dig
     assert await model.compare_all(await archive_of(b"a", b"b")) == [
         "t/0: 2 records now, 3 when first compared, and they are not the same"
     ]
+
+
+class Leaving:
+    """A process that leaves when it was told to, and not before it is let."""
+
+    ready = True
+    peak_rss_bytes = 0
+    log = None
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+        self.running = False
+
+    def launch(self) -> None:
+        assert not self.running
+        self.running = True
+
+    def signal(self, number: int) -> None:
+        self.signals.append(number)
+
+    def wait(self) -> int:
+        return 0
+
+
+def test_a_second_writer_that_still_leaves_when_it_is_wanted_again_comes_back_when_it_has_left() -> None:
+    process = Leaving()
+    second = SupervisedDaemon("second", cast(Daemon, process))
+    second._note_memory = lambda: None  # type: ignore[method-assign]  # there is no process to ask
+    second.come()
+    second.look()
+    second.retire()
+
+    second.come()
+    second.terminate()
+    assert process.signals == [signal.SIGTERM]
+    process.running = False
+    second.look()
+
+    assert process.running
+    assert second.starts == 2
