@@ -39,6 +39,8 @@ async def transactions_in_log(
     at_ms: int | None,
     *,
     wanted: Callable[[LoggedTransaction], bool] | None = None,
+    since_ms: int | None = None,
+    until_ms: int | None = None,
     read_ahead_bytes: int = READ_AHEAD_BYTES,
 ) -> AsyncGenerator[TransactionsOfPartition, None]:
     """For each partition of `topic`, by number: its transactions, and where it stood at `at_ms` (None: at last).
@@ -50,17 +52,28 @@ async def transactions_in_log(
         archive: opened at least for this topic.
         topic: an incarnation of `__transaction_state`.
         wanted: which transactions are kept, say by producer id; None: all.
+        since_ms: read from the cut at that instant on; None: from the beginning. No transaction is longer than the
+            brokers' `transaction.max.timeout.ms` (15 min): of one begun earlier, Prepare still names all partitions.
+        until_ms: read up to the cut at that instant; None: to the end of what was captured.
 
     Raises:
         KbackupError: the store could not say for certain what is there.
     """
     for id in topic.partition_ids:
-        cut = cut_at(archive.evidence(id), at_ms)
+        evidence = archive.evidence(id)
+        cut = cut_at(evidence, at_ms)
         history = archive.history(id, None if cut is None else cut.branch)
+        since = None if since_ms is None else cut_at(evidence, since_ms)
+        until = None if until_ms is None else cut_at(evidence, until_ms)
         fold = TransactionFold(id.partition)
         found: list[LoggedTransaction] = []
         reading = read_coordinator_log(
-            archive, history, next_offset=history.next_offset, read_ahead_bytes=read_ahead_bytes
+            archive,
+            history,
+            # A log that was cut back in between has other records at those offsets.
+            first_offset=since.next_offset if since is not None and since.branch == history.branch else 0,
+            next_offset=history.next_offset if until is None else until.next_offset,
+            read_ahead_bytes=read_ahead_bytes,
         )
         async with aclosing(reading):
             async for item in reading:

@@ -26,11 +26,14 @@ COMPLETE_COMMIT, COMPLETE_ABORT = TransactionState.COMPLETE_COMMIT, TransactionS
 ORDERS, PAYMENTS = ("orders", 0), ("payments", 1)
 
 
-async def transactions(built: ArchiveBuilder, at_ms: int | None = None) -> TransactionsOfPartition:
+async def transactions(
+    built: ArchiveBuilder, at_ms: int | None = None, *, since_ms: int | None = None, until_ms: int | None = None
+) -> TransactionsOfPartition:
     archive = await Archive.open(built.store, BACKUP_ID, wanted=lambda name: name == TRANSACTION_STATE)
     topic = coordinator_topic_at(archive, TRANSACTION_STATE, at_ms)
     assert topic is not None
-    (found,) = [one async for one in transactions_in_log(archive, topic, at_ms)]
+    reading = transactions_in_log(archive, topic, at_ms, since_ms=since_ms, until_ms=until_ms)
+    (found,) = [one async for one in reading]
     return found
 
 
@@ -188,6 +191,32 @@ async def test_a_transaction_whose_end_fell_into_a_gap_is_unknown_and_not_open(
     assert found.transactions[1].partitions == {ORDERS, PAYMENTS}
     assert [one.partitions_known for one in found.transactions] == [False, True, False, True]
     assert [(one.first_offset, one.next_offset) for one in found.lost] == [(3, 4)]
+
+
+async def test_a_reading_between_two_instants_tells_of_what_was_decided_between_them(
+    built: ArchiveBuilder, log: SourceLog
+) -> None:
+    life = await built.start()
+    instants = []
+    for number in range(3):
+        transaction(log, f"over {number}", ONGOING, partitions=[ORDERS])
+        transaction(log, f"over {number}", PREPARE_COMMIT, partitions=[ORDERS])
+        transaction(log, f"over {number}", COMPLETE_COMMIT)
+        if number == 0:
+            transaction(log, "long", ONGOING, partitions=[ORDERS], producer_id=9)
+        if number == 1:
+            transaction(log, "long", PREPARE_COMMIT, partitions=[ORDERS, PAYMENTS], producer_id=9)
+        life.capture(log.id.topic_id, 0)
+        await life.flush()
+        instants.append(built.clock.now_ms())
+        built.clock.advance(60)
+    found = await transactions(built, instants[1], since_ms=instants[0], until_ms=instants[1])
+    assert [one.transactional_id for one in found.transactions] == ["over 1", "long"]
+    long = found.transactions[1]
+    assert long.partitions == {ORDERS, PAYMENTS}
+    assert (long.producer_id, long.partitions_known) == (9, True)
+    assert long.decision is Decision.COMMITTED
+    assert found.lost == ()
 
 
 async def test_an_expired_id_and_records_of_the_future_end_no_reading(built: ArchiveBuilder, log: SourceLog) -> None:
