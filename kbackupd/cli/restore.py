@@ -20,6 +20,7 @@ from kbackupd.cli.output import OutputFormat, print_json, stdout_console
 from kbackupd.cli.restore_groups import (
     bring_groups,
     default_map_path,
+    groups_interruption,
     print_groups_intent,
     print_groups_outcome,
     with_groups,
@@ -95,7 +96,9 @@ def command(
                 _restore(settings, clock, progress, record, map_file, _made(plans) if plans else None)
             )
         except (KeyboardInterrupt, Exception) as stopped:
-            if isinstance(stopped, KeyboardInterrupt) or progress.touched:
+            if progress.phase is Phase.DONE and brings_groups and map_file is not None:
+                print(groups_interruption(map_file.path), file=sys.stderr)
+            elif isinstance(stopped, KeyboardInterrupt) or progress.touched:
                 print(interruption(progress, interrupted=isinstance(stopped, KeyboardInterrupt)), file=sys.stderr)
             raise
         if output is OutputFormat.JSON:
@@ -111,10 +114,13 @@ def _mapping_into(path: Path | None, record: RestoreRecord, clock: Clock) -> Ite
     if path is None:
         yield None
         return
-    with OffsetMapFile.opened(path, record, clock) as map_file:
-        yield map_file
-    if map_file.document is not None:
-        print(f"offset map: {map_file.path}", file=sys.stderr)
+    map_file: OffsetMapFile | None = None
+    try:
+        with OffsetMapFile.opened(path, record, clock) as map_file:
+            yield map_file
+    finally:
+        if map_file is not None and map_file.document is not None:
+            print(f"offset map: {map_file.path}", file=sys.stderr)
 
 
 async def _plan(settings: RestoreSettings) -> RestorePlan:

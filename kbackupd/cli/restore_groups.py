@@ -17,6 +17,7 @@ from kbackupd.groups.plan import Strategy
 from kbackupd.groups.request import PlanRequest
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.model.clock import iso
+from kbackupd.model.errors import KbackupError
 from kbackupd.model.settings import RestoreSettings
 from kbackupd.restore.map_file import OffsetMapFile
 from kbackupd.restore.report import RestoreReport, Verdict
@@ -48,7 +49,10 @@ async def bring_groups(
     """Let the configured groups go on in what was restored, unless the restore itself is not what it should be."""
     if report.verdict not in (Verdict.COMPLETE, Verdict.DECLARED_GAPS):
         return _nothing("the restore is incomplete: groups were left alone", "kbackupd offset-reset plan moves them")
-    document = map_file.write()  # durable before the first group goes by it
+    try:
+        document = map_file.write()  # durable before the first group goes by it
+    except KbackupError as error:  # told once more when the file is closed; the report must come first
+        return _nothing(f"groups were left alone, for there is no offset map: {error.message}", error.hint)
     target = over(connection)
     request = PlanRequest(
         strategy=Strategy.GROUP,
@@ -73,6 +77,16 @@ async def bring_groups(
 def _nothing(problem: str, hint: str) -> GroupsOutcome:
     return GroupsOutcome(
         plan=None, planned=0, left_out=0, not_planned=(), executed=None, problem=problem, hint=hint, notes=()
+    )
+
+
+def groups_interruption(map_path: Path) -> str:
+    """The last word where the restore was done and its groups were not."""
+    plan = plan_path(map_path)
+    how = f"execute --plan {plan}" if plan.exists() else f"plan --strategy group --offset-map {map_path}"
+    return (
+        "the restore itself is done; it stopped while moving consumer groups, and some may have been moved: "
+        f"kbackupd offset-reset {how} …"
     )
 
 

@@ -16,7 +16,7 @@ from kbackupd.kafka.answers import Coordinator, FetchedOffsets, GroupMembers
 from kbackupd.kafka.errors import code_name
 from kbackupd.kafka.types import KafkaErrorCode, OffsetToCommit, TopicPartition
 from kbackupd.model.clock import Clock
-from kbackupd.model.errors import KafkaUnavailableError
+from kbackupd.model.errors import KafkaUnavailableError, principal
 
 T = TypeVar("T")
 
@@ -114,9 +114,12 @@ class Coordinators:
             await self._locate(pending, why)
             batches = self._batches(pending, per_request)
             silent: set[int] = set()
-            async with asyncio.TaskGroup() as workers:
-                for lane in self._lanes[: len(batches)]:
-                    workers.create_task(self._work(lane, batches, silent, question, answers, why))
+            try:
+                async with asyncio.TaskGroup() as workers:
+                    for lane in self._lanes[: len(batches)]:
+                        workers.create_task(self._work(lane, batches, silent, question, answers, why))
+            except BaseExceptionGroup as failed:
+                raise principal(failed) from failed
             pending = [id for id in pending if id not in answers]
             if pending and self._clock.monotonic() >= deadline:
                 break

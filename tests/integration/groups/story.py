@@ -54,11 +54,12 @@ class Story:
         self.built: ArchiveBuilder
         self.orders: TopicId
 
-    async def archive(self, *snapshots: Groups, options: str = "") -> list[int]:
+    async def archive(self, *snapshots: Groups, options: str = "", compacted: bool = False) -> list[int]:
         """Archive the topic and, a minute apart, what the groups had; the instant of each snapshot.
 
         Args:
             options: more of the restore's, in YAML's flow style, with a comma before them.
+            compacted: partition 1 has records 5 and 7 as well, and compaction has taken 6.
         """
         self.built = await ArchiveBuilder.create()
         self.orders = self.built.topic("orders", partitions=2)
@@ -69,6 +70,11 @@ class Story:
         log.append([b"0-%d" % n for n in range(14, 24)], timestamp_ms=FIRST_MS + 2 * SECOND_MS)
         log.append([b"open"], producer_id=7, transactional=True, timestamp_ms=FIRST_MS + 3 * SECOND_MS)
         self.built.log(self.orders, 1).append([b"1-%d" % n for n in range(5)], timestamp_ms=FIRST_MS)
+        if compacted:
+            other = self.built.log(self.orders, 1)
+            for n in (5, 6, 7):
+                other.append([b"1-%d" % n], timestamp_ms=FIRST_MS + n * SECOND_MS)
+            other.compact([0, 5, 7])
         life = await self.built.start()
         life.see(self.orders)
         for number in range(2):

@@ -45,6 +45,19 @@ def test_group_positions_of_an_instant_go_on_at_exactly_the_right_record(kafka: 
     assert resumed(kafka, b, topic, 3) == [b"0-14", b"0-15", b"0-16"]
 
 
+def test_positions_in_holes_of_a_compacted_log_go_on_at_the_record_after_them(kafka: KafkaServer, story: Story) -> None:
+    groups = {f"{story.target}-{n}": {1: n} for n in (4, 5, 6, 7, 8)}
+    asyncio.run(story.archive(groups, compacted=True))
+    story.restore()
+
+    mapped = story.planned("group", "--group", f"{story.target}-*")
+    scanned = story.planned("cluster-scan", "--group", f"{story.target}-*")
+
+    expected = {4: (4, "exact"), 5: (5, "exact"), 6: (6, "next"), 7: (6, "exact"), 8: (7, "end")}
+    assert new_offsets(mapped) == {(f"{story.target}-{n}", 1): found for n, found in expected.items()}
+    assert new_offsets(scanned) == new_offsets(mapped)
+
+
 def test_timestamp_is_the_first_record_of_the_target_at_or_after_it(kafka: KafkaServer, story: Story) -> None:
     a = f"{story.target}-a"
     asyncio.run(story.archive({a: {0: 3}}))
@@ -91,7 +104,7 @@ def test_a_scan_of_the_cluster_finds_positions_without_a_map(kafka: KafkaServer,
     # What stood in the target before, and what came since, is nobody's of the archive.
     create_topic(kafka.bootstrap, story.target, partitions=2)
     story.restore()
-    producer = Producer({"bootstrap.servers": kafka.bootstrap})
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
     for number in range(10):
         producer.produce(story.target, b"later %d" % number, partition=0)
     assert producer.flush(120) == 0
@@ -111,7 +124,7 @@ def test_a_scan_says_what_it_does_not_find_and_what_it_finds_twice(kafka: KafkaS
     story.target, twice = f"{story.target}-twice", story.target
     create_topic(kafka.bootstrap, story.target, partitions=2, config={"retention.ms": "-1"})
     story.config.write_text(story.config.read_text().replace(f"target: {twice}", f"target: {story.target}"))
-    producer = Producer({"bootstrap.servers": kafka.bootstrap})
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
     # Partition 0: all of it twice over; partition 1: something else.
     for _ in range(2):
         for n in (*range(10), *range(14, 24)):

@@ -123,6 +123,7 @@ async def test_an_interrupted_restore_leaves_the_map_of_what_was_acknowledged(
     _, err = process.communicate(timeout=120)
 
     assert (process.returncode, "interrupted while restoring" in err) == (130, True)
+    assert f"offset map: {file}" in err
     [partition] = decode_offset_map("map", read_local(file, "map")).topics[0].partitions
     there = len(read_topic(kafka.bootstrap, target)[0])
     assert not partition.complete

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import pytest
+
 from kbackupd.groups.coordinators import Coordinators, GroupRequests, Reply, Unanswered
 from kbackupd.kafka.answers import Coordinator, FetchedOffsets, GroupMembers
 from kbackupd.kafka.types import KafkaErrorCode, OffsetToCommit, TopicPartition
 from kbackupd.model.clock import ManualClock
-from kbackupd.model.errors import KafkaUnavailableError
+from kbackupd.model.errors import KafkaDeniedError, KafkaUnavailableError
 from tests.virtual_time import run
 
 
@@ -134,3 +136,14 @@ def test_hazard_40_a_broker_that_does_not_answer_is_waited_for_once_a_round_and_
 
     assert len(answers) == 4
     assert requests == [(1, "a", "b"), (2, "d"), (1, "a", "b"), (1, "c")]
+
+
+def test_a_broker_that_refuses_us_for_good_ends_it_with_its_own_error() -> None:
+    brokers, clock = Brokers({"a": 1, "b": 2}), ManualClock()
+
+    async def denied(lane: GroupRequests, node_id: int, group_ids: Sequence[str]) -> Mapping[str, Reply[str]]:
+        raise KafkaDeniedError("the login is refused")
+
+    coordinators = Coordinators([brokers, brokers], clock=clock)
+    with pytest.raises(KafkaDeniedError, match="the login is refused"):
+        run(coordinators.ask(["a", "b"], denied, per_request=1), clock=clock)
