@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from enum import Enum
 
 import msgspec
 
@@ -24,14 +25,31 @@ from kbackupd.restore.content_digest import batch_digest
 from kbackupd.restore.plan import RestorePlan
 from kbackupd.restore.rewrite import SEQUENCE_MODULUS, ProduceBatch
 
-_NOT_OF_THE_RECORDS = ("retention_after", "rate_limit_bytes_per_second", "verify", "consumer_groups")
+_FREE = ("retention_after", "rate_limit_bytes_per_second", "verify", "consumer_groups")
 """Options that may differ between the runs of one restore."""
 
 
 def deciding(options: RestoreOptions) -> dict[str, object]:
     """The options that decide which records come back and how, as plain data."""
-    plain: dict[str, object] = msgspec.json.decode(msgspec.json.encode(options))  # as it comes back from its document
-    return {key: value for key, value in plain.items() if key not in _NOT_OF_THE_RECORDS}
+    return {field.name: _plain(getattr(options, field.name)) for field in fields(options) if field.name not in _FREE}
+
+
+def _plain(value: object) -> object:
+    """As it comes back from a document: a partition of a topic is `topic/partition` there, sets are in order."""
+    match value:
+        case Enum():
+            return value.value
+        case Mapping():
+            return {
+                "/".join(map(str, key)) if isinstance(key, tuple) else str(key): _plain(v) for key, v in value.items()
+            }
+        case tuple() | list():
+            return [_plain(one) for one in value]
+        case frozenset():
+            return sorted(value)
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    return value
 
 
 def plan_digest(plan: RestorePlan) -> str:

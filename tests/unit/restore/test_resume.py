@@ -14,6 +14,7 @@ from kbackupd.kafka.types import TopicPartition
 from kbackupd.model.errors import CorruptObjectError, IncompleteError, RefusedError, StoreDeniedError
 from kbackupd.model.positions import TopicId
 from kbackupd.model.restores import BegunTopic, FillingTopic, RestoreBegun, RestoreDone, RestoreReady, Unfinished
+from kbackupd.model.scope import HeaderPattern, OffsetBounds, RecordPatterns, RecordsOf, RestoreScope, TimeWindow
 from kbackupd.model.segment import Identity
 from kbackupd.model.settings import RestoreOptions, TopicMapping, TopicSelection
 from kbackupd.restore.content_digest import batch_digest
@@ -114,6 +115,29 @@ class TestGoingOn:
     def test_other_options_over_the_same_topics_are_refused_with_the_difference(self) -> None:
         with pytest.raises(RefusedError, match=r"with other options: topics was .*\["):
             chosen(UNFINISHED, options=replace(OPTIONS, topics=TopicSelection(include=("*",), exclude=("x",))))
+
+    @pytest.mark.parametrize(
+        "scope",
+        [
+            RestoreScope(window=TimeWindow(start_ms=1_711_234_800_000)),
+            RestoreScope(records_of=RecordsOf.UNCOMMITTED),
+            RestoreScope(patterns=RecordPatterns(headers=(HeaderPattern(name="h", value="x"),))),
+            RestoreScope(offsets={("orders", 1): OffsetBounds(next_offset=7)}),
+            RestoreScope(partitions={"orders": frozenset({2, 0})}),
+            RestoreScope(incarnations={"orders": ORDERS}),
+            RestoreScope(branches={("orders", 1): 2}),
+            RestoreScope(target_partitions={"orders": 9}),
+        ],
+    )
+    def test_every_part_of_the_choice_counts_and_survives_being_written_down(self, scope: RestoreScope) -> None:
+        options = replace(OPTIONS, scope=scope)
+        document = begun(options=deciding(options))
+        read = decode_stage(document.key, encode_restore(document), IDENTITY)
+        assert isinstance(read, RestoreBegun)
+        same = Unfinished(begun=read, ready=ready())
+        assert chosen(same, options=options) is same
+        with pytest.raises(RefusedError, match="with other options: scope was"):
+            chosen(same)
 
     def test_a_topic_of_it_that_is_gone_is_told_with_what_is_left_to_delete(self) -> None:
         with pytest.raises(RefusedError, match="payments that belong to the same restore are gone") as refused:
