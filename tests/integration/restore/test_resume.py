@@ -129,6 +129,23 @@ async def test_killed_25_times_at_random_and_run_again_it_is_exact(
     assert len(documents(tmp_path, "begun")) == len(documents(tmp_path, "done")) == 1
 
 
+async def test_a_part_of_an_archive_is_gone_on_with_like_the_whole(
+    kafka: KafkaServer, unique_topic: Names, tmp_path: Path
+) -> None:
+    committed = await archive_of_all_kinds(tmp_path, 5)
+    part = ("filters: {value: '^[0-9]+-[0-9]*[02468]-'}", "provenance_headers: true", "visibility: uncommitted")
+    whole, target = unique_topic(), unique_topic()
+    assert call("--config", str(write_config(tmp_path, kafka.bootstrap, whole, *part)))[0] == 0
+    config = write_config(tmp_path, kafka.bootstrap, target, *part, SLOW)
+    assert killed_at(start("--config", str(config)), kafka, target, sum(map(len, committed.values())) // 6)
+
+    code, out, _ = call("--config", str(config), "--format", "json")
+
+    assert code == 0
+    assert json.loads(out)["records_found"] > 0
+    assert read_topic(kafka.bootstrap, target) == read_topic(kafka.bootstrap, whole)
+
+
 async def test_hazard_28_a_finished_restore_run_again_is_refused(
     kafka: KafkaServer, unique_topic: Names, tmp_path: Path
 ) -> None:
