@@ -110,7 +110,7 @@ async def _archived(drafting: Drafting) -> ArchivedPositions:
     found = await positions_at(drafting.store, drafting.settings.source.backup_id, request.at_ms, request.groups)
     drafting.notes += found.notes
     assert drafting.archive is not None
-    drafting.archive = replace(drafting.archive, positions_ms=found.taken_ms)
+    drafting.archive = replace(drafting.archive, positions_ms=found.as_of_ms)
     kept = tuple(
         position
         for position in found.positions
@@ -258,7 +258,7 @@ async def _archived_if_any(drafting: Drafting) -> ArchivedPositions:
         return await _archived(drafting)
     except IncompleteError as error:
         drafting.notes.append(f"{error.message}: only groups that the target has are considered")
-        return ArchivedPositions(taken_ms=0, positions=(), unknown=(), notes=())
+        return ArchivedPositions(as_of_ms=0, positions=(), unknown=(), notes=())
 
 
 async def _wanted(drafting: Drafting) -> dict[str, list[TopicPartition]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from kbackupd.archive.group_reports import GroupReport
+from kbackupd.archive.group_reports import GroupReport, GroupsReport
 from kbackupd.archive.groups import groups_at
 from kbackupd.groups.plan import NotPlanned
 from kbackupd.groups.planning import selects
@@ -14,12 +14,14 @@ from kbackupd.model.clock import iso
 from kbackupd.model.snapshots import NEVER_MS, ReadOutcome
 from kbackupd.store.protocol import ObjectStore
 
+_UNCERTAIN = "a newer position may have been in what the archive lacks of the log of positions"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchivedPositions:
-    """Positions as of `taken_ms`; `unknown` are groups whose positions the backup was never told."""
+    """What was committed by `as_of_ms`; `unknown` are groups whose positions the backup was never told."""
 
-    taken_ms: int
+    as_of_ms: int
     positions: tuple[SourcePosition, ...]
     unknown: tuple[NotPlanned, ...]
     notes: tuple[str, ...]
@@ -29,24 +31,26 @@ class ArchivedPositions:
 async def positions_at(
     store: ObjectStore, backup_id: str, at_ms: int | None, globs: Sequence[str]
 ) -> ArchivedPositions:
-    """The positions of the groups that `globs` match, at `at_ms` (None: the newest snapshot).
+    """The positions of the groups that `globs` match, at `at_ms` (None: the newest); see `groups_at` for who tells.
+
+    The backup's own groups count only where they are named: how far a backup of the source was means nothing elsewhere.
 
     Raises:
         IncompleteError: nothing had been captured by then.
         KbackupError: as `groups_at`.
     """
     report = await groups_at(store, backup_id, at_ms)
-    chosen = [group for group in report.groups if selects(globs, group.group_id)]
-    notes = [f"snapshot {one.key} is damaged, an older one was used: {one.reason}" for one in report.damaged]
-    if not report.lists_all:
-        notes.append("groups that the backup's principal may not describe are not in the archive")
-    notes += [
-        f"broker {one.node_id} did not tell its groups then: {one.cause}"
-        for one in report.coordinators
-        if one.outcome is not ReadOutcome.OK
+    own = f"kbackupd-{backup_id}"
+    chosen = [
+        group
+        for group in report.groups
+        if selects(globs, group.group_id) and (not group.group_id.startswith(own) or group.group_id in globs)
     ]
+    notes = [f"snapshot {one.key} is damaged, an older one was used: {one.reason}" for one in report.damaged]
+    if report.log is None or not report.log.complete:
+        notes += _what_a_snapshot_leaves_open(report)
     return ArchivedPositions(
-        taken_ms=report.taken_ms,
+        as_of_ms=report.as_of_ms,
         positions=tuple(
             SourcePosition(
                 group=group.group_id,
@@ -55,7 +59,7 @@ async def positions_at(
                 offset=one.offset,
                 topic_id=one.topic_id,
                 metadata=one.metadata,
-                note=_age(group),
+                note=_age(group) if one.certain else _UNCERTAIN,
             )
             for group in chosen
             for one in group.positions
@@ -73,6 +77,14 @@ async def positions_at(
         ),
         notes=tuple(notes),
     )
+
+
+def _what_a_snapshot_leaves_open(report: GroupsReport) -> Iterator[str]:
+    if not report.lists_all:
+        yield "groups that the backup's principal may not describe are not in the archive"
+    for one in report.coordinators:
+        if one.outcome is not ReadOutcome.OK:
+            yield f"broker {one.node_id} did not tell its groups then: {one.cause}"
 
 
 def _age(group: GroupReport) -> str:
