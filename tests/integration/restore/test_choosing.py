@@ -23,6 +23,7 @@ from kbackupd.model.scope import HeaderPattern, OffsetBounds, RecordPatterns, Re
 from kbackupd.model.settings import SecuritySettings
 from kbackupd.restore.preflight import PreflightError
 from kbackupd.restore.report import RestoreReport, Verdict
+from kbackupd.restore.rewrite import records_of
 from kbackupd.store.open import open_store
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.topics import create_topic
@@ -32,6 +33,7 @@ from tests.archive_builder import ArchiveBuilder
 from tests.integration.capture.backup import Backup, flush
 from tests.integration.restore.mirror import mirror_topic, restore, restore_archive
 from tests.integration.restore.test_command import call
+from tests.integration.restore.test_fidelity import until_compacted
 from tests.unit.restore.planned import archive_everything, settings_for
 
 Names = Callable[[], str]
@@ -160,6 +162,56 @@ async def test_a_broker_sets_a_largest_timestamp_right_that_a_client_got_wrong(
     headers = [parse_header(batch.data, 0) for batch in split_batches(raw_log(kafka, topic, 0))]
 
     assert [header.max_timestamp for header in headers] == [now_ms] * 15
+
+
+async def test_a_window_over_a_compacted_log_is_exact_and_its_headers_still_bound_their_records(
+    kafka: KafkaServer, unique_topic: Names
+) -> None:
+    source, truth = unique_topic(), Truth()
+    create_topic(
+        kafka.bootstrap,
+        source,
+        config={
+            "cleanup.policy": "compact",
+            "segment.ms": "500",
+            "min.cleanable.dirty.ratio": "0.01",
+            "max.compaction.lag.ms": "300",
+        },
+    )
+    # Old enough that what the helper adds, with the time of day, lies outside.
+    first_ms = int(time.time() * 1000) - 3_600_000
+    chance = random.Random("compacted")
+    for turn in range(4):
+        drafts = [
+            Draft(b"key-%d" % (n * (turn + 1) % 60), b"%d" % turn, (), 0, first_ms + chance.randrange(100))
+            for n in range(100)
+        ]
+        produce(kafka.bootstrap, truth, source, drafts, codec=CODECS[turn])
+    await until_compacted(kafka, source, truth)
+    window = TimeWindow(start_ms=first_ms + 20, end_ms=first_ms + 70)
+
+    # The cleaner may come by once more between two looks at the log.
+    before = read_topic(kafka.bootstrap, source)
+    for _ in range(5):
+        target, built = unique_topic(), await ArchiveBuilder.create()
+        mirror_topic(built, kafka, source, partitions=1)
+        await archive_everything(built)
+        raw = raw_log(kafka, source, 0)
+        settings = settings_for(kafka.bootstrap, {source: target}, scope=RestoreScope(window=window))
+        report = await restore(built, settings)
+        after = read_topic(kafka.bootstrap, source)
+        if after == before:
+            break
+        before = after
+    else:
+        raise AssertionError(f"{source} never rests")
+
+    assert report.verdict is Verdict.COMPLETE
+    assert 0 < report.records_restored < len(before[0])
+    assert_filtered(before, read_topic(kafka.bootstrap, target), stamped_within(window))
+    for batch in split_batches(raw):
+        header = parse_header(batch.data, 0)
+        assert all(record.timestamp_ms <= header.max_timestamp for record in records_of(header, batch.data))
 
 
 async def test_ranges_partitions_and_more_partitions_together(kafka: KafkaServer, unique_topic: Names) -> None:

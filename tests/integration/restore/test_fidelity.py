@@ -138,7 +138,7 @@ async def test_a_compacted_log_with_holes_comes_back_without_them(kafka: KafkaSe
             source,
             (Draft(b"key-%d" % (n * (turn + 1) % 60), b"%d" % turn, (), 0) for n in range(100)),
         )
-    await _until_compacted(kafka, source, truth)
+    await until_compacted(kafka, source, truth)
 
     # The cleaner may come by once more between two looks at the log.
     before = read_topic(kafka.bootstrap, source)
@@ -161,7 +161,7 @@ async def test_a_compacted_log_with_holes_comes_back_without_them(kafka: KafkaSe
     assert mapped == {record.offset: number for number, record in enumerate(before[0])}
 
 
-async def _until_compacted(kafka: KafkaServer, topic: str, truth: Truth) -> None:
+async def until_compacted(kafka: KafkaServer, topic: str, truth: Truth) -> None:
     """Produce now and then, which rolls segments, until the cleaner has been there."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
