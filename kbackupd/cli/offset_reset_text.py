@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from kbackupd.cli.output import count_of, plain_table, print_sections
 from kbackupd.groups.execute import ExecutionReport
-from kbackupd.groups.plan import PlanKind, PlannedPosition, ResetPlan
+from kbackupd.groups.plan import LeftOut, PlanKind, PlannedPosition, ResetPlan
 from kbackupd.model.clock import iso
 from kbackupd.model.offset_map import Exactness
 from kbackupd.model.units import format_duration
@@ -106,12 +106,16 @@ def _notes(console: Console, plan: ResetPlan) -> Iterator[Text]:
         if len(plan.not_planned) > limit:
             yield Text(f"  … and {len(plan.not_planned) - limit:,} more: --format json has all", "dim")
     if plan.left_out:
-        of = "topics that the restore does not select"
-        yield Text(f"left out: {count_of(plan.left_out, 'position')} of {of}", "dim")
+        yield _unwrapped(left_out_text(plan.left_out))
     if plan.absent_groups:
         absent = ", ".join(plan.absent_groups[:10]) + (", …" if len(plan.absent_groups) > 10 else "")
         what = "the target does not have" if plan.kind is PlanKind.PLAN else "that were not there, and are deleted"
         yield Text(f"groups {what}: {absent}", "dim")
+
+
+def left_out_text(left_out: Sequence[LeftOut]) -> str:
+    names = ", ".join(one.topic for one in left_out[:10]) + (f" and {len(left_out) - 10} more" if left_out[10:] else "")
+    return f"left out: {count_of(sum(one.positions for one in left_out), 'position')} of topics not restored: {names}"
 
 
 def print_execution(console: Console, report: ExecutionReport) -> None:

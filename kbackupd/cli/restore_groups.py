@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kbackupd.cli.group_target import over
+from kbackupd.cli.offset_reset_text import left_out_text
 from kbackupd.cli.output import count_of, print_sections
 from kbackupd.groups.after_restore import GroupsOutcome, bring_along
 from kbackupd.groups.make_plan import MadePlan, make_reset_plan
@@ -76,7 +77,7 @@ async def bring_groups(
 
 def _nothing(problem: str, hint: str) -> GroupsOutcome:
     return GroupsOutcome(
-        plan=None, planned=0, left_out=0, not_planned=(), executed=None, problem=problem, hint=hint, notes=()
+        plan=None, planned=0, left_out=(), not_planned=(), executed=None, problem=problem, hint=hint, notes=()
     )
 
 
@@ -131,6 +132,8 @@ def groups_lines(outcome: GroupsOutcome) -> Iterator[str]:
         yield f"  not planned: {missing.group}  {where}{missing.reason}"
     if len(outcome.not_planned) > LISTED:
         yield f"  … and {len(outcome.not_planned) - LISTED} more in the plan"
+    if outcome.left_out:
+        yield f"  {left_out_text(outcome.left_out)}"
     yield from (f"  note: {note}" for note in outcome.notes)
     if outcome.plan:
         yield f"  plan: {outcome.plan}"

@@ -15,7 +15,7 @@ from kbackupd.groups.coordinators import Coordinators
 from kbackupd.groups.document import encode_plan
 from kbackupd.groups.execute import ExecutionReport, execute_plan
 from kbackupd.groups.make_plan import MadePlan
-from kbackupd.groups.plan import NotPlanned
+from kbackupd.groups.plan import LeftOut, NotPlanned
 from kbackupd.groups.rollback import RollbackFile, rollback_path
 from kbackupd.groups.target import TargetLogs
 from kbackupd.kafka.connection import KafkaConnection
@@ -29,7 +29,7 @@ class GroupsOutcome:
     plan: str | None
     """The plan's file; its rollback file is beside it."""
     planned: int
-    left_out: int
+    left_out: tuple[LeftOut, ...]
     not_planned: tuple[NotPlanned, ...]
     executed: ExecutionReport | None
     problem: str
@@ -72,7 +72,7 @@ async def bring_along(
     return GroupsOutcome(
         plan=path,
         planned=len(made.plan.partitions) if made else 0,
-        left_out=made.plan.left_out if made else 0,
+        left_out=made.plan.left_out if made else (),
         not_planned=made.plan.not_planned if made else (),
         executed=executed,
         problem=problem,

@@ -132,7 +132,7 @@ async def by_group(drafting: Drafting) -> Drafts:
     document = _offset_map(drafting.request)
     archived = await _archived(drafting)
     _miss_none(drafting, {position.group for position in archived.positions} | _groups_of(archived.unknown))
-    drafts = through_map(archived.positions, document, drafting.target_of)
+    drafts = through_map(archived.positions, document)
     drafts.not_planned += archived.unknown
     return drafts
 
@@ -175,7 +175,7 @@ async def by_offset(drafting: Drafting) -> Drafts:
                             topic_id=topic.topic_id,
                         )
                     )
-        return through_map(positions, document, drafting.target_of)
+        return through_map(positions, document)
     groups = await _selected_groups(drafting) if any(row.group is None for row in request.given) else []
     for row in request.given:
         if row.offset is None:
@@ -185,7 +185,7 @@ async def by_offset(drafting: Drafting) -> Drafts:
             for group in ([row.group] if row.group is not None else groups)
             if selects(request.groups, group)
         ]
-    return through_map(positions, document, drafting.target_of)
+    return through_map(positions, document)
 
 
 async def by_timestamp(drafting: Drafting) -> Drafts:
@@ -214,11 +214,11 @@ async def by_scan(drafting: Drafting) -> Drafts:
     for position in archived.positions:
         target = drafting.target_of(position.topic)
         topic = newest.get(position.topic)
-        if target is None or (topic is not None and topic.internal):
-            drafts.left_out += 1
+        if target is None or topic is None or topic.internal:
+            drafts.left_out[position.topic] += 1
             continue
         there = drafting.topics.get(target)
-        if topic is None or position.partition >= topic.partitions:
+        if position.partition >= topic.partitions:
             drafts.refuse(position, "the archive does not have the partition")
         elif position.topic_id not in (None, topic.topic_id):
             drafts.refuse(position, "the position is of another incarnation of the topic than the newest")

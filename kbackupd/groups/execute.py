@@ -147,7 +147,7 @@ def rollback_plan(plan: ResetPlan, groups: Mapping[str, GroupInTarget], *, made_
         made_ms=made_ms,
         undoes=plan.digest,
         not_planned=(),
-        left_out=0,
+        left_out=(),
         absent_groups=tuple(sorted(id for id, group in groups.items() if not group.exists)),
         partitions=tuple(_undone(row, _held(groups, row)) for row in plan.partitions),
         digest="",

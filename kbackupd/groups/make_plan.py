@@ -110,9 +110,10 @@ def _refuse_nothing(drafts: Drafts) -> None:
     if drafts.planned or drafts.not_planned:
         return
     if drafts.left_out:
+        names = ", ".join(sorted(drafts.left_out)[:10])
         raise UsageError(
-            f"all {drafts.left_out} positions are of topics that the restore does not select",
-            hint="topics and topic_mapping of --config say what it selects",
+            f"all {drafts.left_out.total()} positions are of topics that were not restored: {names}",
+            hint="topics and topic_mapping of --config, and the offset map, say what was",
         )
     raise UsageError(
         "no position is selected: no group, or no topic of theirs, matches",

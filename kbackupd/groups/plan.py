@@ -94,6 +94,14 @@ class NotPlanned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A topic of the source that was not restored, and how many positions groups had in it."""
+
+    topic: str
+    positions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TargetTopicId:
     """A topic of the target as it was when the plan was made."""
 
@@ -132,8 +140,8 @@ class ResetPlan:
     partitions: tuple[PlannedPosition, ...]
     """By group, topic, partition."""
     not_planned: tuple[NotPlanned, ...]
-    left_out: int
-    """Positions of topics that the restore does not select."""
+    left_out: tuple[LeftOut, ...]
+    """Topics that the restore did not bring: not selected, not in the archive, or internal."""
     absent_groups: tuple[str, ...]
     """Groups of the plan that the target did not have."""
     digest: str = ""

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from kbackupd.groups.document import sealed
 from kbackupd.groups.plan import (
     PLAN_FORMAT,
+    LeftOut,
     NotPlanned,
     PlanArchive,
     PlanKind,
@@ -96,7 +97,7 @@ def build_plan(
             topics=tuple(TargetTopicId(topic=name, topic_id=topics[name].topic_id) for name in used),
             partitions=tuple(row for _, row in sorted(rows.items())),
             not_planned=tuple(sorted(not_planned, key=lambda one: (one.group, one.topic, one.partition))),
-            left_out=drafts.left_out,
+            left_out=tuple(LeftOut(topic=name, positions=n) for name, n in sorted(drafts.left_out.items())),
             absent_groups=tuple(sorted({row.group for row in rows.values() if not groups[row.group].exists})),
         )
     )

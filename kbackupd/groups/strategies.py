@@ -1,12 +1,13 @@
 """Where groups shall go on: the decisions of each strategy. Pure; what they are decided from is handed in.
 
 Every position that was asked for ends in exactly one of three places: a draft (a new position, how it was come by and
-how exact it is), "not planned" with why, or the count of those whose topic the restore does not select. Nothing is
+how exact it is), "not planned" with why, or the count of those whose topic the restore did not bring. Nothing is
 dropped in silence (hazard 32).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -52,7 +53,8 @@ class Draft:
 class Drafts:
     planned: list[Draft] = field(default_factory=list)
     not_planned: list[NotPlanned] = field(default_factory=list)
-    left_out: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Positions by source topic."""
 
     def refuse(self, position: SourcePosition, reason: str) -> None:
         self.not_planned.append(
@@ -80,7 +82,7 @@ class Drafts:
         )
 
 
-def through_map(positions: Iterable[SourcePosition], document: OffsetMapDocument, target_of: TargetOf) -> Drafts:
+def through_map(positions: Iterable[SourcePosition], document: OffsetMapDocument) -> Drafts:
     """Positions of the source through the offset map, for the strategies `group` and `offset`."""
     drafts = Drafts()
     topics = {topic.source: topic for topic in document.topics}
@@ -88,10 +90,7 @@ def through_map(positions: Iterable[SourcePosition], document: OffsetMapDocument
     for position in positions:
         topic = topics.get(position.topic)
         if topic is None:
-            if target_of(position.topic) is None:
-                drafts.left_out += 1
-            else:
-                drafts.refuse(position, "the topic is not in the offset map")
+            drafts.left_out[position.topic] += 1
             continue
         if position.topic_id not in (None, topic.topic_id):
             drafts.refuse(position, "the position is of another incarnation of the topic than the one restored")
@@ -205,7 +204,7 @@ def as_found(
     for position in positions:
         target = target_of(position.topic)
         if target is None:
-            drafts.left_out += 1
+            drafts.left_out[position.topic] += 1
             continue
         one = found[position.topic, position.partition, position.offset]
         if one.offset is None:

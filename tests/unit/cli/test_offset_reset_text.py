@@ -10,7 +10,7 @@ from rich.console import Console
 
 from kbackupd.cli.offset_reset_text import print_execution, print_reset_plan
 from kbackupd.groups.execute import ExecutionReport, FailedPosition
-from kbackupd.groups.plan import NotPlanned, PlanArchive
+from kbackupd.groups.plan import LeftOut, NotPlanned, PlanArchive
 from kbackupd.model.offset_map import Exactness
 from tests.unit.groups.examples import plan_of, row
 
@@ -27,7 +27,7 @@ PLAN = replace(
         location="s3://my-kafka-backups/production/main", backup_id="main", archive_id="a" * 22, source_cluster_id="s"
     ),
     not_planned=(NotPlanned(group="g", topic="t", partition=1, source_offset=1, reason="nowhere"),),
-    left_out=3,
+    left_out=(LeftOut(topic="audit", positions=2), LeftOut(topic="tmp", positions=1)),
     absent_groups=("g",),
 )
 
@@ -42,7 +42,7 @@ def test_a_plan_fits_the_terminal_and_no_offset_is_folded(width: int, capsys: py
     assert any("before start" in line for line in lines)
     assert "not planned: 1 position" in lines
     assert "  g  t/1: nowhere" in lines
-    assert "left out: 3 positions of topics that the restore does not select" in lines
+    assert "left out: 3 positions of topics not restored: audit, tmp" in lines
     assert "  kbackupd offset-reset execute --plan plan.json --config …" in lines
 
 

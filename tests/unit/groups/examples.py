@@ -60,7 +60,7 @@ def plan_of(*rows: PlannedPosition, kind: PlanKind = PlanKind.PLAN) -> ResetPlan
             topics=(TargetTopicId(topic="orders", topic_id=ORDERS),),
             partitions=rows,
             not_planned=(),
-            left_out=0,
+            left_out=(),
             absent_groups=(),
         )
     )

@@ -56,7 +56,7 @@ def built(drafts: Drafts, groups: dict[str, GroupInTarget] | None = None) -> Res
 def test_hazard_32_a_position_goes_through_the_map_into_the_renamed_topic() -> None:
     document = document_of(partition_map([(0, 10), (4, 10)], trailing=1))
 
-    drafts = through_map([position(n) for n in (3, 11, 24, 30)], document, lambda name: name)
+    drafts = through_map([position(n) for n in (3, 11, 24, 30)], document)
 
     assert [(one.topic, one.offset, one.exactness) for one in drafts.planned] == [
         ("orders-réstored", 3, Exactness.EXACT),
@@ -69,23 +69,20 @@ def test_hazard_32_a_position_goes_through_the_map_into_the_renamed_topic() -> N
 
 def test_every_position_ends_as_planned_not_planned_or_left_out() -> None:
     document = document_of(partition_map([(0, 10)]))
-    selected = {"orders": "orders", "forgotten": "forgotten"}
 
     drafts = through_map(
         [
             position(1),
-            position(1, topic="forgotten"),
             position(1, topic="elsewhere"),
+            position(2, topic="elsewhere"),
             position(1, partition=9),
             position(1, topic_id=ANEW),
         ],
         document,
-        selected.get,
     )
 
-    assert (len(drafts.planned), drafts.left_out) == (1, 1)
+    assert (len(drafts.planned), drafts.left_out) == (1, {"elsewhere": 2})
     assert [one.reason for one in drafts.not_planned] == [
-        "the topic is not in the offset map",
         "the partition is not in the offset map",
         "the position is of another incarnation of the topic than the one restored",
     ]
@@ -94,7 +91,7 @@ def test_every_position_ends_as_planned_not_planned_or_left_out() -> None:
 def test_where_a_partition_was_not_restored_to_its_end_no_end_is_claimed() -> None:
     document = document_of(replace(partition_map([(0, 10)]), complete=False))
 
-    drafts = through_map([position(3), position(15)], document, lambda name: name)
+    drafts = through_map([position(3), position(15)], document)
 
     assert [one.offset for one in drafts.planned] == [3]
     assert "not restored to its end" in drafts.planned[0].reason
@@ -119,7 +116,7 @@ def test_what_a_scan_does_not_find_is_not_planned() -> None:
 
     assert [(one.topic, one.offset) for one in drafts.planned] == [("new", 9)]
     assert [one.reason for one in drafts.not_planned] == ["nowhere"]
-    assert drafts.left_out == 1
+    assert drafts.left_out == {"other": 1}
 
 
 def test_a_plan_says_where_groups_stand_and_what_the_target_has_no_room_for() -> None:
