@@ -14,6 +14,7 @@ import pytest
 
 from kbackupd.format.header import parse_header
 from kbackupd.format.records import RawRecord, build_batch, encode_body, rewrite_for_produce
+from kbackupd.format.stored_records import records_of
 from kbackupd.kafka import types
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.produce import RawProducer
@@ -23,7 +24,6 @@ from kbackupd.model.scope import HeaderPattern, OffsetBounds, RecordPatterns, Re
 from kbackupd.model.settings import SecuritySettings
 from kbackupd.restore.preflight import PreflightError
 from kbackupd.restore.report import RestoreReport, Verdict
-from kbackupd.restore.rewrite import records_of
 from kbackupd.store.open import open_store
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.topics import create_topic
