@@ -34,34 +34,54 @@ def print_map(console: Console, document: OffsetMapDocument) -> None:
     facts.add_row("to cluster", document.target_cluster_id)
     facts.add_row("written", iso(document.made_ms))
     facts.add_row("offsets", document.mode)
-    print_sections(console, [facts, _partitions(console, document)])
+    topics = _blocks(console, document) if console.is_terminal else [_rows(console, document)]
+    print_sections(console, [facts, *(topics if document.topics else [Text("no topics")])])
 
 
-def _partitions(console: Console, document: OffsetMapDocument) -> RenderableType:
-    rows = [(topic, one) for topic in document.topics for one in topic.partitions]
-    if not rows:
-        return Text("no topics")
+def _blocks(console: Console, document: OffsetMapDocument) -> list[RenderableType]:
+    """A table for each topic, under both its names: beside offsets of ten digits they would be folded to bits."""
+    blocks: list[RenderableType] = []
+    left = ROWS_ON_TERMINAL
+    for topic in document.topics:
+        table = _table(console)
+        for one in topic.partitions[: max(left, 0)]:
+            table.add_row(*_cells(one))
+        if left > 0:
+            blocks.append(Group(Text(f"{topic.source} → {topic.target}", "bold"), table))
+        left -= len(topic.partitions)
+    if left < 0:
+        blocks.append(Text(f"… and {count_of(-left, 'partition')} more: --format json has all", "dim"))
+    return blocks
+
+
+def _rows(console: Console, document: OffsetMapDocument) -> RenderableType:
+    """Piped: a line for each partition, with the topic's names."""
+    table = _table(console, "TOPIC", "TARGET")
+    for topic in document.topics:
+        for one in topic.partitions:
+            table.add_row(topic.source, topic.target, *_cells(one))
+    return table
+
+
+def _table(console: Console, *names: str) -> Table:
     table = plain_table(console)
-    table.add_column("TOPIC", overflow="fold")
-    table.add_column("TARGET", overflow="fold")
+    for name in names:
+        table.add_column(name)
     for heading in ("PART", "SOURCE OFFSETS", "TARGET OFFSETS", "RECORDS", "RUNS"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("STATE", no_wrap=True)
-    shown = rows[:ROWS_ON_TERMINAL] if console.is_terminal else rows
-    for topic, one in shown:
-        table.add_row(
-            topic.source,
-            topic.target,
-            _partition(one),
-            f"[{one.source_first_offset}, {one.source_next_offset})",
-            f"[{one.target_first_offset}, {one.target_next_offset})",
-            f"{one.records:,}",
-            f"{len(one.counts):,}",
-            "complete" if one.complete else Text("not to its end", "yellow"),
-        )
-    if len(shown) == len(rows):
-        return table
-    return Group(table, Text(f"… and {count_of(len(rows) - len(shown), 'row')} more: --format json has all", "dim"))
+    return table
+
+
+def _cells(one: PartitionMap) -> tuple[str | Text, ...]:
+    return (
+        _partition(one),
+        f"[{one.source_first_offset}, {one.source_next_offset})",
+        f"[{one.target_first_offset}, {one.target_next_offset})",
+        f"{one.records:,}",
+        f"{len(one.counts):,}",
+        "complete" if one.complete else Text("not to its end", "yellow"),
+    )
 
 
 def _partition(one: PartitionMap) -> str:
