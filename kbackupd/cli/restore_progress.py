@@ -41,8 +41,15 @@ def progress_line(progress: RestoreProgress, now: float) -> str:
         f" ({_percent(progress)} %), {format_bytes(progress.rate_bytes_per_second(now))}/s,"
         f" {'ETA ' + format_duration(eta) if eta is not None else 'ETA unknown'},"
         f" {progress.acknowledged_records:,} records,"
+        f"{_filled(progress)}"
         f" {progress.partitions_done} of {progress.partitions} partitions"
     )
+
+
+def _filled(progress: RestoreProgress) -> str:
+    if not progress.to_fill_offsets or progress.phase is not Phase.RESTORING:
+        return ""
+    return f" {progress.filled_offsets:,} of {progress.to_fill_offsets:,} or more empty offsets filled,"
 
 
 def _percent(progress: RestoreProgress) -> int:

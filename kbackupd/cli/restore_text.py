@@ -10,6 +10,7 @@ from rich.text import Text
 from kbackupd.cli.output import plain_table, print_sections
 from kbackupd.cli.restore_cut_text import choice_in_words, cut_in_words, is_cut, what_came_of_it
 from kbackupd.model.clock import iso
+from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.units import format_bytes, format_duration
 from kbackupd.restore.plan import PinnedEpoch, RestorePlan, TopicPlan
 from kbackupd.restore.progress import Phase, RestoreProgress
@@ -41,6 +42,8 @@ def print_plan(console: Console, plan: RestorePlan) -> None:
     table = plain_table(console)
     for name in ("TOPIC", "TARGET"):
         table.add_column(name, overflow="fold")
+    if plan.offsets is OffsetsMode.PRESERVE:
+        head.append(_filling(plan))
     for name in ("PARTITIONS", "OFFSETS", "RECORDS ≤", "DOWNLOAD", "LARGEST BATCH"):
         table.add_column(name, justify="right")
     for topic in plan.topics:
@@ -81,6 +84,15 @@ def _skipped(plan: RestorePlan) -> str:
     return f" ({skipped:,} of {skipped + read:,} runs hold nothing that is wanted)" if skipped else ""
 
 
+def _filling(plan: RestorePlan) -> str:
+    kept = [one.preserved for topic in plan.topics for one in topic.partitions if one.preserved is not None]
+    return (
+        f"\noffsets are kept: at least {sum(one.to_fill for one in kept):,} without a record to fill, and"
+        f" {sum(one.log_start for one in kept):,} before the log starts, about {format_duration(plan.fill_seconds)}"
+        " (more where the target denies transaction markers)"
+    )
+
+
 def _plan_notes(topic: TopicPlan) -> Iterator[str]:
     yield from choice_in_words(topic)
     if topic.deleted_at_source_ms is not None:
@@ -97,6 +109,8 @@ def _plan_notes(topic: TopicPlan) -> Iterator[str]:
                 f"{where}: transaction of producer {row.producer_id} from offset {row.first_offset} on: {row.outcome},"
                 f" {does}"
             )
+        if partition.preserved is not None and partition.preserved.refused:
+            yield f"{where}: cannot keep its offsets: {partition.preserved.refused}"
         if partition.log_append_time:
             yield f"{where}: LogAppendTime records keep their timestamps, as CreateTime"
         if partition.legacy:
@@ -115,6 +129,8 @@ def print_report(console: Console, report: RestoreReport) -> None:
         f"from {report.archive} ({report.backup_id}), begun {iso(report.began_ms)}"
         + (f"\nof these, earlier runs had restored {report.records_found:,} records" if report.records_found else "")
     )
+    if report.filling is not None:
+        head.append(f"\noffsets kept, {report.offsets_filled:,} without a record filled by {report.filling}")
     sections: list[RenderableType] = [head, _counts(console, report)]
     if wanted := list(cut_in_words(report.cut)):
         sections.insert(1, _listed(console, "what was asked for:", wanted))
@@ -227,6 +243,8 @@ def _moved(topic: TopicReport, partition: PartitionReport) -> Iterator[str]:
     if not partition.offset_map:
         return
     first = partition.offset_map[0]
+    if partition.offsets_filled and first.source_offset == first.target_offset:
+        return
     if partition.offset_map_runs > 1 or first.source_offset != first.target_offset:
         more = f", {partition.offset_map_runs} runs in all" if partition.offset_map_runs > 1 else ""
         yield f"{topic.target}-{partition.partition}: {first.source_offset} → {first.target_offset}{more}"

@@ -22,18 +22,20 @@ async def list_offsets(
     node_id: int,
     asked: Mapping[TopicPartition, tuple[int, int]],
     *,
+    unreplicated: bool = False,
     timeout_seconds: float | None = None,
 ) -> dict[TopicPartition, OffsetAnswer]:
     """Offsets by timestamp: `asked` maps a partition to (timestamp, current leader epoch).
 
     Timestamps: epoch milliseconds, −1 the high watermark, −2 the log start. Epoch −1: unchecked. Every partition asked
     for is in the answer; one the broker left out has UNKNOWN_SERVER_ERROR. The deadline is per request of 2,000.
+    With `unreplicated` −1 is the end of the leader's log, which lies behind its high watermark while replicas follow.
 
     Raises: KafkaUnavailableError, KafkaDeniedError.
     """
     answers: dict[TopicPartition, OffsetAnswer] = {}
     for part in _parts(asked):
-        request = ListOffsetsRequest(asked=part)
+        request = ListOffsetsRequest(asked=part, unreplicated=unreplicated)
         answers.update(await _ask(connection, node_id, request, timeout_seconds))
     unanswered = OffsetAnswer(error_code=KafkaErrorCode.UNKNOWN_SERVER_ERROR, offset=-1, leader_epoch=-1)
     return {tp: answers.get(tp, unanswered) for tp in asked}

@@ -35,6 +35,19 @@ class OffsetToCommit(NamedTuple):
     metadata: str = ""
 
 
+class TransactionMarker(NamedTuple):
+    """A control record as a transaction's coordinator has it appended; it takes one offset and nobody reads it.
+
+    A partition refuses one whose producer epoch or coordinator epoch is below the last it saw of that producer id.
+    """
+
+    tp: TopicPartition
+    producer_id: int
+    producer_epoch: int
+    coordinator_epoch: int
+    committed: bool = False
+
+
 class KafkaErrorCode(IntEnum):
     """The error codes kbackupd acts on, by Kafka's own names (org.apache.kafka.common.protocol.Errors).
 
@@ -82,9 +95,13 @@ class KafkaErrorCode(IntEnum):
     OUT_OF_ORDER_SEQUENCE_NUMBER = 45
     DUPLICATE_SEQUENCE_NUMBER = 46
     INVALID_PRODUCER_EPOCH = 47
+    INVALID_TXN_STATE = 48
+    INVALID_PRODUCER_ID_MAPPING = 49
     CONCURRENT_TRANSACTIONS = 51
+    TRANSACTION_COORDINATOR_FENCED = 52
     TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53
     SECURITY_DISABLED = 54
+    OPERATION_NOT_ATTEMPTED = 55
     KAFKA_STORAGE_ERROR = 56
     SASL_AUTHENTICATION_FAILED = 58
     UNKNOWN_PRODUCER_ID = 59

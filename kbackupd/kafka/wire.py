@@ -39,6 +39,8 @@ from kbackupd.kafka.types import (
 from kbackupd.model.positions import topic_id_from_uuid
 
 _CONSUMER = -1
+_DEBUGGING = -2
+"""Sees a log to its end, replicated or not (org.apache.kafka.common.requests.ListOffsetsRequest)."""
 _READ_UNCOMMITTED = 0
 _NULL_UUID = bytes(16)
 _PARTITION = struct.Struct(">hiii")  # error, index, leader, leader epoch
@@ -126,12 +128,16 @@ def _operations(bits: int) -> frozenset[TopicOperation] | None:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ListOffsetsRequest(WireRequest[dict[TopicPartition, OffsetAnswer]]):
-    """Asked: (timestamp, or −1 latest, −2 earliest; current leader epoch, −1 unchecked)."""
+    """Asked: (timestamp, or −1 latest, −2 earliest; current leader epoch, −1 unchecked).
+
+    `unreplicated`: "latest" is the end of the leader's log instead of the high watermark.
+    """
 
     API_KEY = 2
     API_VERSION = 7
 
     asked: Mapping[TopicPartition, tuple[int, int]]
+    unreplicated: bool = False
 
     def encode(self) -> bytes:
         def partition(row: tuple[int, tuple[int, int]]) -> bytes:
@@ -140,7 +146,7 @@ class ListOffsetsRequest(WireRequest[dict[TopicPartition, OffsetAnswer]]):
 
         rows = by_topic((tp.topic, tp.partition, value) for tp, value in self.asked.items())
         topics = array(rows, lambda topic: string(topic[0]) + array(topic[1], partition) + EMPTY_TAGS)
-        return int32(_CONSUMER) + int8(_READ_UNCOMMITTED) + topics + EMPTY_TAGS
+        return int32(_DEBUGGING if self.unreplicated else _CONSUMER) + int8(_READ_UNCOMMITTED) + topics + EMPTY_TAGS
 
     def decode(self, buffer: bytes, position: int) -> dict[TopicPartition, OffsetAnswer]:
         reader = Reader(buffer, position)

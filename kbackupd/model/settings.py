@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from kbackupd.model.globs import is_literal, taken_by_star
+from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.scope import RestoreScope
 
 MIB = 1 << 20
@@ -305,6 +306,7 @@ class RestoreOptions:
     sources become `topics.include`."""
     scope: RestoreScope = field(default_factory=RestoreScope)
     retention_after: RetentionAfter = RetentionAfter.AUTO
+    offsets: OffsetsMode = OffsetsMode.COMPACT
     rate_limit_bytes_per_second: int | None = None
     """None: unlimited."""
     verify: bool = True

@@ -28,12 +28,15 @@ class ContentDigest:
         self.records = 0
         self.data_bytes = 0
 
-    def add(self, batch: bytes | memoryview, records: int) -> None:
+    def add(self, batch: bytes | memoryview, records: int, *, base_offset: int | None = None) -> None:
         """The next batch, of magic 2: attributes, last offset delta and base timestamp; then record count and payload.
 
-        Between those lie the largest timestamp, which brokers correct, and producer id, epoch and sequence.
+        Between those lie the largest timestamp, which brokers correct, and producer id, epoch and sequence. Where holes
+        are between batches, `base_offset` says where each lies.
         """
         view = memoryview(batch)
+        if base_offset is not None:
+            self._hash.update(base_offset.to_bytes(8, "big"))
         self._hash.update(view[21:35])
         self._hash.update(view[57:])
         self.batches += 1

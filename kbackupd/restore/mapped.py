@@ -50,7 +50,7 @@ def offset_map_of(record: RestoreRecord, *, made_ms: int) -> OffsetMapDocument |
         source_cluster_id=plan.source_cluster_id,
         target_cluster_id=record.target_cluster_id,
         made_ms=made_ms,
-        mode=OffsetsMode.COMPACT,
+        mode=plan.offsets,
         topics=tuple(_topic_map(topic, record) for topic in plan.topics),
     )
 
@@ -81,6 +81,21 @@ def _partition_map(
     if result is not None:
         columns.take(result, target_first_offset)
     complete = restored and result is not None and not result.failure
+    kept = partition.preserved
+    if kept is not None:
+        return PartitionMap(
+            source_partition=partition.partition,
+            target_partition=partition.partition,
+            source_first_offset=kept.log_start,
+            source_next_offset=kept.next_offset if complete else columns.next_source_offset(kept.log_start),
+            target_first_offset=kept.log_start,
+            target_next_offset=kept.next_offset if complete else columns.next_source_offset(kept.log_start),
+            complete=complete,
+            source_offsets=columns.source_offsets,
+            target_offsets=columns.target_offsets,
+            counts=columns.counts,
+            mode=OffsetsMode.PRESERVE,
+        )
     first = partition.offsets.first_offset
     return PartitionMap(
         source_partition=partition.partition,

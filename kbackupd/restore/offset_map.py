@@ -22,11 +22,15 @@ class OffsetMap:
     """Grows at its end only: source offsets ascend, target offsets ascend without a hole from 0 on.
 
     Target offsets count from the first restored record; the log's end before it is added by whoever knows it.
+
+    Args:
+        identity: offsets are kept: what is restored goes where it was.
     """
 
-    __slots__ = ("_sources", "_targets", "next_source_offset", "records")
+    __slots__ = ("_identity", "_sources", "_targets", "next_source_offset", "records")
 
-    def __init__(self) -> None:
+    def __init__(self, *, identity: bool = False) -> None:
+        self._identity = identity
         self._sources = array("q")
         self._targets = array("q")
         self.records = 0
@@ -58,7 +62,8 @@ class OffsetMap:
     def runs(self, *, target_first_offset: int = 0) -> Iterator[MappedRun]:
         for number, (source, target) in enumerate(zip(self._sources, self._targets, strict=True)):
             following = self._targets[number + 1] if number + 1 < len(self._targets) else self.records
-            yield MappedRun(source_offset=source, target_offset=target + target_first_offset, count=following - target)
+            landed = source if self._identity else target + target_first_offset
+            yield MappedRun(source_offset=source, target_offset=landed, count=following - target)
 
     def target_of(self, source_offset: int) -> int | None:
         """Where the record of `source_offset` went; None: it was not restored."""
@@ -67,4 +72,6 @@ class OffsetMap:
             return None
         following = self._targets[found + 1] if found + 1 < len(self._targets) else self.records
         target = self._targets[found] + source_offset - self._sources[found]
-        return target if target < following else None
+        if target >= following:
+            return None
+        return source_offset if self._identity else target

@@ -13,7 +13,7 @@ from kbackupd.kafka.types import TopicOperation
 
 CAN = TopicOperation
 
-_ORDER = (CAN.DESCRIBE, CAN.CREATE, CAN.READ, CAN.WRITE, CAN.ALTER_CONFIGS, CAN.DESCRIBE_CONFIGS)
+_ORDER = (CAN.DESCRIBE, CAN.CREATE, CAN.READ, CAN.WRITE, CAN.DELETE, CAN.ALTER_CONFIGS, CAN.DESCRIBE_CONFIGS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,15 +25,18 @@ class Problem:
     denied: bool = False
 
 
-def needed(*, exists: bool, reads_back: bool) -> frozenset[TopicOperation]:
+def needed(*, exists: bool, reads_back: bool, moves_log_start: bool = False) -> frozenset[TopicOperation]:
     """What a restore does with a topic that may be described.
 
     Create is not in it: it may be granted on the cluster instead, so the controller is asked whether it would.
 
     Args:
         reads_back: what was restored is verified.
+        moves_log_start: offsets are kept, and do not begin at 0.
     """
     always = {CAN.WRITE, CAN.ALTER_CONFIGS}
+    if moves_log_start:
+        always |= {CAN.DELETE}
     return frozenset(always | ({CAN.DESCRIBE_CONFIGS} if exists else set()) | ({CAN.READ} if reads_back else set()))
 
 
@@ -44,9 +47,9 @@ def lacking(topic: str, operations: Collection[TopicOperation]) -> Problem:
     )
 
 
-def hidden(topic: str, *, reads_back: bool) -> Problem:
+def hidden(topic: str, *, reads_back: bool, moves_log_start: bool = False) -> Problem:
     """Without Describe the broker tells nothing about the topic, not even whether it exists."""
-    wanted = {CAN.DESCRIBE, CAN.CREATE} | needed(exists=False, reads_back=reads_back)
+    wanted = {CAN.DESCRIBE, CAN.CREATE} | needed(exists=False, reads_back=reads_back, moves_log_start=moves_log_start)
     names = ", ".join(one.label for one in _ORDER if one in wanted)
     return Problem(
         what=f"topic {topic}: this principal lacks {CAN.DESCRIBE.label}",

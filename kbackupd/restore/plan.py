@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 from kbackupd.archive.archive import Archive, ArchivedTopic
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory
 from kbackupd.model.events import GAP_MEANING, GapCause
+from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.positions import OffsetRange, PartitionId, TopicId
 from kbackupd.model.scope import OffsetBounds, RecordPatterns, RecordsOf, TimeWindow
 from kbackupd.model.segment import Run, RunFlag
 from kbackupd.model.settings import RestoreOptions, RestoreSettings, RetentionAfter
 from kbackupd.restore.choice import GO_FIRST, ChosenTopic, choose_topics
 from kbackupd.restore.cut import PartitionCut, RecordFilter
+from kbackupd.restore.preserve import PreservedOffsets, preserved_offsets, total_seconds
 from kbackupd.restore.visibility import Outcomes, Visibility
 
 PLAN_FORMAT = 1
@@ -102,6 +104,8 @@ class PartitionPlan:
     legacy: bool
     not_in_archive: tuple[NotInArchive, ...]
     open_transactions: tuple[PlannedTransaction, ...]
+    preserved: PreservedOffsets | None = None
+    """None: offsets are not kept."""
 
     @property
     def is_empty(self) -> bool:
@@ -138,6 +142,11 @@ class TopicPlan:
         return self.source in GO_FIRST
 
     @property
+    def moves_log_start(self) -> bool:
+        """Fillers are written before some partition's first offset, and deleted."""
+        return any(one.preserved is not None and one.preserved.log_start > 0 for one in self.partitions)
+
+    @property
     def largest_batch_bytes(self) -> int:
         return max((partition.largest_batch_bytes for partition in self.partitions), default=0)
 
@@ -162,6 +171,9 @@ class RestorePlan:
     target: tuple[str, ...]
     retention_after: RetentionAfter
     cut: PlannedCut
+    offsets: OffsetsMode
+    fill_seconds: float
+    """For offsets without records, roughly; not counting the records."""
     topics: tuple[TopicPlan, ...]
     """In the order in which they are restored."""
     damaged: tuple[DamagedInArchive, ...]
@@ -170,6 +182,12 @@ class RestorePlan:
     @property
     def partitions(self) -> int:
         return sum(len(topic.partitions) for topic in self.topics)
+
+    @property
+    def offsets_to_fill(self) -> int:
+        """At least; 0 where offsets are not kept."""
+        kept = (partition.preserved for topic in self.topics for partition in topic.partitions)
+        return sum(one.log_start + one.to_fill for one in kept if one is not None)
 
     @property
     def records(self) -> int:
@@ -203,6 +221,8 @@ def make_plan(archive: Archive, settings: RestoreSettings) -> RestorePlan:
         filters=options.scope.patterns,
         provenance_headers=options.provenance_headers,
     )
+    topics = tuple(_topic_plan(archive, one, options, cut) for one in chosen)
+    preserved = (partition.preserved for topic in topics for partition in topic.partitions)
     return RestorePlan(
         format=PLAN_FORMAT,
         archive=archive.location,
@@ -216,7 +236,9 @@ def make_plan(archive: Archive, settings: RestoreSettings) -> RestorePlan:
         target=settings.target.bootstrap_servers,
         retention_after=options.retention_after,
         cut=cut,
-        topics=tuple(_topic_plan(archive, one, options, cut) for one in chosen),
+        offsets=options.offsets,
+        fill_seconds=total_seconds(one for one in preserved if one is not None),
+        topics=topics,
         damaged=(
             *(DamagedInArchive(key=one.key, reason=one.reason) for one in archive.damaged),
             *(DamagedInArchive(key=one.key, reason=one.reason) for one in archive.lost),
@@ -242,6 +264,7 @@ def _topic_plan(archive: Archive, chosen: ChosenTopic, options: RestoreOptions, 
                 asked=scope.offsets_of(topic.name, id.partition),
                 left_out=not scope.takes(topic.name, id.partition),
                 never_seen=_never_seen(archive, topic, id),
+                preserves=options.offsets is OffsetsMode.PRESERVE,
             )
             for id in topic.partition_ids
         ),
@@ -258,7 +281,13 @@ def _cut(cut: PlannedCut, asked: OffsetBounds) -> PartitionCut:
 
 
 def _partition_plan(
-    history: PartitionHistory, *, cut: PlannedCut, asked: OffsetBounds, left_out: bool, never_seen: bool
+    history: PartitionHistory,
+    *,
+    cut: PlannedCut,
+    asked: OffsetBounds,
+    left_out: bool,
+    never_seen: bool,
+    preserves: bool,
 ) -> PartitionPlan:
     runs = [] if left_out else list(_runs(_cut(cut, asked).needed(history)))
     return PartitionPlan(
@@ -270,7 +299,7 @@ def _partition_plan(
         runs=len(runs),
         runs_skipped=sum(1 for _ in _runs(history)) - len(runs),
         batches=sum(run.batches for run in runs),
-        records=sum(run.records for run in runs),
+        records=(records := sum(run.records for run in runs)),
         download_bytes=sum(run.stored_bytes for run in runs),
         raw_bytes=sum(run.raw_bytes for run in runs),
         largest_read_bytes=max((run.stored_bytes + run.raw_bytes for run in runs), default=0),
@@ -279,6 +308,7 @@ def _partition_plan(
         legacy=any(run.flags & RunFlag.LEGACY_MAGIC for run in runs),
         not_in_archive=() if left_out else tuple(_lacking(history, asked, never_seen=never_seen)),
         open_transactions=() if left_out else tuple(_open_transactions(history, asked, cut.visibility)),
+        preserved=preserved_offsets(history, records=records) if preserves and not left_out else None,
     )
 
 

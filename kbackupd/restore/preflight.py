@@ -27,13 +27,16 @@ from kbackupd.kafka.types import (
     TopicPartition,
 )
 from kbackupd.model.errors import DeniedError, KafkaDeniedError, RefusedError
-from kbackupd.model.positions import PartitionId, TopicId
+from kbackupd.model.offset_map import OffsetsMode
+from kbackupd.model.positions import OffsetRange, PartitionId, TopicId
 from kbackupd.model.restores import FillingTopic, RestoreReady, Unfinished
 from kbackupd.restore.configs import during_restore, is_left_by_a_restore
+from kbackupd.restore.filling import way_to_fill
 from kbackupd.restore.newest_batches import newest_batches
 from kbackupd.restore.older_brokers import as_far_as_known
 from kbackupd.restore.permissions import NO_PRODUCER, Problem, hidden, lacking, needed
 from kbackupd.restore.plan import RestorePlan, TopicPlan
+from kbackupd.restore.preserve import Way
 from kbackupd.restore.resume import Landed, NewestBatch, landed, own_overrides
 from kbackupd.restore.rewrite import ProducerIdentity
 
@@ -63,6 +66,8 @@ class TargetState:
     """Given to us by the cluster, nothing was appended under it; or the one of the restore that is gone on with."""
     landed: Mapping[TopicPartition, Landed]
     """What is there of the restore that is gone on with."""
+    way: Way | None = None
+    """What fills offsets without records; None: offsets are not kept."""
 
 
 class PreflightError(RefusedError):
@@ -131,7 +136,7 @@ async def examine_target(
         if there is None or there.error_code == KafkaErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
             absent.append((topic, there))
         elif there.error_code == KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED:
-            problems.append(hidden(topic.target, reads_back=reads_back))
+            problems.append(hidden(topic.target, reads_back=reads_back, moves_log_start=topic.moves_log_start))
         elif (problem := _metadata_problem(topic, there)) is not None:
             problems.append(problem)
         else:
@@ -139,11 +144,25 @@ async def examine_target(
     problems += await _absent_problems(connection, absent, reads_back=reads_back)
     overrides = await _own_overrides(connection, existing, problems, reads_back=reads_back)
     producer = await _producer(connection, problems)
-    filling = {topic.target: topic for topic in going_on.ready.topics} if going_on and going_on.ready else {}
-    ends = await _log_ends(connection, [one.there for one in existing], filling, problems)
+    # Before logs are asked where they end: an empty transaction that a dead run had begun is over then.
+    way = await way_to_fill(connection, plan, problems) if plan.offsets is OffsetsMode.PRESERVE else None
+    logs = await _logs(connection, plan, [one.there for one in existing], going_on, problems)
+    filling = _filling(going_on)
+    begins = {
+        one.plan.target: dict(enumerate(filling[one.plan.target].log_ends))
+        if one.plan.target in filling
+        else {
+            part.partition: logs[TopicPartition(one.plan.target, part.partition)].next_offset
+            for part in one.there.partitions
+        }
+        for one in existing
+    }
+    problems += _offsets_problems(plan, begins)
     landed_before: dict[TopicPartition, Landed] = {}
     if going_on is not None and going_on.ready is not None and not problems:
-        landed_before = await _landed(connection, [one.there for one in existing], ends, going_on.ready, problems)
+        landed_before = await _landed(
+            connection, [one.there for one in existing], logs, going_on.ready, plan.offsets, problems
+        )
     problems += _same_cluster(plan, metadata, problems)
     if problems or producer is None:
         raise TargetDeniedError(problems) if all(one.denied for one in problems) else PreflightError(problems)
@@ -161,12 +180,7 @@ async def examine_target(
         existing={
             one.plan.target: TargetTopic(
                 topic_id=one.there.topic_id,
-                log_ends=dict(enumerate(filling[one.plan.target].log_ends))
-                if one.plan.target in filling
-                else {
-                    part.partition: ends[TopicPartition(one.plan.target, part.partition)]
-                    for part in one.there.partitions
-                },
+                log_ends=begins[one.plan.target],
                 overrides=own(one),
             )
             for one in existing
@@ -174,14 +188,22 @@ async def examine_target(
         defaults=await topic_defaults(connection),
         producer=producer,
         landed=landed_before,
+        way=way,
     )
+
+
+def _filling(going_on: Unfinished | None) -> Mapping[str, FillingTopic]:
+    """The topics that an earlier run made ready, by name."""
+    ready = going_on.ready if going_on else None
+    return {topic.target: topic for topic in ready.topics} if ready else {}
 
 
 async def _landed(
     connection: KafkaConnection,
     topics: Sequence[TopicMetadata],
-    ends: Mapping[TopicPartition, int],
+    logs: Mapping[TopicPartition, OffsetRange],
     ready: RestoreReady,
+    offsets: OffsetsMode,
     problems: list[Problem],
 ) -> dict[TopicPartition, Landed]:
     """What the logs hold of the restore that is gone on with; what is not of it goes to `problems`."""
@@ -194,15 +216,25 @@ async def _landed(
     for topic in topics:
         for part in topic.partitions:
             tp = TopicPartition(topic.name, part.partition)
-            if ends[tp] > firsts[tp]:
-                asked.setdefault(part.leader_id, {})[tp] = (PartitionId(topic.topic_id, part.partition), ends[tp])
+            if logs[tp]:
+                asked.setdefault(part.leader_id, {})[tp] = (
+                    PartitionId(topic.topic_id, part.partition),
+                    logs[tp].next_offset,
+                )
     newest: dict[TopicPartition, NewestBatch] = {}
     for found in await asyncio.gather(*(newest_batches(connection, node_id, some) for node_id, some in asked.items())):
         newest |= found
     there: dict[TopicPartition, Landed] = {}
     for tp, first_offset in firsts.items():
         try:
-            there[tp] = landed(tp, first_offset=first_offset, log_end=ends[tp], newest=newest.get(tp), ready=ready)
+            there[tp] = landed(
+                tp,
+                first_offset=first_offset,
+                log_end=logs[tp].next_offset,
+                newest=newest.get(tp),
+                ready=ready,
+                offsets=offsets,
+            )
         except RefusedError as error:
             problems.append(Problem(what=error.message, remedy=error.hint))
     return there
@@ -218,7 +250,8 @@ async def _absent_problems(
         async def ask(configs: Mapping[str, str]) -> None:
             await check_creation(connection, topic.target, partitions=topic.target_partitions, configs=configs)
 
-        missing = _missing(there, needed(exists=False, reads_back=reads_back))
+        wanted = needed(exists=False, reads_back=reads_back, moves_log_start=topic.moves_log_start)
+        missing = _missing(there, wanted)
         try:
             async with turn:
                 await as_far_as_known(during_restore(topic.configs, topic.largest_batch_bytes), ask)
@@ -244,7 +277,8 @@ async def _own_overrides(
     overrides: dict[str, dict[str, str]] = {}
     for one in existing:
         name = one.plan.target
-        missing = _missing(one.there, needed(exists=True, reads_back=reads_back))
+        wanted = needed(exists=True, reads_back=reads_back, moves_log_start=one.plan.moves_log_start)
+        missing = _missing(one.there, wanted)
         told = described.get(name)
         code = KafkaErrorCode.UNKNOWN_SERVER_ERROR if told is None else told.error_code
         if code in _NOT_ALLOWED:
@@ -313,18 +347,20 @@ def _other_count(topic: TopicPlan, there: int) -> Problem:
     return Problem(what=f"topic {name} has {there} partitions, {wanted}", remedy=remedy)
 
 
-async def _log_ends(
+async def _logs(
     connection: KafkaConnection,
+    plan: RestorePlan,
     topics: Sequence[TopicMetadata],
-    filling: Mapping[str, FillingTopic],
+    going_on: Unfinished | None,
     problems: list[Problem],
-) -> dict[TopicPartition, int]:
-    """Where each log ends. Topics that hold records and are not `filling`, or do not tell, are added to `problems`."""
+) -> dict[TopicPartition, OffsetRange]:
+    """What each log holds. Topics that hold what is not of this restore, or do not tell, are added to `problems`."""
+    filling, starts = _filling(going_on), _log_starts(plan)
     by_leader: dict[int, list[TopicPartition]] = {}
     for topic in topics:
         for partition in topic.partitions:
             by_leader.setdefault(partition.leader_id, []).append(TopicPartition(topic.name, partition.partition))
-    ends: dict[TopicPartition, int] = {}
+    logs: dict[TopicPartition, OffsetRange] = {}
     holding: dict[str, list[str]] = {}
     losing: dict[str, list[int]] = {}
     silent: dict[str, list[int]] = {}
@@ -332,14 +368,15 @@ async def _log_ends(
         first = await list_offsets(connection, node_id, dict.fromkeys(partitions, (EARLIEST_TIMESTAMP, -1)))
         last = await list_offsets(connection, node_id, dict.fromkeys(partitions, (LATEST_TIMESTAMP, -1)))
         for tp in partitions:
+            log = OffsetRange(first[tp].offset, max(last[tp].offset, first[tp].offset))
             if first[tp].error_code or last[tp].error_code:
                 silent.setdefault(tp.topic, []).append(tp.partition)
             elif tp.topic in filling:
-                if first[tp].offset > filling[tp.topic].log_ends[tp.partition]:
+                if log.first_offset > max(filling[tp.topic].log_ends[tp.partition], starts.get(tp, 0)):
                     losing.setdefault(tp.topic, []).append(tp.partition)
-            elif first[tp].offset != last[tp].offset:
-                holding.setdefault(tp.topic, []).append(f"{tp.partition} [{first[tp].offset}, {last[tp].offset})")
-            ends[tp] = last[tp].offset
+            elif log:
+                holding.setdefault(tp.topic, []).append(f"{tp.partition} {log}")
+            logs[tp] = log
     problems += [
         Problem(
             what=f"topic {name} is not empty: partition {_few(sorted(partitions))}",
@@ -361,7 +398,49 @@ async def _log_ends(
         )
         for name, partitions in sorted(silent.items())
     ]
-    return ends
+    return logs
+
+
+def _log_starts(plan: RestorePlan) -> dict[TopicPartition, int]:
+    """Where logs begin of which the offsets are kept: what is written before that is deleted by the restore itself."""
+    return {
+        TopicPartition(topic.target, partition.partition): partition.preserved.log_start
+        for topic in plan.topics
+        for partition in topic.partitions
+        if partition.preserved is not None
+    }
+
+
+def _offsets_problems(plan: RestorePlan, begins: Mapping[str, Mapping[int, int]]) -> list[Problem]:
+    """Why records cannot have the offsets they had.
+
+    Args:
+        begins: topic that exists → partition → where what is written begins.
+    """
+    problems = [
+        Problem(
+            what=f"topic {topic.target}: partition {partition.partition} cannot keep its offsets: {reason}",
+            remedy=f"leave {topic.source} out, or restore it apart with `offsets: compact`",
+        )
+        for topic in plan.topics
+        for partition in topic.partitions
+        if partition.preserved is not None and (reason := partition.preserved.refused)
+    ]
+    for topic in plan.topics:
+        beyond = [
+            f"{partition.partition} ends at {end}, its records begin at {partition.preserved.log_start}"
+            for partition in topic.partitions
+            if partition.preserved is not None
+            and (end := begins.get(topic.target, {}).get(partition.partition, 0)) > partition.preserved.log_start
+        ]
+        if beyond:
+            problems.append(
+                Problem(
+                    what=f"topic {topic.target} is empty, but beyond what is to be kept: partition {_few(beyond)}",
+                    remedy=f"delete {topic.target}: it is created again",
+                )
+            )
+    return problems
 
 
 def _same_cluster(plan: RestorePlan, metadata: ClusterMetadata, problems: Sequence[Problem]) -> list[Problem]:

@@ -16,7 +16,7 @@ from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KbackupError, UnreachableError
 from kbackupd.restore.rewrite import ProduceBatch
 from kbackupd.restore.schedule import Question, Request, Schedule
-from kbackupd.restore.send_queue import GIVE_UP_SECONDS, Listener, Patience
+from kbackupd.restore.send_queue import GIVE_UP_SECONDS, Entry, Listener, Patience, SendQueue
 
 REQUEST_TIMEOUT_MS = 30_000
 
@@ -33,6 +33,8 @@ Leaders = Callable[[], Awaitable[Mapping[TopicPartition, int]]]
 """Asks the target who leads what now; a partition without a leader is left out."""
 LogEnds = Callable[[int, Sequence[TopicPartition]], Awaitable[Mapping[TopicPartition, int]]]
 """Asks a broker where logs that it leads end; what it does not tell is left out."""
+FillHole = Callable[[TopicPartition, int, int], Awaitable[None]]
+"""Has the log of a partition, which ends at one offset, end at another, as `kbackupd.restore.holes.HoleFiller.fill`."""
 Acknowledged = Callable[[TopicPartition, ProduceBatch], None]
 
 
@@ -47,6 +49,7 @@ class Producing:
         leaders: asked at the start and whenever an answer suggests a change.
         log_ends: asked before batches whose answers are missing are sent again.
         acknowledged: called once for each batch that is in the target's log, in the partition's order.
+        fill_hole: for batches that hold nothing; None: there are none.
         budget: gets each batch's bytes back once it is settled, or its partition failed.
         rate_limit_bytes_per_second: None for unlimited.
         first_pause_seconds: before a refused or unanswered batch is sent again; doubles up to 32 times that.
@@ -61,6 +64,7 @@ class Producing:
         acknowledged: Acknowledged,
         budget: MemoryBudget,
         clock: Clock,
+        fill_hole: FillHole | None = None,
         rate_limit_bytes_per_second: int | None = None,
         give_up_seconds: float = GIVE_UP_SECONDS,
         first_pause_seconds: float = 0.1,
@@ -68,6 +72,7 @@ class Producing:
         self._senders = senders
         self._ask_leaders = leaders
         self._ask_log_ends = log_ends
+        self._fill_hole = fill_hole
         self._budget = budget
         self._clock = clock
         self._schedule = Schedule(
@@ -118,6 +123,16 @@ class Producing:
         self._idle[tp].clear()
         self._wake.set()
 
+    async def settled(self, tp: TopicPartition) -> None:
+        """Return when every batch of `tp` that was put is in the target's log.
+
+        Raises:
+            KbackupError: why it failed.
+        """
+        await self._idle[tp].wait()
+        if (failed := self._schedule[tp].failed) is not None:
+            raise failed
+
     async def finish(self, tp: TopicPartition) -> None:
         """Return when every batch of `tp` is in the target's log, and forget the partition.
 
@@ -143,6 +158,8 @@ class Producing:
             self._schedule.give_up(now)
             for question in self._schedule.questions(now):
                 self._spawn(self._ask(question), f"restore-log-ends-{question.node_id}")
+            for queue, entry in self._schedule.holes():
+                self._spawn(self._fill(queue, entry), f"restore-hole-{queue.tp.topic}-{queue.tp.partition}")
             for request in self._schedule.requests(now):
                 self._spawn(self._send(request), f"restore-produce-{request.node_id}-{request.lane}")
             try:
@@ -178,6 +195,17 @@ class Producing:
         except KbackupError as error:
             failure = error
         self._schedule.log_ends_are(question, ends, failure, self._clock.monotonic())
+        self._wake.set()
+
+    async def _fill(self, queue: SendQueue, entry: Entry) -> None:
+        failure: KbackupError | None = None
+        try:
+            if self._fill_hole is None:
+                raise RuntimeError("a hole was queued, and nobody is there to fill it")
+            await self._fill_hole(queue.tp, queue.next_offset, queue.next_offset + entry.batch.records)
+        except KbackupError as error:
+            failure = error
+        queue.filled(entry, failure)
         self._wake.set()
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:

@@ -33,6 +33,9 @@ class RestoreProgress:
     acknowledged_records: int = 0
     partitions: int = 0
     partitions_done: int = 0
+    to_fill_offsets: int = 0
+    """At least: those without a record, where offsets are kept, and those before the log starts."""
+    filled_offsets: int = 0
     to_verify_bytes: int = 0
     verified_bytes: int = 0
     touched: dict[str, None] = field(default_factory=dict)
@@ -62,4 +65,11 @@ class RestoreProgress:
         rate = self.rate_bytes_per_second(now)
         if self.phase not in (Phase.RESTORING, Phase.VERIFYING) or rate <= 0:
             return None
-        return max(self.expected_bytes - self.done_bytes, 0) / rate
+        seconds = max(self.expected_bytes - self.done_bytes, 0) / rate
+        unfilled = self.to_fill_offsets - self.filled_offsets
+        if self.phase is not Phase.RESTORING or unfilled <= 0:
+            return seconds
+        if not self.filled_offsets:
+            return None
+        # Records and holes take turns: whichever is the further from its end tells when both are.
+        return max(seconds, unfilled * (now - self.phase_began_at) / self.filled_offsets)

@@ -13,6 +13,7 @@ from kbackupd.model.scope import OffsetBounds
 from kbackupd.restore.configs import Changes
 from kbackupd.restore.offset_map import MappedRun
 from kbackupd.restore.plan import NotInArchive, PlannedCut
+from kbackupd.restore.preserve import Way
 from kbackupd.restore.rewrite import Missing
 from kbackupd.restore.verify import Verified
 from kbackupd.restore.visibility import Visibility
@@ -87,6 +88,8 @@ class PartitionReport:
     slow_batches: int
     target_first_offset: int
     target_next_offset: int
+    offsets_filled: int
+    """With what no reader sees, so that the records are where they were; those before the log start included."""
     offset_map: tuple[MappedRun, ...]
     """The first runs; `offset_map_runs` counts all."""
     offset_map_runs: int
@@ -146,6 +149,8 @@ class RestoreReport:
     cut: PlannedCut
     """What was wanted of all there is."""
     topics: tuple[TopicReport, ...]
+    filling: Way | None
+    """How offsets without a record were filled; None: offsets were not kept."""
     damaged: tuple[str, ...]
     """What of the archive could not be trusted."""
     partitions: int
@@ -170,6 +175,10 @@ class RestoreReport:
     @property
     def exit_code(self) -> int:
         return self.verdict.exit_code
+
+    @property
+    def offsets_filled(self) -> int:
+        return sum(partition.offsets_filled for topic in self.topics for partition in topic.partitions)
 
 
 def verdict_of(topics: tuple[TopicReport, ...], *, damaged: bool) -> Verdict:

@@ -10,9 +10,9 @@ nothing; topics that received records stay in the configuration that protects th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import aclosing, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from kbackupd.archive.archive import Archive
@@ -27,16 +27,19 @@ from kbackupd.model.settings import RestoreSettings
 from kbackupd.restore.configs import RestoredFacts, after_restore
 from kbackupd.restore.content_digest import ContentDigest
 from kbackupd.restore.course import Course
+from kbackupd.restore.filler import filler_batches
+from kbackupd.restore.filling import hole_filler, move_log_start
 from kbackupd.restore.mapped import RestoreRecord
 from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan, outcomes_of
 from kbackupd.restore.preflight import TargetState, examine_target
+from kbackupd.restore.preserve import KeepingOffsets
 from kbackupd.restore.produce import Producing
 from kbackupd.restore.progress import Phase, RestoreProgress
 from kbackupd.restore.provenance import Provenance
 from kbackupd.restore.report import RestoreReport
 from kbackupd.restore.results import PartitionResult, build_report
 from kbackupd.restore.resume import Landed
-from kbackupd.restore.rewrite import PartitionRewriter, ProduceBatch, ProducerIdentity
+from kbackupd.restore.rewrite import SEQUENCE_MODULUS, Holds, PartitionRewriter, ProduceBatch, ProducerIdentity
 from kbackupd.restore.source import Chunk, Unreadable, read_partition
 from kbackupd.restore.topics import ConfigOutcome, ReadyTopic, apply_recorded, prepare_topics
 from kbackupd.restore.verify import Expected, Verified, verify_target
@@ -130,6 +133,7 @@ async def execute(
         unacknowledged=MemoryBudget(memory.unacknowledged_bytes),
     )
     progress.total_bytes, progress.partitions = plan.raw_bytes, plan.partitions
+    progress.to_fill_offsets = plan.offsets_to_fill
     progress.enter(Phase.PREFLIGHT, run.now())
     state = await examine_target(
         connection,
@@ -149,7 +153,7 @@ async def execute(
         record.begin(plan, state.cluster_id, ready, run.results)
 
     progress.enter(Phase.RESTORING, run.now())
-    await _produce_all(run, state.producer, ready)
+    await _produce_all(run, state, ready)
     restored_at = run.now()
     if record is not None:
         record.complete = True
@@ -169,6 +173,7 @@ async def execute(
         verified=verified,
         outcomes=outcomes,
         target_cluster_id=state.cluster_id,
+        filling=state.way,
         began_ms=began_ms,
         restore_seconds=restored_at - progress.began_at,
         verify_seconds=verified_at - restored_at,
@@ -180,9 +185,11 @@ async def execute(
     return report
 
 
-async def _produce_all(run: _Run, identity: ProducerIdentity, ready: Mapping[str, ReadyTopic]) -> None:
+async def _produce_all(run: _Run, state: TargetState, ready: Mapping[str, ReadyTopic]) -> None:
     """Restore every partition; what goes wrong with one is in its result and ends no other (principle P6)."""
 
+    identity = state.producer
+    filler = hole_filler(run.connection, run.plan, state.way, leaders=run.leaders) if state.way else None
     lanes = [
         RawProducer(run.connection, producer_id=identity.producer_id, producer_epoch=identity.producer_epoch)
         for _ in range(LANES)
@@ -192,6 +199,7 @@ async def _produce_all(run: _Run, identity: ProducerIdentity, ready: Mapping[str
         leaders=run.leaders,
         log_ends=run.log_ends,
         acknowledged=partial(_acknowledged, run),
+        fill_hole=filler.fill if filler else None,
         budget=run.unacknowledged,
         clock=run.connection.clock,
         rate_limit_bytes_per_second=run.settings.options.rate_limit_bytes_per_second,
@@ -203,7 +211,7 @@ async def _produce_all(run: _Run, identity: ProducerIdentity, ready: Mapping[str
             await _restore_partition(run, producing, identity, topic, partition, ready[topic.target])
             run.progress.partitions_done += 1
 
-    async with producing:
+    async with filler or nullcontext(), producing:
         # What others need is there, as far as it can be, before they are.
         for first in (True, False):
             topics = [topic for topic in run.plan.topics if topic.goes_first is first]
@@ -217,6 +225,11 @@ async def _produce_all(run: _Run, identity: ProducerIdentity, ready: Mapping[str
 
 def _acknowledged(run: _Run, tp: TopicPartition, batch: ProduceBatch) -> None:
     result = run.results[tp]
+    result.next_offset += batch.records
+    if batch.holds is not Holds.RECORDS:
+        result.offsets_filled += batch.records
+        run.progress.filled_offsets += batch.records
+        return
     result.records += batch.records
     result.data_bytes += len(batch.data)
     run.progress.acknowledged_records += batch.records
@@ -233,7 +246,9 @@ async def _restore_partition(
 ) -> None:
     tp = TopicPartition(topic.target, partition.partition)
     history = run.archive.history(topic.id_of(partition), partition.branch)
-    first_offset = ready.log_ends[partition.partition]
+    log_end = ready.log_ends[partition.partition]
+    kept = partition.preserved
+    first_offset = log_end if kept is None else kept.log_start
     cut = run.plan.cut_of(partition)
     rewriter = PartitionRewriter(
         outcomes=outcomes_of(history),
@@ -242,23 +257,37 @@ async def _restore_partition(
         cut=cut,
         records_of=run.plan.cut.visibility,
         provenance=Provenance(topic.source, partition.partition) if run.plan.cut.provenance_headers else None,
+        next_sequence=(first_offset - log_end) % SEQUENCE_MODULUS,
+        splits_at_holes=kept is not None,
     )
     result = run.results[tp] = PartitionResult(
         tally=rewriter.tally,
         offset_map=rewriter.offset_map,
-        expected=Expected(id=ready.id_of(partition.partition), first_offset=first_offset, digest=ContentDigest()),
+        expected=Expected(
+            id=ready.id_of(partition.partition),
+            first_offset=first_offset,
+            digest=ContentDigest(),
+            log_end=None if kept is None else kept.next_offset,
+        ),
+        next_offset=log_end,
     )
     landed = run.landed.get(tp)
-    if partition.is_empty and not (landed and landed.records):
+    if partition.is_empty and kept is None and not (landed and landed.offsets):
         return
-    producing.begin(tp, next_offset=first_offset + (landed.records if landed else 0), repeats=landed is not None)
+    producing.begin(tp, next_offset=log_end + (landed.offsets if landed else 0), repeats=landed is not None)
+    keeping = KeepingOffsets(first_offset) if kept is not None else None
     reserved = _reading_bytes(partition, readers=min(READ_AT_ONCE, run.plan.partitions))
     await run.reading.take(reserved)
     try:
+        if keeping is not None:
+            fillers = filler_batches(log_end, first_offset, producer=identity, first_sequence=0)
+            await _move_log_start(run, producing, tp, fillers, first_offset)
         wanted = read_partition(run.archive, cut.needed(history), read_ahead_bytes=reserved)
         async with aclosing(wanted) as chunks:
             async for chunk in chunks:
-                await _restore_chunk(run, producing, tp, rewriter, result, chunk)
+                await _restore_chunk(run, producing, tp, rewriter, keeping, result, chunk)
+        if keeping is not None and kept is not None:
+            await _put(run, producing, tp, keeping.until(kept.next_offset))
         if landed is not None:
             landed.check_passed()
     except (KbackupError, ValueError) as error:
@@ -279,6 +308,7 @@ async def _restore_chunk(
     producing: Producing,
     tp: TopicPartition,
     rewriter: PartitionRewriter,
+    keeping: KeepingOffsets | None,
     result: PartitionResult,
     chunk: Chunk | Unreadable,
 ) -> None:
@@ -286,30 +316,57 @@ async def _restore_chunk(
         result.damaged = True
         rewriter.tally.add_missing(chunk.offsets, chunk.records, chunk.reason)
         return
-    landed = run.landed.get(tp)
-    for batch in await asyncio.to_thread(_rewrite, rewriter, result.expected.digest, chunk):
-        if landed is not None and landed.holds(batch):
-            result.found_records += batch.records
-            run.progress.queued_bytes += len(batch.data)
-            _acknowledged(run, tp, batch)
-            continue
-        await run.unacknowledged.take(len(batch.data))
-        producing.put(tp, batch)
-        run.progress.queued_bytes += len(batch.data)
+    batches = await asyncio.to_thread(_rewrite, rewriter, result.expected, chunk)
+    await _put(run, producing, tp, batches if keeping is None else keeping.steps(batches))
     run.progress.read_bytes += chunk.size_bytes
 
 
-def _rewrite(rewriter: PartitionRewriter, digest: ContentDigest, chunk: Chunk) -> list[ProduceBatch]:
+async def _put(run: _Run, producing: Producing, tp: TopicPartition, batches: Iterable[ProduceBatch]) -> None:
+    landed = run.landed.get(tp)
+    for batch in batches:
+        left = batch if landed is None else landed.left_of(batch)
+        if batch.holds is Holds.RECORDS:
+            run.progress.queued_bytes += len(batch.data)
+        if left is not batch:
+            _found(run, tp, batch, left)
+        if left is None:
+            continue
+        if left.data:
+            await run.unacknowledged.take(len(left.data))
+        producing.put(tp, left)
+
+
+def _found(run: _Run, tp: TopicPartition, batch: ProduceBatch, left: ProduceBatch | None) -> None:
+    """An earlier run brought `batch` there, but for `left`."""
+    there = batch if left is None else replace(batch, records=batch.records - left.records)
+    if batch.holds is Holds.RECORDS:
+        run.results[tp].found_records += batch.records
+    _acknowledged(run, tp, there)
+
+
+async def _move_log_start(
+    run: _Run, producing: Producing, tp: TopicPartition, fillers: Iterable[ProduceBatch], first_offset: int
+) -> None:
+    """Write `fillers` up to `first_offset` and delete them again; on return the log is empty and begins there."""
+    if first_offset == 0:
+        return
+    await _put(run, producing, tp, fillers)
+    await producing.settled(tp)
+    await move_log_start(run.connection, tp, first_offset)
+
+
+def _rewrite(rewriter: PartitionRewriter, expected: Expected, chunk: Chunk) -> list[ProduceBatch]:
     produced = [one for batch in chunk.batches for one in rewriter.rewrite(batch)]
     for batch in produced:
-        digest.add(batch.data, batch.records)
+        base_offset = batch.source_first_offset if expected.has_holes else None
+        expected.digest.add(batch.data, batch.records, base_offset=base_offset)
     return produced
 
 
 def _reading_bytes(partition: PartitionPlan, *, readers: int) -> int:
     """What reading the partition may hold: as many runs as are fetched at a time, and at least the largest one."""
     everything = partition.download_bytes + partition.raw_bytes
-    ahead = everything * min(max(REQUESTS_AT_ONCE // readers, 4), partition.runs) // partition.runs
+    ahead = everything * min(max(REQUESTS_AT_ONCE // readers, 4), partition.runs) // max(partition.runs, 1)
     return max(partition.largest_read_bytes, min(ahead, READ_AHEAD_BYTES))
 
 

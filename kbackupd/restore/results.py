@@ -11,6 +11,7 @@ from kbackupd.model.scope import RecordsOf
 from kbackupd.restore.configs import config_command
 from kbackupd.restore.offset_map import OffsetMap
 from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan
+from kbackupd.restore.preserve import Way
 from kbackupd.restore.report import (
     MAPPED_RUNS_LISTED,
     ListedTransaction,
@@ -36,6 +37,10 @@ class PartitionResult:
     data_bytes: int = 0
     found_records: int = 0
     """Of these, restored by an earlier run."""
+    offsets_filled: int = 0
+    """With nothing, to keep the others where they were; those before the log start included."""
+    next_offset: int = 0
+    """Of the target's log."""
     failure: str = ""
     damaged: bool = False
     """The archive's bytes were not what was written."""
@@ -49,6 +54,7 @@ def build_report(
     verified: Mapping[TopicPartition, Verified],
     outcomes: Mapping[str, ConfigOutcome],
     target_cluster_id: str,
+    filling: Way | None,
     began_ms: int,
     restore_seconds: float,
     verify_seconds: float,
@@ -72,6 +78,7 @@ def build_report(
         target_cluster_id=target_cluster_id,
         cut=plan.cut,
         topics=topics,
+        filling=filling,
         damaged=tuple(lost),
         partitions=len(partitions),
         records_restored=sum(topic.records_restored for topic in topics),
@@ -145,7 +152,8 @@ def _partition_report(
         fast_batches=tally.fast_batches,
         slow_batches=tally.slow_batches,
         target_first_offset=first_offset,
-        target_next_offset=first_offset + result.records,
+        target_next_offset=result.next_offset,
+        offsets_filled=result.offsets_filled,
         offset_map=tuple(islice(result.offset_map.runs(target_first_offset=first_offset), MAPPED_RUNS_LISTED)),
         offset_map_runs=len(result.offset_map),
         transactions=tuple(

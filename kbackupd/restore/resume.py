@@ -18,12 +18,13 @@ from kbackupd.format.header import BatchHeader
 from kbackupd.kafka.types import TopicPartition
 from kbackupd.model.clock import iso
 from kbackupd.model.errors import IncompleteError, RefusedError
+from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.positions import TopicId
 from kbackupd.model.restores import RestoreReady, Unfinished
 from kbackupd.model.settings import RestoreOptions, RetentionAfter
 from kbackupd.restore.content_digest import batch_digest
 from kbackupd.restore.plan import RestorePlan
-from kbackupd.restore.rewrite import SEQUENCE_MODULUS, ProduceBatch
+from kbackupd.restore.rewrite import SEQUENCE_MODULUS, Holds, ProduceBatch
 
 _FREE = ("retention_after", "rate_limit_bytes_per_second", "verify", "consumer_groups")
 """Options that may differ between the runs of one restore."""
@@ -120,35 +121,44 @@ class Landed:
     """How much of what one partition's restore produces is in its log already. Asked of each batch, in order.
 
     Args:
-        records: so many from its first record on.
-        newest: the batch they end with; None if there are none.
+        offsets: so many are taken, by records or, where offsets are kept, by what stands for none.
+        newest: the batch they end with; None if there are none, or what there was is deleted.
     """
 
-    def __init__(self, tp: TopicPartition, records: int, newest: NewestBatch | None) -> None:
-        self.records = records
+    def __init__(self, tp: TopicPartition, offsets: int, newest: NewestBatch | None) -> None:
+        self.offsets = offsets
         self._tp = tp
         self._newest = newest
         self._passed = 0
 
-    def holds(self, batch: ProduceBatch) -> bool:
-        """Whether the log has it.
+    def left_of(self, batch: ProduceBatch) -> ProduceBatch | None:
+        """What of it is not in the log: all, nothing (None), or the rest of a hole that was being filled.
 
         Raises:
             IncompleteError: the log does not hold a prefix of what is produced, cut between batches.
         """
-        if self._passed >= self.records:
-            return False
+        if self._passed >= self.offsets:
+            return batch
         self._passed += batch.records
-        if self._passed < self.records:
-            return True
-        if self._passed == self.records and self._newest and self._newest.digest == batch_digest(batch.data):
-            return True
+        if self._passed < self.offsets:
+            return None
+        if batch.holds is Holds.NOTHING:
+            left = self._passed - self.offsets
+            first_offset = batch.source_first_offset + batch.records - left
+            return replace(batch, records=left, source_first_offset=first_offset) if left else None
+        if self._passed == self.offsets and self._ends_with(batch):
+            return None
         raise IncompleteError(
-            f"{self._tp.topic}-{self._tp.partition}: the {self.records:,} records that an earlier run restored do not"
+            f"{self._tp.topic}-{self._tp.partition}: the {self.offsets:,} records that an earlier run restored do not"
             f" end as this run's do",
             hint="the archive was repaired meanwhile, or another version of kbackupd began; delete the topics of this"
             " restore and begin anew",
         )
+
+    def _ends_with(self, batch: ProduceBatch) -> bool:
+        if self._newest is None:
+            return batch.holds is Holds.FILLER
+        return self._newest.digest == batch_digest(batch.data)
 
     def check_passed(self) -> None:
         """To be called when nothing more will be produced.
@@ -156,40 +166,56 @@ class Landed:
         Raises:
             IncompleteError: the log holds more than that.
         """
-        if self._passed < self.records:
+        if self._passed < self.offsets:
             raise IncompleteError(
-                f"{self._tp.topic}-{self._tp.partition}: an earlier run restored {self.records:,} records, this one"
+                f"{self._tp.topic}-{self._tp.partition}: an earlier run restored {self.offsets:,} records, this one"
                 f" finds {self._passed:,}",
                 hint="part of the archive cannot be read any more; the topic has what could be read then",
             )
 
 
 def landed(
-    tp: TopicPartition, *, first_offset: int, log_end: int, newest: NewestBatch | None, ready: RestoreReady
+    tp: TopicPartition,
+    *,
+    first_offset: int,
+    log_end: int,
+    newest: NewestBatch | None,
+    ready: RestoreReady,
+    offsets: OffsetsMode = OffsetsMode.COMPACT,
 ) -> Landed:
-    """What the log `[first_offset, log_end)` holds of the restore.
+    """What was written from `first_offset` to `log_end` is of the restore.
+
+    Args:
+        newest: the batch the log ends with; None: it is empty.
 
     Raises:
         RefusedError: the log ends with something the restore did not write.
     """
-    records = log_end - first_offset
-    if records == 0:
+    taken = log_end - first_offset
+    if taken == 0:
         return Landed(tp, 0, None)
-    header = newest.header if newest else None
-    if (
-        header is None
-        or records < 0
-        or header.is_control
-        or header.next_offset != log_end
-        or (header.producer_id, header.producer_epoch) != (ready.producer_id, ready.producer_epoch)
-        or (header.base_sequence + header.record_count) % SEQUENCE_MODULUS != records % SEQUENCE_MODULUS
-    ):
+    if taken < 0 or not _is_of(ready, newest, log_end, taken, offsets):
         raise RefusedError(
             f"topic {tp.topic}: partition {tp.partition} ends at offset {log_end} with something that the restore begun"
             f" there did not write",
             hint=f"somebody else writes into {tp.topic}; stop them, delete the topics of this restore and begin anew",
         )
-    return Landed(tp, records, newest)
+    return Landed(tp, taken, newest)
+
+
+def _is_of(ready: RestoreReady, newest: NewestBatch | None, log_end: int, taken: int, offsets: OffsetsMode) -> bool:
+    kept = offsets is OffsetsMode.PRESERVE
+    if newest is None:
+        return kept  # fillers, deleted
+    header = newest.header
+    if header.next_offset != log_end:
+        return False
+    if header.is_control:
+        return kept  # a hole that is filled, or is being filled
+    if (header.producer_id, header.producer_epoch) != (ready.producer_id, ready.producer_epoch):
+        return False
+    # Of kept offsets some have no record, and no sequence.
+    return kept or (header.base_sequence + header.record_count) % SEQUENCE_MODULUS == taken % SEQUENCE_MODULUS
 
 
 def _differences(then: Mapping[str, object], now: Mapping[str, object]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
 from kbackupd.format.batch import MalformedBatchError
@@ -59,16 +60,28 @@ class ProducerIdentity(NamedTuple):
     producer_epoch: int
 
 
+class Holds(Enum):
+    """What the offsets are taken by that a batch takes."""
+
+    RECORDS = auto()
+    FILLER = auto()
+    """Records of nothing, before the first one of the source; they are deleted."""
+    NOTHING = auto()
+    """Nothing is sent: the offsets are filled in another way, before what comes behind is sent."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProduceBatch:
     """One batch ready to be sent, checksum included."""
 
     data: bytes
     records: int
+    """Offsets it takes in the target."""
     base_sequence: int
     source_first_offset: int
     """Of its first record."""
     max_timestamp_ms: int
+    holds: Holds = Holds.RECORDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +174,7 @@ class PartitionRewriter:
         records_of: whose records are, of transactional producers.
         provenance: adds headers to every record; None: records stay as they are.
         next_sequence: of the first batch.
+        splits_at_holes: each batch holds consecutive offsets of the source, so that they can be kept.
     """
 
     def __init__(
@@ -173,9 +187,10 @@ class PartitionRewriter:
         records_of: RecordsOf = RecordsOf.COMMITTED,
         provenance: Provenance | None = None,
         next_sequence: int = 0,
+        splits_at_holes: bool = False,
     ) -> None:
         self.tally = Tally()
-        self.offset_map = OffsetMap()
+        self.offset_map = OffsetMap(identity=splits_at_holes)
         self._outcomes = outcomes
         self._producer = producer
         self._max_batch_bytes = max_batch_bytes
@@ -183,6 +198,7 @@ class PartitionRewriter:
         self._uncommitted = records_of is RecordsOf.UNCOMMITTED
         self._provenance = provenance
         self._next_sequence = next_sequence
+        self._splits_at_holes = splits_at_holes
 
     def rewrite(self, batch: SourceBatch) -> list[ProduceBatch]:
         """What to produce for `batch`: usually one batch; none if nothing is visible, several if too big."""
@@ -313,7 +329,9 @@ class PartitionRewriter:
             tally.restamped += len(kept)
         if header.is_legacy:
             tally.converted += len(kept)
-        return list(self._build(header, kept))
+        if not self._splits_at_holes:
+            return list(self._build(header, kept))
+        return [batch for stretch in _stretches(kept) for batch in self._build(header, stretch)]
 
     def _build(self, header: BatchHeader, records: list[Record]) -> Iterator[ProduceBatch]:
         """Batches of `records`, halved until each fits the target."""
@@ -371,6 +389,15 @@ class PartitionRewriter:
             source_first_offset=source_first_offset,
             max_timestamp_ms=max_timestamp_ms,
         )
+
+
+def _stretches(records: list[Record]) -> Iterator[list[Record]]:
+    """`records` cut where an offset is missing."""
+    start = 0
+    for number in range(1, len(records) + 1):
+        if number == len(records) or records[number].offset != records[number - 1].offset + 1:
+            yield records[start:number]
+            start = number
 
 
 def _unreadable(header: BatchHeader, problem: Exception, *, looked_into: bool) -> str:

@@ -126,6 +126,13 @@ class Schedule:
             for (node_id, lane), candidates in ready.items():
                 yield self._request(node_id, lane, candidates, now)
 
+    def holes(self) -> list[tuple[SendQueue, Entry]]:
+        """Every hole whose turn it is; `filled` must be called for each."""
+        found = [(queue, entry) for queue in self._queues.values() if (entry := queue.hole_to_fill()) is not None]
+        for queue, entry in found:
+            queue.started(entry)
+        return found
+
     def answered(self, request: Request, answers: Mapping[TopicPartition, ProduceAnswer], now: float) -> None:
         """`answers` has every partition of the request."""
         self._in_flight[request.node_id, request.lane] -= 1

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from kbackupd.kafka.types import KafkaErrorCode, ProduceAnswer, TopicPartition
 from kbackupd.model.errors import IncompleteError, KbackupError
 from kbackupd.restore.refusals import is_retriable, refusal
-from kbackupd.restore.rewrite import ProduceBatch
+from kbackupd.restore.rewrite import Holds, ProduceBatch
 
 REQUESTS_IN_FLIGHT = 5
 """Per broker and lane: brokers remember a producer's last five batches, so no repeated one goes unrecognised."""
@@ -91,8 +91,31 @@ class SendQueue:
             return None
         # Counted from the oldest one without an answer: that may be in the log and hang at a broker that lost the
         # partition. Five batches later the new leader would no longer know it when it is sent again.
-        window = itertools.islice(self.entries, REQUESTS_IN_FLIGHT)
-        return next((entry for entry in window if not entry.in_flight and not entry.settled), None)
+        for entry in itertools.islice(self.entries, REQUESTS_IN_FLIGHT):
+            if entry.batch.holds is Holds.NOTHING:
+                return None  # its offsets are filled first
+            if not entry.in_flight and not entry.settled:
+                return entry
+        return None
+
+    def hole_to_fill(self) -> Entry | None:
+        """The oldest entry, if it is a hole and nobody fills it yet: everything before it is in the log."""
+        if self.failed or self.in_flight or self.uncertain or not self.entries:
+            return None
+        oldest = self.entries[0]
+        return oldest if oldest.batch.holds is Holds.NOTHING and not oldest.in_flight else None
+
+    def filled(self, entry: Entry, failure: KbackupError | None) -> None:
+        """The hole is filled, up to where the next batch begins; or it is not, for good."""
+        self._arrived(entry)
+        if self.failed is not None:
+            return
+        if failure is not None:
+            self.fail(failure)
+            return
+        known = self.known
+        self._settled(entry, self.next_offset)
+        self.known = known  # whoever filled it, the leader need not have heard of us
 
     def started(self, entry: Entry) -> None:
         """`entry` is part of a request now."""
@@ -135,6 +158,9 @@ class SendQueue:
         end = self.next_offset
         for entry in self.entries:
             if end >= log_end or not (entry.sent or self.repeats):
+                break
+            if entry.batch.holds is Holds.NOTHING and end + entry.batch.records > log_end:
+                log_end = end  # an earlier run's last marker came late: whoever fills the hole asks where it is
                 break
             arrived.append(entry)
             end += entry.batch.records

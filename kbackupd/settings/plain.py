@@ -94,6 +94,7 @@ def restore_settings(file: RestoreFile, environ: Mapping[str, str]) -> RestoreSe
             topic_mapping=tuple(TopicMapping(source=m.source, target=m.target) for m in options.topic_mapping),
             scope=_scope(options),
             retention_after=options.retention_after,
+            offsets=options.offsets,
             rate_limit_bytes_per_second=options.rate_limit,
             verify=options.verify,
             provenance_headers=options.provenance_headers,

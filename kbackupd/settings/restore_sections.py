@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.scope import RecordsOf
 from kbackupd.model.settings import RetentionAfter
 from kbackupd.settings.fields import (
@@ -159,6 +160,8 @@ class RestoreOptionsSection(Section):
         "auto"
     )
     """Recorded configuration is put back last: `auto` if it would delete nothing, `recorded` always, `hold` never."""
+    offsets: Annotated[OffsetsMode, one_of(*OffsetsMode), Kind("compact or preserve")] = written("compact")
+    """`compact`: records follow each other. `preserve`: each has the offset it had; committed positions stay valid."""
     rate_limit: Rate | None = None
     """Bytes per second produced into the target; default: unlimited."""
     verify: Flag = written("true")
@@ -166,7 +169,6 @@ class RestoreOptionsSection(Section):
     consumer_groups: ConsumerGroupsSection = ConsumerGroupsSection()
     """Positions of consumer groups that come along."""
     as_of: Later = None
-    offsets: Later = None
     append: Later = None
     acls: Later = None
 

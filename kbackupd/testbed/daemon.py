@@ -326,6 +326,7 @@ class Daemon:
         bootstrap: str,
         topics: Mapping[str, str] | None = None,
         *,
+        options: Section | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Finished:
         """`kbackupd restore --format json` of its archive, from the S3 server itself; raises as `run_kbackupd`.
@@ -333,13 +334,16 @@ class Daemon:
         Args:
             bootstrap: of the target.
             topics: names in the target by names in the archive; None: all of them, under their own.
+            options: further ones.
         """
         section: Section = {
             "source": {"path": self.path, "backup_id": self.backup_id, "s3": self._reached},
             "target": {"bootstrap_servers": list[Json](bootstrap.split(","))},
         }
+        chosen: Section = dict(options or {})
         if topics is not None:
-            section["options"] = {"topic_mapping": [{"source": one, "target": to} for one, to in topics.items()]}
+            chosen["topic_mapping"] = [{"source": one, "target": to} for one, to in topics.items()]
+        section["options"] = chosen
         config = self.directory / "restore.yaml"
         config.write_text(yaml.safe_dump({"restore": section}, sort_keys=False))
         return self.cli("restore", "--config", str(config), "--format", "json", progress=progress)

@@ -24,7 +24,11 @@ PRODUCE = 0
 FETCH = 1
 LIST_OFFSETS = 2
 METADATA = 3
+INIT_PRODUCER_ID = 22
 OFFSET_FOR_LEADER_EPOCH = 23
+ADD_PARTITIONS_TO_TXN = 24
+END_TXN = 26
+WRITE_TXN_MARKERS = 27
 """API keys (Kafka's protocol guide) of what faults are most often for; any other number may be named as well."""
 
 _PIECE_BYTES = 64 << 10
@@ -39,7 +43,13 @@ class HoldAnswer:
     """The answer, and all that follow on its connection, wait until the rule is lifted: then they come, late."""
 
 
-Fault: TypeAlias = Reset | LoseAnswer | CutAnswer | HoldAnswer
+@dataclass(frozen=True, slots=True)
+class HoldRequest:
+    """The request, and all that follow on its connection, reach the broker when the rule is lifted: late, and even if
+    the client has given it up and left."""
+
+
+Fault: TypeAlias = Reset | LoseAnswer | CutAnswer | HoldAnswer | HoldRequest
 
 
 class Rule(FaultRule[int]):
@@ -244,6 +254,8 @@ class _Exchange:
             if rule is not None:
                 if isinstance(rule.fault, Reset):
                     raise _Broken
+                if isinstance(rule.fault, HoldRequest):
+                    await rule.lifted()
                 self._struck[correlation_id] = rule
             await self._up.send(start)
             await self._relay(self._from_client, self._up, length + 4 - len(start))

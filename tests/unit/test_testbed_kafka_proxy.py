@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from kbackupd.testbed.kafka_proxy import FETCH, METADATA, PRODUCE, HoldAnswer, KafkaProxy
+from kbackupd.testbed.kafka_proxy import FETCH, METADATA, PRODUCE, HoldAnswer, HoldRequest, KafkaProxy
 from kbackupd.testbed.proxy import CutAnswer, LoseAnswer, Reset
 
 DEADLINE_SECONDS = 20.0
@@ -257,6 +257,21 @@ async def test_a_held_answer_and_those_behind_it_come_when_the_rule_is_lifted_an
     rule.lift()
     await held.answer(1)
     await held.answer(2)
+
+
+async def test_a_held_request_reaches_the_broker_when_the_rule_is_lifted_even_if_the_client_has_left(
+    broker: Broker, proxy: KafkaProxy
+) -> None:
+    rule = proxy.strike(HoldRequest(), api_keys=(PRODUCE,), times=1)
+    held, other = await connected(proxy), await connected(proxy)
+    held.ask(PRODUCE, 1)
+    await reaches(lambda: rule.struck == [PRODUCE])
+    held.writer.close()
+    other.ask(PRODUCE, 2)
+    await other.answer(2)
+    assert broker.heard == [(PRODUCE, 2)]
+    rule.lift()
+    await reaches(lambda: broker.heard == [(PRODUCE, 2), (PRODUCE, 1)])
 
 
 async def test_chance_strikes_the_same_requests_for_the_same_seed(broker: Broker) -> None:

@@ -20,16 +20,22 @@ from kbackupd.testbed.java import kafka_tool
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.s3 import S3Server
 from kbackupd.testbed.topics import delete_topic, partition_leaders
-from kbackupd.testbed.truth import Record, compare_records, expected, raw_log, read_topic, split_batches
+from kbackupd.testbed.truth import Isolation, Record, compare_records, expected, raw_log, read_topic, split_batches
 from tests.integration.capture.matrix.cases import CASES, UNKNOWN_CODEC_TOPIC, Case
+from tests.integration.capture.matrix.groups import first_and_next_offset, where_a_group_goes_on
 from tests.integration.capture.matrix.records import plain_records
 from tests.integration.capture.matrix.source import SourceCluster, headers
 from tests.integration.capture.matrix.stages import BackedUp, Filled, back_up, fill
 
+ISOLATIONS: tuple[Isolation, Isolation] = ("read_committed", "read_uncommitted")
+UNFILLABLE = "offsets-beyond-2-31"
 RESTORED = [case for case in CASES if case.restored]
+KEPT = [case for case in RESTORED if case.name != UNFILLABLE]
+KEPT_TARGETS = {case.name: f"kept-{os.getpid()}-{case.name}" for case in KEPT}
 TARGETS = {case.name: f"matrix-{os.getpid()}-{case.name}" for case in RESTORED}
 
 of_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+of_kept_case = pytest.mark.parametrize("case", KEPT, ids=lambda case: case.name)
 of_restored_case = pytest.mark.parametrize("case", RESTORED, ids=lambda case: case.name)
 
 
@@ -53,6 +59,15 @@ def restored(filled: Filled, backed_up: BackedUp, kafka: KafkaServer) -> Iterato
     filled.cluster.abort_the_hanging_transaction()
     yield finished
     for target in TARGETS.values():
+        if partition_leaders(kafka.bootstrap, target):
+            delete_topic(kafka.bootstrap, target)
+
+
+@pytest.fixture(scope="module")
+def kept(restored: Finished, backed_up: BackedUp, kafka: KafkaServer) -> Iterator[Finished]:
+    """Another restore, with the offsets the records had."""
+    yield backed_up.daemon.restore(kafka.bootstrap, KEPT_TARGETS, options={"offsets": "preserve"})
+    for target in KEPT_TARGETS.values():
         if partition_leaders(kafka.bootstrap, target):
             delete_topic(kafka.bootstrap, target)
 
@@ -154,6 +169,69 @@ def test_the_restored_topic_equals_the_source(
             _differ_in_timestamp_type(records, target[number], reported)
         else:
             assert _timestamp_types(target[number]) == _timestamp_types(records)
+
+
+def test_the_restore_that_keeps_offsets_is_complete(kept: Finished) -> None:
+    report = kept.json()
+
+    assert report["verdict"] == "complete"
+    assert report["filling"] == "transaction markers"
+
+
+@of_kept_case
+def test_with_offsets_kept_every_record_is_where_it_was_and_nothing_else_is_to_be_seen(
+    case: Case, filled: Filled, kept: Finished, kafka: KafkaServer
+) -> None:
+    target = KEPT_TARGETS[case.name]
+    for number in range(case.partitions):
+        place = (case.name, number)
+        reported = _partition(kept.json(), case.name, number)
+        log_start = filled.log_starts[place]
+        assert (reported["target_first_offset"], reported["target_next_offset"]) == (
+            log_start,
+            filled.next_offset(place),
+        )
+        assert first_and_next_offset(kafka.bootstrap, target, number) == (log_start, filled.next_offset(place))
+    if not case.nameable:
+        source_log = [(one.first_offset, one.next_offset) for one in filled.batches[case.name, 0]]
+        assert [(one.first_offset, one.next_offset) for one in split_batches(raw_log(kafka, target, 0))] == source_log
+        return
+    source = read_topic(filled.cluster.bootstrap, case.name)
+    for isolation in ISOLATIONS:
+        found = read_topic(kafka.bootstrap, target, isolation=isolation)
+        assert found.keys() == source.keys()
+        for number, records in source.items():
+            assert compare_records(expected(records), found[number], offsets=True) == [], (number, isolation)
+
+
+def test_with_offsets_kept_every_committed_position_goes_on_at_the_record_it_went_on_at(
+    filled: Filled, kept: Finished, kafka: KafkaServer
+) -> None:
+    """Five groups that committed from the log's start to its end, in every partition of every topic (hazard 32)."""
+    ends: dict[tuple[str, int], tuple[int, int]] = {
+        (case.name, number): (filled.log_starts[case.name, number], filled.next_offset((case.name, number)))
+        for case in KEPT
+        for number in range(case.partitions)
+    }
+    for quarter in range(5):
+        positions = {place: first + (following - first) * quarter // 4 for place, (first, following) in ends.items()}
+        committed = {(KEPT_TARGETS[topic], number): offset for (topic, number), offset in positions.items()}
+        source = where_a_group_goes_on(filled.cluster.bootstrap, positions)
+        target = where_a_group_goes_on(kafka.bootstrap, committed)
+        assert {place: target[KEPT_TARGETS[place[0]], place[1]] for place in positions} == source
+
+
+def test_offsets_that_cannot_be_kept_are_refused_before_any_write_and_the_reason_is_told(
+    backed_up: BackedUp, kept: Finished, kafka: KafkaServer
+) -> None:
+    target = f"kept-{os.getpid()}-{UNFILLABLE}"
+
+    refused = backed_up.daemon.restore(kafka.bootstrap, {UNFILLABLE: target}, options={"offsets": "preserve"})
+
+    refused.require(5)
+    assert f"partition 2 cannot keep its offsets: its log begins at offset {1 << 50}" in refused.stderr
+    assert "offsets: compact" in refused.stderr
+    assert partition_leaders(kafka.bootstrap, target) == {}
 
 
 def _is_what_was_produced(case: Case, filled: Filled, source: Mapping[int, list[Record]]) -> None:

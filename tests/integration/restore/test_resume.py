@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import confluent_kafka
 import pytest
@@ -35,11 +36,12 @@ Names = Callable[[], str]
 Values = dict[int, list[bytes | None]]
 
 KILLS = 25
+NOTHING_GONE: Mapping[int, int] = MappingProxyType({})
 PARTITIONS = 3
 SLOW = "rate_limit: 150KiB"
 
 
-async def archive_of_all_kinds(root: Path, seed: int) -> Values:
+async def archive_of_all_kinds(root: Path, seed: int, *, first_offsets: Mapping[int, int] = NOTHING_GONE) -> Values:
     """Topic "orders" on disk, in two segments: batches for the fast and the slow path, transactions both ways.
 
     Returns what of it is committed.
@@ -48,6 +50,8 @@ async def archive_of_all_kinds(root: Path, seed: int) -> Values:
     built = await ArchiveBuilder.create()
     orders = built.topic("orders", partitions=PARTITIONS, configs={"retention.ms": "-1"})
     committed: Values = {partition: [] for partition in range(PARTITIONS)}
+    for partition, first_offset in first_offsets.items():
+        built.regrown(orders, partition, first_offset=first_offset)
     for _ in range(2):
         for partition, number in itertools.product(range(PARTITIONS), range(30)):
             log = built.log(orders, partition)
@@ -144,6 +148,30 @@ async def test_a_part_of_an_archive_is_gone_on_with_like_the_whole(
     assert code == 0
     assert json.loads(out)["records_found"] > 0
     assert read_topic(kafka.bootstrap, target) == read_topic(kafka.bootstrap, whole)
+
+
+async def test_offsets_that_are_kept_are_kept_through_ten_kills(
+    kafka: KafkaServer, unique_topic: Names, tmp_path: Path
+) -> None:
+    chance = random.Random(6)
+    committed = await archive_of_all_kinds(tmp_path, 6, first_offsets={2: 700_000})
+    whole, target = unique_topic(), unique_topic()
+    assert call("--config", str(write_config(tmp_path, kafka.bootstrap, whole, "offsets: preserve")))[0] == 0
+    config = write_config(tmp_path, kafka.bootstrap, target, "offsets: preserve", SLOW)
+    filled = restored_records(kafka, whole)
+    for end in sorted(chance.randrange(filled - 700_000) for _ in range(10)):
+        # The fillers before the first offset are there within moments: what comes behind them is what takes time.
+        assert killed_at(start("--config", str(config)), kafka, target, end + chance.choice((0, 700_000)))
+
+    code, out, err = call("--config", str(config), "--format", "json")
+
+    assert (code, err) == (0, "")
+    assert json.loads(out)["records_found"] > 0
+    found = read_topic(kafka.bootstrap, target)
+    assert found == read_topic(kafka.bootstrap, whole)
+    assert found == read_topic(kafka.bootstrap, target, isolation="read_uncommitted")
+    assert {number: [record.value for record in records] for number, records in found.items()} == committed
+    assert restored_records(kafka, target) == filled
 
 
 async def test_hazard_28_a_finished_restore_run_again_is_refused(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
+from kbackupd.kafka.answers import Coordinator
 from kbackupd.kafka.brokers import DescribeBrokerConfigsRequest
 from kbackupd.kafka.codec import WireRequest
 from kbackupd.kafka.connection import KafkaConnection
@@ -27,6 +28,11 @@ from kbackupd.kafka.wire_admin import (
     DescribedTopic,
     DescribeTopicConfigsRequest,
     Outcome,
+)
+from kbackupd.kafka.wire_transactions import (
+    FindTransactionCoordinatorRequest,
+    InitTransactionsRequest,
+    WriteMarkersRequest,
 )
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.positions import TopicId
@@ -99,6 +105,13 @@ class ForgedTarget(KafkaConnection):
                 return {name: self._alter(name, changes, refused) for name, changes in request.changes.items()}
             case CreateTopicRequest():
                 return {request.name: self._create(request, refused)}
+            case WriteMarkersRequest():
+                code = refused or CODE.UNKNOWN_TOPIC_OR_PARTITION
+                return {(marker.producer_id, marker.tp): code for marker in request.markers}
+            case FindTransactionCoordinatorRequest():
+                return Coordinator(error_code=refused, node_id=1)
+            case InitTransactionsRequest():
+                return InitProducerIdAnswer(error_code=refused, producer_id=4712, producer_epoch=0)
             case InitProducerIdRequest():
                 return InitProducerIdAnswer(error_code=refused, producer_id=4711, producer_epoch=0)
             case _:

@@ -8,6 +8,7 @@ from pathlib import Path
 from kbackupd.archive.archive import Archive
 from kbackupd.format.batch import iter_batches
 from kbackupd.format.stored_records import records_of
+from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.scope import RestoreScope
 from kbackupd.model.settings import (
     FilesystemSettings,
@@ -36,6 +37,7 @@ def settings_for(
     rate_limit_bytes_per_second: int | None = None,
     scope: RestoreScope | None = None,
     provenance_headers: bool = False,
+    offsets: OffsetsMode = OffsetsMode.COMPACT,
 ) -> RestoreSettings:
     """Restore settings whose storage nobody opens: the archive is handed over."""
     return RestoreSettings(
@@ -49,6 +51,7 @@ def settings_for(
             topics=TopicSelection(include=tuple(mapping) or ("*",)),
             topic_mapping=tuple(TopicMapping(source=source, target=target) for source, target in mapping.items()),
             retention_after=retention_after,
+            offsets=offsets,
             rate_limit_bytes_per_second=rate_limit_bytes_per_second,
             verify=verify,
             scope=scope or RestoreScope(),

@@ -181,19 +181,19 @@ class TestLanded:
     def test_whole_batches_of_what_is_made_again_are_there_and_the_rest_is_sent(self) -> None:
         batches = [produced(0, 3), produced(3, 2), produced(5, 4)]
         there = landed(TP, first_offset=10, log_end=15, newest=newest(batches[1], 13), ready=ready())
-        assert [there.holds(batch) for batch in batches] == [True, True, False]
+        assert [there.left_of(batch) for batch in batches] == [None, None, batches[2]]
         there.check_passed()
 
     def test_nothing_there_sends_everything(self) -> None:
         there = landed(TP, first_offset=10, log_end=10, newest=None, ready=ready())
-        assert not there.holds(produced(0, 3))
+        assert there.left_of(batch := produced(0, 3)) is batch
         there.check_passed()
 
     def test_sequences_start_over_behind_two_to_the_31st(self) -> None:
         before = SEQUENCE_MODULUS - 1
         last = produced(0, 3, sequence=before)
         there = landed(TP, first_offset=0, log_end=before + 3, newest=newest(last, before), ready=ready())
-        assert there.records == before + 3
+        assert there.offsets == before + 3
 
     @pytest.mark.parametrize(
         ("batch", "log_end"),
@@ -210,18 +210,18 @@ class TestLanded:
 
     def test_a_log_that_ends_inside_a_batch_of_this_run_is_not_continued(self) -> None:
         there = Landed(TP, 4, newest(produced(2, 2), 2))
-        assert there.holds(produced(0, 3))
+        assert there.left_of(produced(0, 3)) is None
         with pytest.raises(IncompleteError, match="do not end as this run's do"):
-            there.holds(produced(3, 2))
+            there.left_of(produced(3, 2))
 
     def test_other_content_at_the_end_is_not_continued(self) -> None:
         there = Landed(TP, 3, newest(produced(7, 3), 0))
         with pytest.raises(IncompleteError, match="do not end as this run's do"):
-            there.holds(produced(0, 3))
+            there.left_of(produced(0, 3))
 
     def test_more_than_is_made_again_is_told(self) -> None:
         there = Landed(TP, 5, newest(produced(3, 2), 3))
-        assert there.holds(produced(0, 3))
+        assert there.left_of(produced(0, 3)) is None
         with pytest.raises(IncompleteError, match="restored 5 records, this one finds 3"):
             there.check_passed()
 
