@@ -38,7 +38,7 @@ Values = dict[int, list[bytes | None]]
 KILLS = 25
 NOTHING_GONE: Mapping[int, int] = MappingProxyType({})
 PARTITIONS = 3
-SLOW = "rate_limit: 150KiB"
+SLOW = "rate_limit: 100KiB"
 
 
 async def archive_of_all_kinds(root: Path, seed: int, *, first_offsets: Mapping[int, int] = NOTHING_GONE) -> Values:
@@ -116,10 +116,9 @@ async def test_killed_25_times_at_random_and_run_again_it_is_exact(
     everything = sum(map(len, committed.values()))
     target = unique_topic()
     config = write_config(tmp_path, kafka.bootstrap, target, SLOW)
-    kills = 0
-    for records in sorted(chance.randrange(everything) for _ in range(KILLS)):
-        kills += killed_at(start("--config", str(config)), kafka, target, records)
-    assert kills == KILLS
+    # Looking how far it is takes time, too: what it had reached when it is killed must not be the end.
+    for records in sorted(chance.randrange(everything // 2) for _ in range(KILLS)):
+        assert killed_at(start("--config", str(config)), kafka, target, records)
 
     write_config(tmp_path, kafka.bootstrap, target)
     code, out, err = call("--config", str(config), "--format", "json")
@@ -159,7 +158,7 @@ async def test_offsets_that_are_kept_are_kept_through_ten_kills(
     assert call("--config", str(write_config(tmp_path, kafka.bootstrap, whole, "offsets: preserve")))[0] == 0
     config = write_config(tmp_path, kafka.bootstrap, target, "offsets: preserve", SLOW)
     filled = restored_records(kafka, whole)
-    for end in sorted(chance.randrange(filled - 700_000) for _ in range(10)):
+    for end in sorted(chance.randrange((filled - 700_000) // 2) for _ in range(10)):
         # The fillers before the first offset are there within moments: what comes behind them is what takes time.
         assert killed_at(start("--config", str(config)), kafka, target, end + chance.choice((0, 700_000)))
 
