@@ -5,7 +5,7 @@ whose answer is lost may be carried out later, on its old connection, and an off
 
 So each offset of a partition has a marker of its own, under a producer id made from that offset, and each attempt at it
 carries another pair of epochs. A partition refuses a marker whose producer epoch *or* coordinator epoch is below the
-last it saw of that producer id (Kafka's ProducerAppendInfo; docs/adr/0028). Of two attempts one has the higher producer
+last it saw of that producer id (Kafka's ProducerAppendInfo; docs/adr/0023). Of two attempts one has the higher producer
 epoch and the other the higher coordinator epoch: whichever comes first, the other one is refused, however late it
 comes. Every attempt at the same offset may therefore be sent, and exactly one is written. A dead run's attempts exclude
 ours likewise, as long as the two runs have not drawn the same number of RUNS.

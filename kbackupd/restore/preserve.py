@@ -20,7 +20,7 @@ FILLERS_PER_SECOND = 2_000_000
 MARKERS_PER_SECOND = 10_000
 HOLES_PER_SECOND = 400
 """Of one partition: a hole ends a stretch of batches in flight and begins another. All three as measured on two cores
-(docs/adr/0028); they are for an estimate of time and nothing else."""
+(docs/adr/0023); they are for an estimate of time and nothing else."""
 HOLE_OFFSETS = 50_000
 """Filled at a time: some seconds, after which progress shows."""
 TRANSACTIONS_PER_SECOND = 50
