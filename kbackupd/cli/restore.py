@@ -126,17 +126,20 @@ def _mapping_into(path: Path | None, record: RestoreRecord, clock: Clock) -> Ite
 async def _plan(settings: RestoreSettings) -> RestorePlan:
     store = await open_store(settings.source.storage)
     try:
-        return make_plan(await _archive(store, settings), settings)
+        return (await _planned(store, settings))[1]
     finally:
         await store.close()
 
 
-async def _archive(store: ObjectStore, settings: RestoreSettings, pinned: Pins | None = None) -> Archive:
-    """With the rows of the topics that will be restored, and of no other."""
+async def _planned(
+    store: ObjectStore, settings: RestoreSettings, pinned: Pins | None = None
+) -> tuple[Archive, RestorePlan]:
+    """The archive, with the rows of the topics that will be restored and of no other, and what will be done."""
     options = settings.options
-    return await Archive.open(
+    archive = await Archive.open(
         store, settings.source.backup_id, pinned=pinned, wanted=lambda name: options.target_of(name) is not None
     )
+    return archive, make_plan(archive, settings)
 
 
 async def _restore(
@@ -160,14 +163,20 @@ async def _restore(
     try:
         async with showing(progress, clock):
             identity = await archive_identity(ScopedStore(store, settings.source.backup_id))
+            restores = StoredRestores(ScopedStore(beside, settings.source.backup_id))
+            course = await Course.read(restores, identity, clock)
+            planned: tuple[Archive, RestorePlan] | None = None
+            if not course.may_go_on:  # then what is wrong with the configuration shows before the target is looked at
+                planned = await _planned(store, settings)
             progress.enter(Phase.CONNECTING, clock.monotonic())
             async with connection:
-                restores = StoredRestores(ScopedStore(beside, settings.source.backup_id))
-                course = await Course.find(restores, connection, identity, settings.options)
-                progress.enter(Phase.OPENING, clock.monotonic())
-                archive = await _archive(store, settings, course.pinned)
+                await course.find(connection, settings.options)
+                if planned is None:
+                    progress.enter(Phase.OPENING, clock.monotonic())
+                    planned = await _planned(store, settings, course.pinned)
+                archive, plan = planned
                 report = await execute(
-                    make_plan(archive, settings),
+                    plan,
                     settings=settings,
                     archive=archive,
                     connection=connection,

@@ -318,7 +318,7 @@ def _topic(metadata: ClusterMetadata, name: str) -> TopicMetadata | None:
 
 
 async def _serving(connection: KafkaConnection, topic: TopicMetadata, left_seconds: float) -> bool:
-    """Whether each partition's leader serves it.
+    """Whether each partition's leader serves it; one that cannot be asked does not.
 
     Metadata names a leader before that broker has opened the log; a fetch in between is told NOT_LEADER_OR_FOLLOWER.
     """
@@ -329,7 +329,10 @@ async def _serving(connection: KafkaConnection, topic: TopicMetadata, left_secon
         tp = TopicPartition(topic.name, partition.partition)
         asked.setdefault(partition.leader_id, {})[tp] = (LATEST_TIMESTAMP, partition.leader_epoch)
     for leader, partitions in asked.items():
-        answers = await list_offsets(connection, leader, partitions, timeout_seconds=left_seconds)
+        try:
+            answers = await list_offsets(connection, leader, partitions, timeout_seconds=left_seconds)
+        except KafkaUnavailableError:
+            return False
         if any(answer.error_code != KafkaErrorCode.NONE for answer in answers.values()):
             return False
     return bool(asked)

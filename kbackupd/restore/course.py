@@ -33,7 +33,7 @@ from kbackupd.restore.topics import ReadyTopic
 
 @dataclass(slots=True, kw_only=True)
 class Course:
-    """Use `find` to get it, then the other calls in their order."""
+    """Use `read` to get it, then the other calls in their order."""
 
     restores: StoredRestores
     identity: Identity
@@ -43,27 +43,36 @@ class Course:
     _begun: RestoreBegun | None = field(default=None)
 
     @classmethod
-    async def find(
-        cls, restores: StoredRestores, connection: KafkaConnection, identity: Identity, options: RestoreOptions
-    ) -> Course:
-        """Which restore these options began in this target and did not finish, if any. Changes nothing.
+    async def read(cls, restores: StoredRestores, identity: Identity, clock: Clock) -> Course:
+        """What restores of the archive `identity` are written down and not done. Changes nothing.
+
+        Raises:
+            KbackupError: the store could not say for certain.
+        """
+        return cls(restores=restores, identity=identity, clock=clock, unfinished=await restores.unfinished(identity))
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether one of them began to fill its topics: the target must tell whether it is this one."""
+        return any(one.ready for one in self.unfinished)
+
+    async def find(self, connection: KafkaConnection, options: RestoreOptions) -> None:
+        """Find out which restore these options began in this target and did not finish, if any. Changes nothing.
 
         Raises:
             RefusedError: topics are half filled by a restore with other options, or part of what it filled is gone.
-            KbackupError: store or target could not be asked.
+            KbackupError: the target could not be asked.
         """
-        course = cls(restores=restores, identity=identity, clock=connection.clock)
-        course.unfinished = await restores.unfinished(identity)
-        names = {topic.target for one in course.unfinished if one.ready for topic in one.ready.topics}
-        if names:
-            metadata = await cluster_metadata(connection, sorted(names))
-            course.going_on = gone_on_with(
-                course.unfinished,
-                options=options,
-                target_cluster_id=metadata.cluster_id,
-                there={topic.name: topic.topic_id for topic in metadata.topics if not topic.error_code},
-            )
-        return course
+        names = {topic.target for one in self.unfinished if one.ready for topic in one.ready.topics}
+        if not names:
+            return
+        metadata = await cluster_metadata(connection, sorted(names))
+        self.going_on = gone_on_with(
+            self.unfinished,
+            options=options,
+            target_cluster_id=metadata.cluster_id,
+            there={topic.name: topic.topic_id for topic in metadata.topics if not topic.error_code},
+        )
 
     @property
     def pinned(self) -> Pins | None:

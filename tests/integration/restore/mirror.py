@@ -69,7 +69,8 @@ async def restore_archive(
         clock=clock,
     ) as connection:
         scoped = ScopedStore(store, BACKUP_ID)
-        course = await Course.find(StoredRestores(scoped), connection, await archive_identity(scoped), settings.options)
+        course = await Course.read(StoredRestores(scoped), await archive_identity(scoped), clock)
+        await course.find(connection, settings.options)
         archive = await Archive.open(store, BACKUP_ID, pinned=course.pinned)
         return await execute(
             make_plan(archive, settings),

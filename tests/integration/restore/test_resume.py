@@ -107,6 +107,7 @@ def documents(root: Path, stage: str) -> list[Path]:
     return sorted(root.glob(f"main/plans/*/{stage}.json"))
 
 
+@pytest.mark.timeout(1800)
 async def test_killed_25_times_at_random_and_run_again_it_is_exact(
     kafka: KafkaServer, unique_topic: Names, tmp_path: Path
 ) -> None:
@@ -149,6 +150,7 @@ async def test_a_part_of_an_archive_is_gone_on_with_like_the_whole(
     assert read_topic(kafka.bootstrap, target) == read_topic(kafka.bootstrap, whole)
 
 
+@pytest.mark.timeout(1800)
 async def test_offsets_that_are_kept_are_kept_through_ten_kills(
     kafka: KafkaServer, unique_topic: Names, tmp_path: Path
 ) -> None:
