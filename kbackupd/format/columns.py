@@ -6,8 +6,9 @@ index is in range and every column as long as its neighbours, or a CorruptObject
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -27,6 +28,9 @@ TopicIdText = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{22}\Z")]
 Range = tuple[Count, Count]
 
 T = TypeVar("T")
+
+_DECODERS: dict[Any, msgspec.json.Decoder[Any]] = {}
+_MAKING = threading.Lock()
 
 
 class Violation(ValueError):
@@ -52,9 +56,31 @@ def decode_json(key: str, what: str, data: bytes | memoryview, shape: type[T]) -
         CorruptObjectError: not JSON, or another shape.
     """
     try:
-        return msgspec.json.decode(data, type=shape)
+        return _decoder_of(shape).decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as problem:
         raise CorruptObjectError(key, f"{what}: {problem}") from problem
+
+
+def converted(value: object, shape: type[T]) -> T:
+    """Plain data as `shape`.
+
+    Raises:
+        msgspec.ValidationError: another shape.
+    """
+    _decoder_of(shape)  # which knows the type from then on, for every thread
+    return msgspec.convert(value, shape)
+
+
+def _decoder_of(shape: type[T]) -> msgspec.json.Decoder[T]:
+    """Made once and by one thread: two that meet a type for the first time at once crash the process within msgspec.
+
+    Recovery and readers decode footers in threads, so the first two of a process came together now and then.
+    """
+    decoder = _DECODERS.get(shape)
+    if decoder is None:
+        with _MAKING:
+            decoder = _DECODERS.setdefault(shape, msgspec.json.Decoder(shape))
+    return decoder
 
 
 def check_identity(key: str, found: Identity, expect: Identity | None) -> None:

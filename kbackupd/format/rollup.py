@@ -20,6 +20,7 @@ from kbackupd.format.columns import (
     Violation,
     check_columns,
     check_indices,
+    converted,
     decode_json,
 )
 from kbackupd.format.container import MAGIC, MAGIC_BYTES, ROLLUP, NeedMore, Tail, encode_tail, parse_tail
@@ -314,7 +315,7 @@ def _blocks(table: _Blocks, body_bytes: int, topics: int, segments: int) -> tupl
     reached = MAGIC_BYTES
     for row in zip(*(getattr(table, name) for name in table.__struct_fields__), strict=True):
         try:
-            block = msgspec.convert(row, BlockRef)
+            block = converted(row, BlockRef)
         except msgspec.ValidationError as problem:
             raise Violation(f"blocks: {problem}") from problem
         if block.position != reached:
