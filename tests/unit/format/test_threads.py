@@ -36,7 +36,7 @@ sys.exit(f"{failures}" if failures else 0)
 
 @pytest.mark.parametrize("attempt", range(5))
 def test_the_first_footers_of_a_process_may_be_decoded_at_the_same_time(attempt: int) -> None:
-    """Threads that met a type for the first time at once ended the process with SIGSEGV, six times of ten done like this."""
+    """Threads that met a type for the first time at once ended the process with SIGSEGV, six times of ten like this."""
     call = [sys.executable, "-c", _AT_ONCE, KEYS["segment.kbs"], str(V1 / "segment.kbs")]
     done = subprocess.run(call, capture_output=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, b"")
