@@ -388,13 +388,13 @@ async def test_positions_and_decisions_of_any_instant_are_those_that_clients_wer
     try:
         report = await groups_at(store, "main", None, f"{names}-group-*")
         bases = set()
-        for at_ms in (None, *(dice.randrange(began_ms, ended_ms) for _ in range(10))):
-            whole = await groups_at(store, "main", at_ms, f"{names}-*")
-            short = await groups_at(store, "main", at_ms, f"{names}-*", whole_log_bytes=0)
+        for instant in (None, *(dice.randrange(began_ms, ended_ms) for _ in range(10))):
+            whole = await groups_at(store, "main", instant, f"{names}-*")
+            short = await groups_at(store, "main", instant, f"{names}-*", whole_log_bytes=0)
             assert positions_of(short) == positions_of(whole)
             assert short.log is not None
             bases |= {one.base for one in short.log.partitions}
-        # At least for the last instant there was a snapshot to begin with; groups made after the first one are shown all the same.
+        # At least for the last instant there was a snapshot to begin with; groups made after it are shown all the same.
         assert bases - {""}
     finally:
         await store.close()
