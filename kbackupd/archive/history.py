@@ -73,7 +73,8 @@ class Slice:
     """Offsets that are read from one place.
 
     `sources[0]` is the run that counts. Further ones are there only if it has holes: batches whose base offset it lacks
-    count too, in the order of `sources` (a compaction between two captures); a run without holes ends the list.
+    count too, and of equal base offsets the batch with the most records, then the first of `sources` (a compaction came
+    between two captures); a run without holes ends the list.
     """
 
     sources: tuple[StoredRun, ...]

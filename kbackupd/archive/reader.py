@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
@@ -180,17 +181,19 @@ def _unpack(runs: Sequence[StoredRun], pieces: Sequence[memoryview], topic: str)
 def _merged(
     sources: Sequence[tuple[StoredRun, memoryview]], topic: str
 ) -> Iterator[tuple[StoredRun, BatchHeader, memoryview]]:
-    """The batches of several captures in offset order; of those with one base offset only the first source's."""
+    """The batches of several captures in offset order; of those with one base offset the one with the most records.
+
+    A compaction only takes records out of a batch, so that one holds what any of them does. Which was captured first
+    says less: clocks step, and two writers have two.
+    """
     if len(sources) == 1:
         yield from _batches(*sources[0], topic)
         return
     # Stable: of equal base offsets the earlier source comes first.
     captures = [_batches(*source, topic) for source in sources]
-    last = -1
-    for stored, header, data in heapq.merge(*captures, key=lambda item: item[1].base_offset):
-        if header.base_offset != last:
-            yield stored, header, data
-        last = header.base_offset
+    in_order = heapq.merge(*captures, key=lambda item: item[1].base_offset)
+    for _, alike in itertools.groupby(in_order, key=lambda item: item[1].base_offset):
+        yield max(alike, key=lambda item: item[1].record_count)
 
 
 def _batches(stored: StoredRun, raw: memoryview, topic: str) -> Iterator[tuple[StoredRun, BatchHeader, memoryview]]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kbackupd.archive.archive import Archive
 from kbackupd.archive.reader import StoredBatch
+from kbackupd.format.records import RawRecord, build_batch, encode_body
 from kbackupd.model.errors import (
     ArchiveInvalidError,
     CorruptObjectError,
@@ -198,6 +199,29 @@ def test_the_union_of_captures_of_a_compacted_log_holds_each_batch_once_as_captu
         assert sum(batch.next_offset - batch.first_offset for batch in window) == len(offsets)
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize("step_seconds", [7_200, -7_200], ids=["the clock is right", "the clock was set back"])
+async def test_hazard_55_of_two_captures_of_a_batch_the_one_before_its_compaction_counts_whatever_the_clock_said(
+    step_seconds: int,
+) -> None:
+    built = await ArchiveBuilder.create()
+    topic = built.topic("table")
+    log = built.log(topic, 0)
+    whole = log.append([b"%d" % number for number in range(4)])
+    first = await built.start()
+    first.see(topic)
+    first.capture(topic, 0)
+    await first.flush()
+    records = [RawRecord(0, delta, delta, encode_body(b"k%d" % delta, b"%d" % delta)) for delta in (0, 3)]
+    log.batches[0] = build_batch(records, base_offset=0, base_timestamp_ms=built.clock.now_ms())
+    built.clock.step_wall(step_seconds * 1_000)
+    second = await built.start("second")
+    second.see(topic)
+    second.capture(topic, 0)
+    await second.flush()
+
+    assert [bytes(batch.data) for batch in await read(built, topic)] == [whole]
 
 
 async def test_a_flipped_byte_stops_reading_with_object_topic_and_offsets_and_not_before() -> None:
