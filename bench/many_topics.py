@@ -152,8 +152,10 @@ class Load:
 
     async def _requests(self, connection: KafkaConnection) -> list[tuple[int, list[TopicPartition]]]:
         """All partitions, by leader and in handfuls that one request carries, leaders in turn."""
-        metadata = await cluster_metadata(connection)
-        leader = {TopicPartition(t.name, row.partition): row.leader_id for t in metadata.topics for row in t.partitions}
+        leader = await self._leaders(connection)
+        while not all(leader.get(asked, -1) >= 0 for asked in self._asked):  # brokers hear of new topics one by one
+            await asyncio.sleep(0.2)
+            leader = await self._leaders(connection)
         by_leader: dict[int, list[TopicPartition]] = defaultdict(list)
         for asked in self._asked:
             by_leader[leader[asked]].append(asked)
@@ -165,6 +167,10 @@ class Load:
             for node_id, rows in by_leader.items()
         ]
         return [part for turn in itertools.zip_longest(*columns) for part in turn if part is not None]
+
+    async def _leaders(self, connection: KafkaConnection) -> dict[TopicPartition, int]:
+        topics = (await cluster_metadata(connection)).topics
+        return {TopicPartition(one.name, row.partition): row.leader_id for one in topics for row in one.partitions}
 
     async def _light(self, connection: KafkaConnection, parts: list[tuple[int, list[TopicPartition]]]) -> None:
         turns = itertools.cycle(parts)
