@@ -9,10 +9,11 @@ from kbackupd.kafka.answers import (
     ClusterAccess,
     Coordinator,
     DescribedAcls,
-    DescribedGroup,
     DescribedQuotas,
     FetchedOffset,
     FetchedOffsets,
+    GroupMember,
+    GroupMembers,
     ListedGroup,
     ListedGroups,
 )
@@ -149,10 +150,14 @@ class FakeCoordinators:
             found[id] = Coordinator(error_code=code, node_id=-1 if lost else node)
         return found
 
-    async def describe_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, DescribedGroup]:
+    async def describe_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, GroupMembers]:
         self._reach(node_id)
         return {
-            id: DescribedGroup(error_code=0, state=self.groups[id].state, members=self.groups[id].members)
+            id: GroupMembers(
+                error_code=0,
+                state=self.groups[id].state,
+                members=(GroupMember(member_id="m", client_id="c", client_host="h"),) * self.groups[id].members,
+            )
             for id in group_ids
         }
 

@@ -213,7 +213,7 @@ class GroupSurvey:
             return
         for group_id, row in described.items():
             if row.error_code == KafkaErrorCode.NONE and row.state != "Dead" and group_id in answers:
-                answers[group_id].members = row.members
+                answers[group_id].members = len(row.members)
 
     async def _hidden_topics(
         self, known: Iterable[GroupState], answers: Mapping[str, GroupAnswer], topic_ids: Mapping[str, TopicId]

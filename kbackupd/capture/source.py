@@ -9,9 +9,9 @@ from kbackupd.kafka.answers import (
     ClusterAccess,
     Coordinator,
     DescribedAcls,
-    DescribedGroup,
     DescribedQuotas,
     FetchedOffsets,
+    GroupMembers,
     ListedGroups,
 )
 from kbackupd.kafka.types import (
@@ -77,7 +77,7 @@ class ClusterQuestions(Protocol):
 
     async def find_coordinators(self, group_ids: Sequence[str]) -> Mapping[str, Coordinator]: ...
 
-    async def describe_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, DescribedGroup]: ...
+    async def describe_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, GroupMembers]: ...
 
     async def fetch_offsets(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, FetchedOffsets]: ...
 

@@ -174,7 +174,7 @@ def _judged(
 
 
 async def _describe(lane: GroupRequests, node_id: int, ids: Sequence[str]) -> Mapping[str, Reply[GroupMembers]]:
-    classic = await lane.describe_members(node_id, ids)
+    classic = await lane.describe_groups(node_id, ids)
     replies = {id: Reply(one.error_code, one) for id, one in classic.items()}
     unknown = [id for id, one in classic.items() if one.error_code == KafkaErrorCode.NONE and one.state == "Dead"]
     if unknown:

@@ -32,15 +32,6 @@ class Coordinator:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DescribedGroup:
-    """A group nobody ever heard of has the state `Dead`, without an error."""
-
-    error_code: int
-    state: str
-    members: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class GroupMember:
     member_id: str
     client_id: str

@@ -13,7 +13,6 @@ from kbackupd.kafka.answers import (
     ClusterAccess,
     Coordinator,
     DescribedAcls,
-    DescribedGroup,
     DescribedQuotas,
     FetchedOffsets,
     GroupMembers,
@@ -26,7 +25,6 @@ from kbackupd.kafka.wire_group_admin import (
     DeleteGroupsRequest,
     DeleteOffsetsRequest,
     DescribeConsumerGroupsRequest,
-    DescribeMembersRequest,
 )
 from kbackupd.kafka.wire_groups import (
     CommitOffsetsRequest,
@@ -70,8 +68,8 @@ class GroupQuestions:
             found.update(part_found)
         return found
 
-    async def describe_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, DescribedGroup]:
-        """Classic groups that `node_id` coordinates."""
+    async def describe_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, GroupMembers]:
+        """Classic groups that `node_id` coordinates, with their members."""
         request = DescribeGroupsRequest(group_ids=group_ids)
         return await self._connection.send(node_id, request, timeout_seconds=self._timeout_seconds, lane=self.lane)
 
@@ -93,11 +91,6 @@ class GroupQuestions:
         With code 0 the position is replicated as the brokers' settings say. Cancelled, it is committed or not.
         """
         request = CommitOffsetsRequest(group_id=group_id, offsets=offsets)
-        return await self._connection.send(node_id, request, timeout_seconds=self._timeout_seconds, lane=self.lane)
-
-    async def describe_members(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, GroupMembers]:
-        """Classic groups that `node_id` coordinates, with their members."""
-        request = DescribeMembersRequest(group_ids=group_ids)
         return await self._connection.send(node_id, request, timeout_seconds=self._timeout_seconds, lane=self.lane)
 
     async def describe_consumer_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, GroupMembers]:

@@ -27,43 +27,6 @@ _TOPIC_ID_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class DescribeMembersRequest(WireRequest[dict[str, GroupMembers]]):
-    """Classic groups only: others are answered for as if they did not exist."""
-
-    API_KEY = 15
-    API_VERSION = 5
-
-    group_ids: Sequence[str]
-
-    def encode(self) -> bytes:
-        return array(self.group_ids, string) + boolean(False) + EMPTY_TAGS
-
-    def decode(self, buffer: bytes, position: int) -> dict[str, GroupMembers]:
-        reader = Reader(buffer, position)
-        reader.int32()  # throttle time
-        found: dict[str, GroupMembers] = {}
-        for _ in range(reader.uvarint() - 1):
-            error_code, group_id, state = reader.int16(), reader.string(), reader.string()
-            reader.string()  # protocol type
-            reader.string()  # assignor
-            members = reader.array(lambda: self._member(reader))
-            reader.int32()  # authorized operations, not asked for
-            reader.skip_tags()
-            found[group_id] = GroupMembers(error_code=error_code, state=state, members=members)
-        return found
-
-    @staticmethod
-    def _member(reader: Reader) -> GroupMember:
-        member_id = reader.string()
-        reader.nullable_string()  # group instance id
-        client_id, client_host = reader.string(), reader.string()
-        reader.take(max(0, reader.uvarint() - 1))  # subscription
-        reader.take(max(0, reader.uvarint() - 1))  # assignment
-        reader.skip_tags()
-        return GroupMember(member_id=member_id, client_id=client_id, client_host=client_host)
-
-
-@dataclass(frozen=True, slots=True, repr=False)
 class DescribeConsumerGroupsRequest(WireRequest[dict[str, GroupMembers]]):
     """Groups of the protocol of KIP-848 (Kafka 3.7); any other is GROUP_ID_NOT_FOUND."""
 

@@ -12,9 +12,10 @@ from functools import partial
 
 from kbackupd.kafka.answers import (
     Coordinator,
-    DescribedGroup,
     FetchedOffset,
     FetchedOffsets,
+    GroupMember,
+    GroupMembers,
     ListedGroup,
     ListedGroups,
 )
@@ -99,7 +100,7 @@ class FindCoordinatorsRequest(WireRequest[dict[str, Coordinator]]):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class DescribeGroupsRequest(WireRequest[dict[str, DescribedGroup]]):
+class DescribeGroupsRequest(WireRequest[dict[str, GroupMembers]]):
     """Classic groups only: others are answered for as if they did not exist."""
 
     API_KEY = 15
@@ -110,10 +111,10 @@ class DescribeGroupsRequest(WireRequest[dict[str, DescribedGroup]]):
     def encode(self) -> bytes:
         return array(self.group_ids, string) + boolean(False) + EMPTY_TAGS
 
-    def decode(self, buffer: bytes, position: int) -> dict[str, DescribedGroup]:
+    def decode(self, buffer: bytes, position: int) -> dict[str, GroupMembers]:
         reader = Reader(buffer, position)
         reader.int32()  # throttle time
-        found: dict[str, DescribedGroup] = {}
+        found: dict[str, GroupMembers] = {}
         for _ in range(reader.uvarint() - 1):
             error_code, group_id, state = reader.int16(), reader.string(), reader.string()
             reader.string()  # protocol type
@@ -121,18 +122,18 @@ class DescribeGroupsRequest(WireRequest[dict[str, DescribedGroup]]):
             members = reader.array(lambda: self._member(reader))
             reader.int32()  # authorized operations, not asked for
             reader.skip_tags()
-            found[group_id] = DescribedGroup(error_code=error_code, state=state, members=len(members))
+            found[group_id] = GroupMembers(error_code=error_code, state=state, members=members)
         return found
 
     @staticmethod
-    def _member(reader: Reader) -> None:
-        reader.string()  # member id
+    def _member(reader: Reader) -> GroupMember:
+        member_id = reader.string()
         reader.nullable_string()  # group instance id
-        reader.string()  # client id
-        reader.string()  # client host
+        client_id, client_host = reader.string(), reader.string()
         reader.take(max(0, reader.uvarint() - 1))  # subscription
         reader.take(max(0, reader.uvarint() - 1))  # assignment
         reader.skip_tags()
+        return GroupMember(member_id=member_id, client_id=client_id, client_host=client_host)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -23,7 +23,7 @@ from kbackupd.kafka.codec import (
     string,
 )
 from kbackupd.kafka.types import TopicPartition, TransactionMarker
-from kbackupd.kafka.wire import InitProducerIdAnswer
+from kbackupd.kafka.wire import InitProducerIdRequest
 
 _TRANSACTION = 1
 """Kafka's number for the coordinator type "transaction"."""
@@ -87,24 +87,14 @@ class FindTransactionCoordinatorRequest(WireRequest[Coordinator]):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class InitTransactionsRequest(WireRequest[InitProducerIdAnswer]):
+class InitTransactionsRequest(InitProducerIdRequest):
     """InitProducerId for a transactional id: fences who used it before, and ends what they left open."""
-
-    API_KEY = 22
-    API_VERSION = 2
 
     transactional_id: str
     transaction_timeout_ms: int
 
     def encode(self) -> bytes:
         return string(self.transactional_id) + int32(self.transaction_timeout_ms) + EMPTY_TAGS
-
-    def decode(self, buffer: bytes, position: int) -> InitProducerIdAnswer:
-        reader = Reader(buffer, position)
-        reader.int32()  # throttle time
-        return InitProducerIdAnswer(
-            error_code=reader.int16(), producer_id=reader.int64(), producer_epoch=reader.int16()
-        )
 
 
 @dataclass(frozen=True, slots=True, repr=False)

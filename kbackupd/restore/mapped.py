@@ -82,32 +82,20 @@ def _partition_map(
         columns.take(result, target_first_offset)
     complete = restored and result is not None and not result.failure
     kept = partition.preserved
-    if kept is not None:
-        return PartitionMap(
-            source_partition=partition.partition,
-            target_partition=partition.partition,
-            source_first_offset=kept.log_start,
-            source_next_offset=kept.next_offset if complete else columns.next_source_offset(kept.log_start),
-            target_first_offset=kept.log_start,
-            target_next_offset=kept.next_offset if complete else columns.next_source_offset(kept.log_start),
-            complete=complete,
-            source_offsets=columns.source_offsets,
-            target_offsets=columns.target_offsets,
-            counts=columns.counts,
-            mode=OffsetsMode.PRESERVE,
-        )
-    first = partition.offsets.first_offset
+    first = partition.offsets.first_offset if kept is None else kept.log_start
+    reached = partition.offsets.next_offset if complete else columns.next_source_offset(first)
     return PartitionMap(
         source_partition=partition.partition,
         target_partition=partition.partition,
         source_first_offset=first,
-        source_next_offset=partition.offsets.next_offset if complete else columns.next_source_offset(first),
-        target_first_offset=target_first_offset,
-        target_next_offset=target_first_offset + (result.records if result else 0),
+        source_next_offset=reached,
+        target_first_offset=target_first_offset if kept is None else first,
+        target_next_offset=target_first_offset + (result.records if result else 0) if kept is None else reached,
         complete=complete,
         source_offsets=columns.source_offsets,
         target_offsets=columns.target_offsets,
         counts=columns.counts,
+        mode=OffsetsMode.COMPACT if kept is None else OffsetsMode.PRESERVE,
     )
 
 

@@ -38,7 +38,7 @@ class FakeTarget:
     async def find_coordinators(self, group_ids: Sequence[str]) -> Mapping[str, Coordinator]:
         return {id: Coordinator(error_code=0, node_id=1) for id in group_ids}
 
-    async def describe_members(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, GroupMembers]:
+    async def describe_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, GroupMembers]:
         return {
             id: GroupMembers(
                 error_code=0,

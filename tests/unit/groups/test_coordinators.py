@@ -26,7 +26,7 @@ class Brokers:
         now = self.where.pop(0) if len(self.where) > 1 else self.where[0]
         return {id: Coordinator(error_code=0 if id in now else 15, node_id=now.get(id, -1)) for id in group_ids}
 
-    async def describe_members(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, GroupMembers]:
+    async def describe_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, GroupMembers]:
         raise NotImplementedError
 
     async def describe_consumer_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, GroupMembers]:

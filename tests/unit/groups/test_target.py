@@ -26,7 +26,7 @@ def seen(target: FakeTarget, *ids: str) -> dict[str, GroupInTarget]:
 class NewProtocol(FakeTarget):
     """Its groups are of KIP-848's protocol: to the classic question they do not exist."""
 
-    async def describe_members(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, GroupMembers]:
+    async def describe_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, GroupMembers]:
         return {id: GroupMembers(error_code=0, state="Dead") for id in group_ids}
 
     async def describe_consumer_groups(self, node_id: int, group_ids: Sequence[str]) -> Mapping[str, GroupMembers]:

@@ -16,10 +16,11 @@ from kbackupd.kafka.answers import (
     ClusterAccess,
     Coordinator,
     DescribedAcls,
-    DescribedGroup,
     DescribedQuotas,
     FetchedOffset,
     FetchedOffsets,
+    GroupMember,
+    GroupMembers,
     ListedGroup,
     ListedGroups,
 )
@@ -369,7 +370,7 @@ def test_coordinators_of_many_groups_are_found_at_once() -> None:
     }
 
 
-def test_a_described_group_counts_its_members_and_skips_what_they_say() -> None:
+def test_who_is_in_a_classic_group_is_told_by_member_client_and_host() -> None:
     request = DescribeGroupsRequest(group_ids=["g1"])
     assert request.encode() == _hex("02 03 6731 00 00")
     member = "03 6d31 00 02 63 02 68 04 aabbcc 03 ddee 00"
@@ -381,7 +382,8 @@ def test_a_described_group_counts_its_members_and_skips_what_they_say() -> None:
         member,
         "80000000 00 00",
     )
-    assert request.decode(answer, 0) == {"g1": DescribedGroup(error_code=0, state="Stable", members=2)}
+    told = GroupMember(member_id="m1", client_id="c", client_host="h")
+    assert request.decode(answer, 0) == {"g1": GroupMembers(error_code=0, state="Stable", members=(told, told))}
 
 
 def test_positions_are_committed_by_one_who_is_no_member_and_answered_one_by_one() -> None:

@@ -17,7 +17,6 @@ from kbackupd.kafka.wire_group_admin import (
     DeleteGroupsRequest,
     DeleteOffsetsRequest,
     DescribeConsumerGroupsRequest,
-    DescribeMembersRequest,
 )
 from kbackupd.kafka.wire_groups import CommitOffsetsRequest, FetchOffsetsRequest
 
@@ -27,22 +26,6 @@ _ID = "00112233445566778899aabbccddeeff"
 
 def _hex(*parts: str) -> bytes:
     return bytes.fromhex("".join(parts))
-
-
-def test_who_is_in_a_classic_group_is_told_by_member_client_and_host() -> None:
-    request = DescribeMembersRequest(group_ids=["g1"])
-    assert request.encode() == _hex("02 03 6731 00 00")
-    answer = _hex(
-        _THROTTLE,
-        "02 0000 03 6731 07 537461626c65 09 636f6e73756d6572 06 72616e6765",
-        "02 03 6d31 00 02 63 02 68 04 aabbcc 03 ddee 00",
-        "80000000 00 00",
-    )
-    assert request.decode(answer, 0) == {
-        "g1": GroupMembers(
-            error_code=0, state="Stable", members=(GroupMember(member_id="m1", client_id="c", client_host="h"),)
-        )
-    }
 
 
 def test_who_is_in_a_group_of_the_new_protocol_is_told_past_what_they_are_assigned() -> None:
@@ -99,7 +82,6 @@ def test_positions_are_asked_for_as_they_are_or_only_where_they_are_stable() -> 
 
 
 REQUESTS: list[WireRequest[Any]] = [
-    DescribeMembersRequest(group_ids=[]),
     DescribeConsumerGroupsRequest(group_ids=[]),
     DeleteGroupsRequest(group_ids=[]),
     DeleteOffsetsRequest(group_id="g", partitions=[]),
