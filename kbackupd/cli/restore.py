@@ -165,6 +165,8 @@ async def _restore(
             identity = await archive_identity(ScopedStore(store, settings.source.backup_id))
             restores = StoredRestores(ScopedStore(beside, settings.source.backup_id))
             course = await Course.read(restores, identity, clock)
+            for key, reason in restores.damaged.items():
+                print(f"{key}: {reason}; whether topics belong to that restore is not known", file=sys.stderr)
             planned: tuple[Archive, RestorePlan] | None = None
             if not course.may_go_on:  # then what is wrong with the configuration shows before the target is looked at
                 planned = await _planned(store, settings)

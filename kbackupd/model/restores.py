@@ -91,3 +91,8 @@ class Unfinished:
     begun: RestoreBegun
     ready: RestoreReady | None
     """None: it ended before a record was produced."""
+
+    @property
+    def filling(self) -> dict[str, FillingTopic]:
+        """The topics that were made ready, by name."""
+        return {topic.target: topic for topic in self.ready.topics} if self.ready else {}

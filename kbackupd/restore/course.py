@@ -63,7 +63,7 @@ class Course:
             RefusedError: topics are half filled by a restore with other options, or part of what it filled is gone.
             KbackupError: the target could not be asked.
         """
-        names = {topic.target for one in self.unfinished if one.ready for topic in one.ready.topics}
+        names = {name for one in self.unfinished for name in one.filling}
         if not names:
             return
         metadata = await cluster_metadata(connection, sorted(names))
@@ -84,8 +84,7 @@ class Course:
     @property
     def filling(self) -> Mapping[str, FillingTopic]:
         """Topics that an earlier run made ready, by name."""
-        ready = self.going_on.ready if self.going_on else None
-        return {topic.target: topic for topic in ready.topics} if ready else {}
+        return self.going_on.filling if self.going_on else {}
 
     async def begin(self, plan: RestorePlan, options: RestoreOptions, state: TargetState) -> None:
         """Write down that it is begun; on return that is durable. One that is gone on with is only compared.

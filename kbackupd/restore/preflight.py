@@ -29,7 +29,7 @@ from kbackupd.kafka.types import (
 from kbackupd.model.errors import DeniedError, KafkaDeniedError, RefusedError
 from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.positions import OffsetRange, PartitionId, TopicId
-from kbackupd.model.restores import FillingTopic, RestoreReady, Unfinished
+from kbackupd.model.restores import RestoreReady, Unfinished
 from kbackupd.restore.configs import during_restore, is_left_by_a_restore
 from kbackupd.restore.filling import way_to_fill
 from kbackupd.restore.newest_batches import newest_batches
@@ -147,7 +147,7 @@ async def examine_target(
     # Before logs are asked where they end: an empty transaction that a dead run had begun is over then.
     way = await way_to_fill(connection, plan, problems) if plan.offsets is OffsetsMode.PRESERVE else None
     logs = await _logs(connection, plan, [one.there for one in existing], going_on, problems)
-    filling = _filling(going_on)
+    filling = going_on.filling if going_on else {}
     begins = {
         one.plan.target: dict(enumerate(filling[one.plan.target].log_ends))
         if one.plan.target in filling
@@ -190,12 +190,6 @@ async def examine_target(
         landed=landed_before,
         way=way,
     )
-
-
-def _filling(going_on: Unfinished | None) -> Mapping[str, FillingTopic]:
-    """The topics that an earlier run made ready, by name."""
-    ready = going_on.ready if going_on else None
-    return {topic.target: topic for topic in ready.topics} if ready else {}
 
 
 async def _landed(
@@ -355,7 +349,8 @@ async def _logs(
     problems: list[Problem],
 ) -> dict[TopicPartition, OffsetRange]:
     """What each log holds. Topics that hold what is not of this restore, or do not tell, are added to `problems`."""
-    filling, starts = _filling(going_on), _log_starts(plan)
+    filling = going_on.filling if going_on else {}
+    starts = _log_starts(plan)
     by_leader: dict[int, list[TopicPartition]] = {}
     for topic in topics:
         for partition in topic.partitions:

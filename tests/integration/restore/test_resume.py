@@ -224,6 +224,21 @@ class TestHalfWay:
         assert f"topic {target}: partition 1 ends at offset" in err
         assert "something that the restore begun there did not write" in err
 
+    def test_where_what_it_wrote_down_is_damaged_that_is_told_and_nothing_is_written(
+        self, kafka: KafkaServer, half_way: tuple[Path, str]
+    ) -> None:
+        config, target = half_way
+        [ready] = documents(config.parent, "ready")
+        ready.write_bytes(ready.read_bytes()[:-9] + bytes(9))
+        before = values(kafka, target)
+
+        code, out, err = call("--config", str(config))
+
+        assert (code, out) == (5, "")
+        assert f"plans/{ready.parent.name}/ready.json: document:" in err
+        assert f"topic {target} is not empty" in err
+        assert values(kafka, target) == before
+
     def test_a_topic_that_was_deleted_begins_anew(self, kafka: KafkaServer, half_way: tuple[Path, str]) -> None:
         config, target = half_way
         delete_topic(kafka.bootstrap, target)
