@@ -59,8 +59,7 @@ class Drafting:
         if target_topic not in self._restored:
             options, document = self.settings.options, self.request.offset_map
             self._restored[target_topic] = target_topic not in SYSTEM_TOPICS and (
-                options.target_of(target_topic) == target_topic
-                or any(mapping.target == target_topic for mapping in options.topic_mapping)
+                options.may_make(target_topic)
                 or any(topic.target == target_topic for topic in (document.topics if document else ()))
             )
         return self._restored[target_topic]

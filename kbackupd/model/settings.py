@@ -288,6 +288,10 @@ class TopicMapping:
         taken = taken_by_star(self.source, topic) if "*" in self.target else None
         return self.target if taken is None else self.target.replace("*", taken)
 
+    def may_make(self, target: str) -> bool:
+        """Whether a topic of that name can come of it."""
+        return fnmatchcase(target, self.target) if "*" in self.target else target == self.target
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoredGroups:
@@ -319,6 +323,10 @@ class RestoreOptions:
             return None
         renamed = (target for mapping in self.topic_mapping if (target := mapping.target_of(topic)) is not None)
         return next(renamed, topic)
+
+    def may_make(self, target: str) -> bool:
+        """Whether a topic of that name can come of what is restored."""
+        return self.target_of(target) == target or any(mapping.may_make(target) for mapping in self.topic_mapping)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

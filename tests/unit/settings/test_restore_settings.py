@@ -320,3 +320,23 @@ def test_the_standard_aws_variables_fill_what_the_file_leaves_open_and_no_more(f
 def test_a_daemons_file_is_not_taken_for_a_restores(files: Files) -> None:
     with pytest.raises(ConfigurationError, match="belongs to a daemon configuration"):
         files.restore("backup_id: main\n")
+
+
+@pytest.mark.parametrize(
+    ("target", "made"),
+    [
+        ("payments-from-eu", True),
+        ("orders-restored", True),
+        ("invoices", True),
+        ("payments", True),
+        ("eu-orders", False),
+    ],
+)
+def test_what_a_pattern_of_names_can_make_is_known_without_the_archive(target: str, made: bool) -> None:
+    options = RestoreOptions(
+        topic_mapping=(
+            TopicMapping(source="eu-orders", target="orders-restored"),
+            TopicMapping(source="eu-*", target="*-from-eu"),
+        )
+    )
+    assert options.may_make(target) is made
