@@ -79,6 +79,7 @@ class SourceLog:
         *,
         codec: int = 0,
         producer_id: int = -1,
+        producer_epoch: int = 0,
         transactional: bool = False,
         log_append_time: bool = False,
         timestamp_ms: int | None = None,
@@ -100,12 +101,12 @@ class SourceLog:
                 transactional=transactional,
                 log_append_time=log_append_time,
                 producer_id=producer_id,
-                producer_epoch=0 if producer_id >= 0 else -1,
+                producer_epoch=producer_epoch if producer_id >= 0 else -1,
                 base_sequence=self.next_offset if producer_id >= 0 else -1,
             )
         )
 
-    def end_transaction(self, producer_id: int, *, committed: bool) -> bytes:
+    def end_transaction(self, producer_id: int, *, committed: bool, producer_epoch: int = 0) -> bytes:
         """A transaction marker, as the coordinator writes it."""
         self._open.pop(producer_id, None)
         # Key: version 0, type; value: version 0, coordinator epoch 0 (KIP-98).
@@ -120,7 +121,7 @@ class SourceLog:
                 transactional=True,
                 control=True,
                 producer_id=producer_id,
-                producer_epoch=0,
+                producer_epoch=producer_epoch,
             )
         )
 

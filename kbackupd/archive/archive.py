@@ -6,7 +6,7 @@ The one door for everybody who reads: restore, describe, dump, validation. Keeps
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kbackupd.archive.catalog import Catalog, DamagedObject
@@ -166,18 +166,15 @@ class Archive:
         return self._topics.get(topic_id)
 
     def newest(self) -> Mapping[str, ArchivedTopic]:
-        """Name → its newest incarnation; a deleted one counts if no newer came.
+        """Name → its newest incarnation; a deleted one counts if no newer came."""
+        return newest_of(self._topics.values())
 
-        A writer names what an incarnation replaced. One that took over under another name knows nothing of its
-        predecessor's: between two writers' incarnations time decides, for nothing else can.
+    def topics_at(self, at_ms: int) -> Sequence[ArchivedTopic]:
+        """As `topics`, as far as anybody had seen them by then: partitions and configuration are those of then.
+
+        One that was found deleted by then is among them, with its `deleted_ms`.
         """
-        succeeded = {topic.previous for topic in self._topics.values()}
-        newest: dict[str, ArchivedTopic] = {}
-        for topic in self._topics.values():
-            held = newest.get(topic.name)
-            if held is None or (topic.topic_id not in succeeded and not _older(topic, held)):
-                newest[topic.name] = topic
-        return newest
+        return archived_topics(self._catalog.segments, by_ms=at_ms)
 
     @property
     def partitions(self) -> Sequence[PartitionId]:
@@ -303,8 +300,25 @@ def no_archive(location: str) -> ObjectMissingError:
     return missing
 
 
-def archived_topics(segments: Sequence[CatalogSegment]) -> Sequence[ArchivedTopic]:
+def newest_of(topics: Collection[ArchivedTopic]) -> Mapping[str, ArchivedTopic]:
+    """Name → the newest of its incarnations among `topics`, in the order they were last seen.
+
+    A writer names what an incarnation replaced. One that took over under another name knows nothing of its
+    predecessor's: between two writers' incarnations time decides, for nothing else can.
+    """
+    succeeded = {topic.previous for topic in topics}
+    newest: dict[str, ArchivedTopic] = {}
+    for topic in topics:
+        held = newest.get(topic.name)
+        if held is None or (topic.topic_id not in succeeded and not _older(topic, held)):
+            newest[topic.name] = topic
+    return newest
+
+
+def archived_topics(segments: Sequence[CatalogSegment], *, by_ms: int | None = None) -> Sequence[ArchivedTopic]:
     """Every incarnation that segments, in the archive's order, speak of; in the order of their last mention.
+
+    With `by_ms` only what was said by then counts.
 
     Seen again, a topic that was believed deleted is not. Of one writer the later word stands, between two writers the
     word of the later time. An abandoned segment ends no topic: the life that went on without it tells for itself.
@@ -317,6 +331,8 @@ def archived_topics(segments: Sequence[CatalogSegment]) -> Sequence[ArchivedTopi
         counts = segment.place not in abandoned
         for event in segment.footer.events:
             match event:
+                case TopicSeen() | TopicDeleted() | TopicExcluded() if by_ms is not None and event.at_ms > by_ms:
+                    pass
                 case TopicSeen():
                     before = topics.pop(event.topic_id, None)
                     deleted_ms = before.deleted_ms if before else None
@@ -345,7 +361,8 @@ def archived_topics(segments: Sequence[CatalogSegment]) -> Sequence[ArchivedTopi
                     topics[event.topic_id] = replace(topics[event.topic_id], excluded_ms=event.at_ms)
                 case _:
                     pass
-        _add_unnamed(topics, segment)
+        if by_ms is None or segment.footer.sealed_ms <= by_ms:
+            _add_unnamed(topics, segment)
     return tuple(topics.values())
 
 

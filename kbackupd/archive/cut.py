@@ -27,6 +27,8 @@ class Cut:
     next_offset: int
     stable_offset: int
     """Below it no transaction was open then; −1: not told."""
+    log_start_offset: int
+    """What lies below the source had deleted by then."""
     sent_ms: int
     answered_ms: int
     held_until_ms: int
@@ -58,6 +60,7 @@ def cut_at(evidence: PartitionEvidence, at_ms: int | None) -> Cut | None:
         branch=_branch_of(chosen, evidence.truncations),
         next_offset=max(chosen.high_watermark, 0),
         stable_offset=chosen.last_stable_offset,
+        log_start_offset=max(chosen.log_start_offset, 0),
         sent_ms=chosen.sent_ms,
         answered_ms=chosen.answered_ms,
         held_until_ms=held_until_ms,

@@ -42,6 +42,19 @@ class TransactionOwners:
             if one.writes_with(producer_id, producer_epoch) and _may_cover(one, partition):
                 yield one
 
+    def ended_with(
+        self, producer_id: int, marker_epoch: int, partition: tuple[str, int], *, committed: bool
+    ) -> Iterator[LoggedTransaction]:
+        """Those that such a marker in (topic, partition) may have ended, in order."""
+        outcome = Decision.COMMITTED if committed else Decision.ABORTED
+        for one in self._by_producer.get(producer_id, ()):
+            if (
+                one.decision in (outcome, Decision.UNKNOWN)
+                and one.marker_epoch in (marker_epoch, -1)
+                and _may_cover(one, partition)
+            ):
+                yield one
+
     def of_marker(
         self, producer_id: int, marker_epoch: int, partition: tuple[str, int], *, committed: bool, timestamp_ms: int
     ) -> Owner | None:
@@ -50,13 +63,9 @@ class TransactionOwners:
         Args:
             timestamp_ms: of the control batch.
         """
-        outcome = Decision.COMMITTED if committed else Decision.ABORTED
         distances = [
             (_distance_ms(one, timestamp_ms), number, one)
-            for number, one in enumerate(self._by_producer.get(producer_id, ()))
-            if one.decision in (outcome, Decision.UNKNOWN)
-            and one.marker_epoch in (marker_epoch, -1)
-            and _may_cover(one, partition)
+            for number, one in enumerate(self.ended_with(producer_id, marker_epoch, partition, committed=committed))
         ]
         if not distances:
             return None

@@ -32,6 +32,7 @@ from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.model.clock import Clock, SystemClock
 from kbackupd.model.errors import UsageError
 from kbackupd.model.settings import FilesystemSettings, RestoreSettings, StorageSettings
+from kbackupd.restore.as_of import read_instant, refuse_future, wanted_at
 from kbackupd.restore.course import Course
 from kbackupd.restore.map_file import OffsetMapFile
 from kbackupd.restore.mapped import RestoreRecord
@@ -124,6 +125,7 @@ def _mapping_into(path: Path | None, record: RestoreRecord, clock: Clock) -> Ite
 
 
 async def _plan(settings: RestoreSettings) -> RestorePlan:
+    refuse_future(settings.options, SystemClock().now_ms())
     store = await open_store(settings.source.storage)
     try:
         return (await _planned(store, settings))[1]
@@ -137,9 +139,9 @@ async def _planned(
     """The archive, with the rows of the topics that will be restored and of no other, and what will be done."""
     options = settings.options
     archive = await Archive.open(
-        store, settings.source.backup_id, pinned=pinned, wanted=lambda name: options.target_of(name) is not None
+        store, settings.source.backup_id, pinned=pinned, wanted=lambda name: wanted_at(options, name)
     )
-    return archive, make_plan(archive, settings)
+    return archive, make_plan(archive, settings, await read_instant(archive, options))
 
 
 async def _restore(
@@ -151,6 +153,7 @@ async def _restore(
     plans: StorageSettings | None,
 ) -> tuple[RestoreReport, GroupsOutcome | None]:
     # As Ctrl-C: what is under way is cancelled, and the last word says in what state the target is.
+    refuse_future(settings.options, clock.now_ms())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     store = await open_store(settings.source.storage)
     beside = await open_store(plans) if plans else store

@@ -58,6 +58,7 @@ async def bring_groups(
     request = PlanRequest(
         strategy=Strategy.GROUP,
         groups=settings.options.consumer_groups.include,
+        at_ms=settings.options.scope.as_of_ms,
         offset_map=document,
     )
 

@@ -102,6 +102,8 @@ class RecordPatterns:
 class RestoreScope:
     """The choice within the topics that are restored; topics by their names in the archive."""
 
+    as_of_ms: int | None = None
+    """The instant of capture as of which everything is restored; None: as of the end."""
     window: TimeWindow = TimeWindow()
     records_of: RecordsOf = RecordsOf.COMMITTED
     patterns: RecordPatterns = RecordPatterns()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from kbackupd.archive.archive import Archive, ArchivedTopic
+from kbackupd.archive.archive import Archive, ArchivedTopic, newest_of
 from kbackupd.model.clock import iso
 from kbackupd.model.errors import UsageError
 from kbackupd.model.globs import is_literal
@@ -39,11 +39,13 @@ def choose_topics(archive: Archive, options: RestoreOptions) -> list[ChosenTopic
     Raises:
         UsageError: nothing is chosen, or something named is not there; every problem at once.
     """
-    newest = archive.newest()
+    at_ms = options.scope.as_of_ms
+    newest = archive.newest() if at_ms is None else newest_of(topics_there(archive, at_ms))
     namesakes: dict[str, list[TopicId]] = {}
     for one in archive.topics:
         namesakes.setdefault(one.name, []).append(one.topic_id)
     problems = [*_names(newest, options)]
+    latest = archive.newest()
     chosen: list[ChosenTopic] = []
     sources: dict[str, str] = {}
     for name in sorted(newest, key=lambda name: (name not in GO_FIRST, name)):
@@ -58,7 +60,7 @@ def choose_topics(archive: Archive, options: RestoreOptions) -> list[ChosenTopic
         topic = _incarnation(archive, newest[name], options, problems)
         problems += _within(archive, topic, options)
         partitions = options.scope.target_partitions.get(name, topic.partitions)
-        earlier, newer = _around(topic.topic_id, namesakes[name], newest[name].topic_id)
+        earlier, newer = _around(topic.topic_id, namesakes[name], latest[name].topic_id)
         chosen.append(
             ChosenTopic(topic=topic, target=target, target_partitions=partitions, earlier=earlier, newer=newer)
         )
@@ -69,6 +71,21 @@ def choose_topics(archive: Archive, options: RestoreOptions) -> list[ChosenTopic
         there = ", ".join(name for name, topic in sorted(newest.items()) if not topic.internal) or "no topics"
         raise UsageError("; ".join(dict.fromkeys(problems)), hint=f"{archive.location} holds {there}")
     return chosen
+
+
+def topics_there(archive: Archive, at_ms: int) -> list[ArchivedTopic]:
+    """Those that were at the source at `at_ms`, with the partitions and configuration of then."""
+    return [topic for topic in archive.topics_at(at_ms) if topic.deleted_ms is None]
+
+
+def not_there(archive: Archive, options: RestoreOptions) -> list[str]:
+    """Topics of the archive that `options` select and that did not exist at their instant, by name."""
+    at_ms = options.scope.as_of_ms
+    if at_ms is None:
+        return []
+    there = {topic.name for topic in topics_there(archive, at_ms)}
+    absent = (topic for name, topic in archive.newest().items() if name not in there and not topic.internal)
+    return sorted(topic.name for topic in absent if options.target_of(topic.name) is not None)
 
 
 def _around(
@@ -84,7 +101,8 @@ def _names(newest: Mapping[str, ArchivedTopic], options: RestoreOptions) -> Iter
     mapped = (mapping.source for mapping in options.topic_mapping if is_literal(mapping.source))
     for name in dict.fromkeys([*options.topics.literals, *mapped, *options.scope.topics_named]):
         if name not in newest:
-            yield f"topic {name!r} is not in the archive"
+            at_ms = options.scope.as_of_ms
+            yield f"topic {name!r} " + ("is not in the archive" if at_ms is None else f"did not exist at {iso(at_ms)}")
         elif newest[name].internal:
             yield f"topic {name!r} is internal and never restored by producing"
 

@@ -9,7 +9,7 @@ is older than a window's start is skipped unread, and at the other edge the reco
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from re import Pattern
@@ -101,6 +101,10 @@ class PartitionCut:
     offsets: OffsetBounds = field(default_factory=OffsetBounds)
     window: TimeWindow = field(default_factory=TimeWindow)
     filter: RecordFilter = field(default_factory=lambda: RecordFilter(RecordPatterns()))
+    instant_offset: int | None = None
+    """At or beyond it a batch is wanted only if it is of a transaction in `completed`; None: there is no such edge."""
+    completed: Mapping[int, int] = field(default_factory=dict)
+    """Producer id → offset of the last marker that counts."""
 
     def may_want(self, run: Run, first_offset: int, next_offset: int) -> bool:
         """Whether anything between the two offsets in `run` can be wanted; if not it need not be read."""
@@ -121,6 +125,9 @@ class PartitionCut:
 
     def of_batch(self, header: BatchHeader) -> Reach:
         """What offsets and window say of a batch with records; the filter is not asked."""
+        edge = self.instant_offset
+        if edge is not None and header.base_offset >= edge and not self._completes(header):
+            return Reach.NONE
         if not self.offsets and not self.window:
             return Reach.ALL
         if header.is_legacy:
@@ -140,6 +147,9 @@ class PartitionCut:
         elif start_ms is not None or (end_ms is not None and header.max_timestamp >= end_ms):
             return Reach.SOME
         return Reach.ALL if whole else Reach.SOME
+
+    def _completes(self, header: BatchHeader) -> bool:
+        return header.is_transactional and header.base_offset < self.completed.get(header.producer_id, -1)
 
     def of_timestamps(self, least_ms: int, most_ms: int) -> Reach:
         """What the window says of records whose smallest and largest timestamps are these."""

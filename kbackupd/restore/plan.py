@@ -12,14 +12,16 @@ from dataclasses import dataclass, field, replace
 
 from kbackupd.archive.archive import Archive, ArchivedTopic
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory
+from kbackupd.archive.lineage import ROOT_BRANCH
 from kbackupd.model.events import GAP_MEANING, GapCause
 from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.positions import OffsetRange, PartitionId, TopicId
 from kbackupd.model.scope import OffsetBounds, RecordPatterns, RecordsOf, TimeWindow
 from kbackupd.model.segment import Run, RunFlag
 from kbackupd.model.settings import RestoreOptions, RestoreSettings, RetentionAfter
-from kbackupd.restore.choice import GO_FIRST, ChosenTopic, choose_topics
+from kbackupd.restore.choice import GO_FIRST, ChosenTopic, choose_topics, not_there
 from kbackupd.restore.cut import PartitionCut, RecordFilter
+from kbackupd.restore.instant import Instant, PartitionAsOf, history_at, partition_as_of
 from kbackupd.restore.preserve import PreservedOffsets, preserved_offsets, total_seconds
 from kbackupd.restore.visibility import Outcomes, Visibility
 
@@ -27,6 +29,8 @@ PLAN_FORMAT = 1
 
 NEVER_SEEN = "it existed at the source and was never looked into: it had no leader, or the daemon was killed too soon"
 HOLE_MEANING = "no segment holds these offsets and nothing explains why: kbackupd validate tells more"
+
+UNHEARD = "it existed at that instant, and no leader had told of it by then: what it held nobody knows"
 
 BEYOND = "asked for, and beyond the archive, which holds {held}"
 
@@ -68,6 +72,10 @@ class PlannedCut:
     window: TimeWindow = field(default_factory=TimeWindow)
     visibility: RecordsOf = RecordsOf.COMMITTED
     filters: RecordPatterns = field(default_factory=RecordPatterns)
+    as_of_ms: int | None = None
+    """The instant of capture; None: the end of what was captured."""
+    without_coordinators: bool = False
+    """`__transaction_state` of then is not in the archive: which transactions were decided shows from markers alone."""
     provenance_headers: bool = False
     """Not a cut, but it changes the records."""
 
@@ -106,6 +114,8 @@ class PartitionPlan:
     open_transactions: tuple[PlannedTransaction, ...]
     preserved: PreservedOffsets | None = None
     """None: offsets are not kept."""
+    as_of: PartitionAsOf | None = None
+    """None: no instant was asked for."""
 
     @property
     def is_empty(self) -> bool:
@@ -176,6 +186,8 @@ class RestorePlan:
     """For offsets without records, roughly; not counting the records."""
     topics: tuple[TopicPlan, ...]
     """In the order in which they are restored."""
+    not_there: tuple[str, ...]
+    """Topics that are selected and in the archive, and did not exist at the instant asked for."""
     damaged: tuple[DamagedInArchive, ...]
     """Objects of the archive that cannot be trusted, or were there once; what they held is missing."""
 
@@ -203,11 +215,14 @@ class RestorePlan:
 
     def cut_of(self, partition: PartitionPlan) -> PartitionCut:
         """What is wanted of one of its partitions."""
-        return _cut(self.cut, partition.asked_offsets)
+        return _cut(self.cut, partition.asked_offsets, partition.as_of)
 
 
-def make_plan(archive: Archive, settings: RestoreSettings) -> RestorePlan:
+def make_plan(archive: Archive, settings: RestoreSettings, instant: Instant | None = None) -> RestorePlan:
     """The plan for what `settings` select of `archive`.
+
+    Args:
+        instant: what `read_instant` tells of these options and this archive.
 
     Raises:
         UsageError: nothing is selected, something named is not in the archive, or two topics would become one; all at
@@ -220,8 +235,12 @@ def make_plan(archive: Archive, settings: RestoreSettings) -> RestorePlan:
         visibility=options.scope.records_of,
         filters=options.scope.patterns,
         provenance_headers=options.provenance_headers,
+        as_of_ms=options.scope.as_of_ms,
+        without_coordinators=instant is not None and not instant.coordinators_known,
     )
-    topics = tuple(_topic_plan(archive, one, options, cut) for one in chosen)
+    if (instant is None) != (options.scope.as_of_ms is None):
+        raise ValueError("an instant is to be read where one is asked for, and nowhere else")
+    topics = tuple(_topic_plan(archive, one, options, cut, instant) for one in chosen)
     preserved = (partition.preserved for topic in topics for partition in topic.partitions)
     return RestorePlan(
         format=PLAN_FORMAT,
@@ -239,6 +258,7 @@ def make_plan(archive: Archive, settings: RestoreSettings) -> RestorePlan:
         offsets=options.offsets,
         fill_seconds=total_seconds(one for one in preserved if one is not None),
         topics=topics,
+        not_there=tuple(not_there(archive, options)),
         damaged=(
             *(DamagedInArchive(key=one.key, reason=one.reason) for one in archive.damaged),
             *(DamagedInArchive(key=one.key, reason=one.reason) for one in archive.lost),
@@ -246,20 +266,31 @@ def make_plan(archive: Archive, settings: RestoreSettings) -> RestorePlan:
     )
 
 
-def _topic_plan(archive: Archive, chosen: ChosenTopic, options: RestoreOptions, cut: PlannedCut) -> TopicPlan:
+def planned_history(archive: Archive, topic: TopicPlan, partition: PartitionPlan) -> PartitionHistory:
+    """What is read of the partition, as far as the instant lets it."""
+    id = topic.id_of(partition)
+    if partition.as_of is None:
+        return archive.history(id, partition.branch)
+    return history_at(archive.evidence(id), partition.branch, partition.as_of)
+
+
+def _topic_plan(
+    archive: Archive, chosen: ChosenTopic, options: RestoreOptions, cut: PlannedCut, instant: Instant | None
+) -> TopicPlan:
     topic, scope = chosen.topic, options.scope
+    latest = archive.topic(topic.topic_id) or topic
     return TopicPlan(
         source=topic.name,
         target=chosen.target,
         topic_id=topic.topic_id,
-        deleted_at_source_ms=topic.deleted_ms,
+        deleted_at_source_ms=latest.deleted_ms,
         earlier_incarnations=chosen.earlier,
         newer_incarnations=chosen.newer,
         configs=dict(topic.configs),
         target_partitions=chosen.target_partitions,
         partitions=tuple(
             _partition_plan(
-                archive.history(id, scope.branches.get((topic.name, id.partition))),
+                *_history(archive, id, scope.branches.get((topic.name, id.partition)), instant),
                 cut=cut,
                 asked=scope.offsets_of(topic.name, id.partition),
                 left_out=not scope.takes(topic.name, id.partition),
@@ -271,17 +302,34 @@ def _topic_plan(archive: Archive, chosen: ChosenTopic, options: RestoreOptions, 
     )
 
 
+def _history(
+    archive: Archive, id: PartitionId, branch: int | None, instant: Instant | None
+) -> tuple[PartitionHistory, PartitionAsOf | None]:
+    if instant is None:
+        return archive.history(id, branch), None
+    cut, evidence = instant.cuts[id], archive.evidence(id)
+    state = partition_as_of(instant, evidence)
+    return history_at(evidence, ROOT_BRANCH if cut is None else cut.branch, state), state
+
+
 def _never_seen(archive: Archive, topic: ArchivedTopic, id: PartitionId) -> bool:
     """Metadata counted the partition, and that is all: whether it was empty nobody knows."""
     return topic.deleted_ms is None and topic.excluded_ms is None and archive.evidence(id) == PartitionEvidence(id=id)
 
 
-def _cut(cut: PlannedCut, asked: OffsetBounds) -> PartitionCut:
-    return PartitionCut(offsets=asked, window=cut.window, filter=RecordFilter(cut.filters))
+def _cut(cut: PlannedCut, asked: OffsetBounds, as_of: PartitionAsOf | None) -> PartitionCut:
+    return PartitionCut(
+        offsets=asked,
+        window=cut.window,
+        filter=RecordFilter(cut.filters),
+        instant_offset=None if as_of is None else as_of.next_offset,
+        completed={} if as_of is None else as_of.completed,
+    )
 
 
 def _partition_plan(
     history: PartitionHistory,
+    as_of: PartitionAsOf | None,
     *,
     cut: PlannedCut,
     asked: OffsetBounds,
@@ -289,7 +337,7 @@ def _partition_plan(
     never_seen: bool,
     preserves: bool,
 ) -> PartitionPlan:
-    runs = [] if left_out else list(_runs(_cut(cut, asked).needed(history)))
+    runs = [] if left_out else list(_runs(_cut(cut, asked, as_of).needed(history)))
     return PartitionPlan(
         partition=history.id.partition,
         branch=history.branch,
@@ -306,16 +354,24 @@ def _partition_plan(
         largest_batch_bytes=max((run.largest_batch_bytes for run in runs), default=0),
         log_append_time=any(run.flags & RunFlag.LOG_APPEND_TIME for run in runs),
         legacy=any(run.flags & RunFlag.LEGACY_MAGIC for run in runs),
-        not_in_archive=() if left_out else tuple(_lacking(history, asked, never_seen=never_seen)),
+        not_in_archive=()
+        if left_out
+        else tuple(_lacking(history, asked, never_seen=never_seen, unheard=as_of is not None and not as_of.known)),
         open_transactions=() if left_out else tuple(_open_transactions(history, asked, cut.visibility)),
         preserved=preserved_offsets(history, records=records) if preserves and not left_out else None,
+        as_of=as_of,
     )
 
 
-def _lacking(history: PartitionHistory, asked: OffsetBounds, *, never_seen: bool) -> Iterator[NotInArchive]:
+def _lacking(
+    history: PartitionHistory, asked: OffsetBounds, *, never_seen: bool, unheard: bool
+) -> Iterator[NotInArchive]:
     """What is not in the archive of the offsets asked for, ascending."""
     if never_seen:
         yield NotInArchive(offsets=OffsetRange(0, 0), cause=None, meaning=NEVER_SEEN)
+        return
+    if unheard:
+        yield NotInArchive(offsets=OffsetRange(0, 0), cause=None, meaning=UNHEARD)
         return
     held = OffsetRange(history.first_offset, history.next_offset)
     if asked.first_offset is not None and asked.first_offset < held.first_offset:

@@ -30,7 +30,7 @@ from kbackupd.restore.course import Course
 from kbackupd.restore.filler import filler_batches
 from kbackupd.restore.filling import hole_filler, move_log_start
 from kbackupd.restore.mapped import RestoreRecord
-from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan, outcomes_of
+from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan, outcomes_of, planned_history
 from kbackupd.restore.preflight import TargetState, examine_target
 from kbackupd.restore.preserve import KeepingOffsets
 from kbackupd.restore.produce import Producing
@@ -245,7 +245,7 @@ async def _restore_partition(
     ready: ReadyTopic,
 ) -> None:
     tp = TopicPartition(topic.target, partition.partition)
-    history = run.archive.history(topic.id_of(partition), partition.branch)
+    history = planned_history(run.archive, topic, partition)
     log_end = ready.log_ends[partition.partition]
     kept = partition.preserved
     first_offset = log_end if kept is None else kept.log_start

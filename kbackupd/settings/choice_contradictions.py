@@ -20,6 +20,7 @@ def choice_contradictions(options: RestoreOptionsSection) -> Iterator[Contradict
     """Whatever the archive holds; what it does not hold the plan tells."""
     yield from _mapping(options)
     yield from _window(options)
+    yield from _instant(options)
     yield from _ranges(options)
     yield from _named_topics(options)
 
@@ -74,6 +75,18 @@ def _window(options: RestoreOptionsSection) -> Iterator[Contradiction]:
             "is not after time_window_start: nothing lies in between",
             "the start is inclusive, the end exclusive",
         )
+
+
+def _instant(options: RestoreOptionsSection) -> Iterator[Contradiction]:
+    """Window, offsets and filters narrow down what was there at the instant; which log that was it says itself."""
+    if options.as_of is not None:
+        for key, rows in (("incarnations", options.incarnations), ("branches", options.branches)):
+            if rows:
+                yield (
+                    (*_OPTIONS, key),
+                    "as_of restores what was there at that instant, and no other",
+                    f"leave as_of or {key} out",
+                )
 
 
 def _ranges(options: RestoreOptionsSection) -> Iterator[Contradiction]:

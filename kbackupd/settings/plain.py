@@ -108,6 +108,7 @@ def restore_settings(file: RestoreFile, environ: Mapping[str, str]) -> RestoreSe
 def _scope(options: RestoreOptionsSection) -> RestoreScope:
     filters = options.filters
     return RestoreScope(
+        as_of_ms=options.as_of,
         window=TimeWindow(start_ms=options.time_window_start, end_ms=options.time_window_end),
         records_of=options.visibility,
         patterns=RecordPatterns(

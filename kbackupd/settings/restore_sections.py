@@ -133,6 +133,8 @@ class RestoreOptionsSection(Section):
     """Which of the archive's user topics, by globs over their names there."""
     topic_mapping: Annotated[tuple[MappingSection, ...], Listed, Kind("list of source and target")] = ()
     """Restores topics under other names. Without `topics.include`, only these are restored."""
+    as_of: Instant = None
+    """Everything as it was at that instant: topics, records, configuration and groups (docs/restore.md)."""
     time_window_start: Instant = None
     """Only records whose timestamp is this or later."""
     time_window_end: Instant = None
@@ -168,7 +170,6 @@ class RestoreOptionsSection(Section):
     """Read back what was restored and compare."""
     consumer_groups: ConsumerGroupsSection = ConsumerGroupsSection()
     """Positions of consumer groups that come along."""
-    as_of: Later = None
     append: Later = None
     acls: Later = None
 

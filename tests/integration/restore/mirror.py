@@ -8,6 +8,7 @@ from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.positions import TopicId
 from kbackupd.model.settings import RestoreSettings
+from kbackupd.restore.as_of import read_instant
 from kbackupd.restore.course import Course
 from kbackupd.restore.plan import make_plan
 from kbackupd.restore.progress import RestoreProgress
@@ -73,7 +74,7 @@ async def restore_archive(
         await course.find(connection, settings.options)
         archive = await Archive.open(store, BACKUP_ID, pinned=course.pinned)
         return await execute(
-            make_plan(archive, settings),
+            make_plan(archive, settings, await read_instant(archive, settings.options)),
             settings=settings,
             archive=archive,
             connection=connection,

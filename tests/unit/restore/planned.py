@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kbackupd.archive.archive import Archive
+from kbackupd.archive.pins import Pins
 from kbackupd.format.batch import iter_batches
-from kbackupd.format.stored_records import records_of
+from kbackupd.format.stored_records import records_of as decoded
 from kbackupd.model.offset_map import OffsetsMode
-from kbackupd.model.scope import RestoreScope
+from kbackupd.model.scope import RecordsOf, RestoreScope
 from kbackupd.model.settings import (
     FilesystemSettings,
     RestoreOptions,
@@ -21,8 +22,9 @@ from kbackupd.model.settings import (
     TopicMapping,
     TopicSelection,
 )
+from kbackupd.restore.as_of import read_instant
 from kbackupd.restore.cut import EVERYTHING, PartitionCut
-from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan, make_plan, outcomes_of
+from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan, make_plan, outcomes_of, planned_history
 from kbackupd.restore.rewrite import PartitionRewriter, ProducerIdentity, Tally
 from kbackupd.restore.source import Chunk, read_partition
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder
@@ -70,18 +72,27 @@ async def archive_everything(built: ArchiveBuilder) -> None:
     await life.flush()
 
 
-async def plan_of(built: ArchiveBuilder, settings: RestoreSettings) -> RestorePlan:
-    return make_plan(await Archive.open(built.store, BACKUP_ID), settings)
+async def plan_of(built: ArchiveBuilder, settings: RestoreSettings, pinned: Pins | None = None) -> RestorePlan:
+    archive = await Archive.open(built.store, BACKUP_ID, pinned=pinned)
+    return make_plan(archive, settings, await read_instant(archive, settings.options))
 
 
 async def rewritten(
-    built: ArchiveBuilder, topic: TopicPlan, partition: PartitionPlan, cut: PartitionCut = EVERYTHING
+    built: ArchiveBuilder,
+    topic: TopicPlan,
+    partition: PartitionPlan,
+    cut: PartitionCut = EVERYTHING,
+    records_of: RecordsOf = RecordsOf.COMMITTED,
 ) -> tuple[list[bytes], Tally]:
     """The bodies of the records that a restore of the partition would produce, in order, and its counts."""
     archive = await Archive.open(built.store, BACKUP_ID)
-    history = archive.history(topic.id_of(partition), partition.branch)
+    history = planned_history(archive, topic, partition)
     into = PartitionRewriter(
-        outcomes=outcomes_of(history), producer=ProducerIdentity(1, 0), max_batch_bytes=1 << 20, cut=cut
+        outcomes=outcomes_of(history),
+        producer=ProducerIdentity(1, 0),
+        max_batch_bytes=1 << 20,
+        cut=cut,
+        records_of=records_of,
     )
     bodies = []
     async for chunk in read_partition(archive, cut.needed(history), read_ahead_bytes=1 << 20):
@@ -89,5 +100,5 @@ async def rewritten(
         for batch in chunk.batches:
             for produced in into.rewrite(batch):
                 ((header, data),) = iter_batches(produced.data)
-                bodies += [record.body for record in records_of(header, data)]
+                bodies += [record.body for record in decoded(header, data)]
     return bodies, into.tally

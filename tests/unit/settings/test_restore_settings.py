@@ -227,7 +227,7 @@ restore:
 
 @pytest.mark.parametrize(
     "key",
-    ["as_of", "append", "acls"],
+    ["append", "acls"],
 )
 @pytest.mark.parametrize("value", ["1711234800000", "null", "{strategy: group}", "[a]", "true"])
 def test_hazard_47_a_key_of_a_later_release_is_refused_and_never_ignored(files: Files, key: str, value: str) -> None:

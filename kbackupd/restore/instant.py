@@ -1,0 +1,174 @@
+"""An archive as it was at an instant of capture: how far each partition goes, and what was decided by then. Pure.
+
+Leaders were heard at different moments, so cuts are skewed. A transaction decided by the instant is complete
+everywhere, beyond a partition's own cut too; every other one is dropped everywhere (hazard 38). For one producer in one
+partition transactions come one after the other, so what counts beyond the cut is a prefix of them: an offset tells it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from kbackupd.archive.cut import Cut
+from kbackupd.archive.history import PartitionEvidence, PartitionHistory, build_history
+from kbackupd.model.positions import OffsetRange, PartitionId
+from kbackupd.model.segment import OpenTransaction, RunFlag, Sample, TransactionOutcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AmbiguousTransaction:
+    """Its commit marker lies beyond the partition's cut, and whether it was decided by then cannot be told: dropped."""
+
+    producer_id: int
+    producer_epoch: int
+    """Of the marker."""
+    marker_offset: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecidedTransactions:
+    """Of one partition: what counts though its marker lies beyond the cut, and of what nobody can tell."""
+
+    completed: Mapping[int, int] = field(default_factory=dict)
+    """Producer id → offset of the last commit marker at or beyond the cut that counts; all before it do too."""
+    ambiguous: tuple[AmbiguousTransaction, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionAsOf:
+    """One partition at an instant: what its leader said last by then, and what that makes of its transactions."""
+
+    next_offset: int
+    """The cut: what was there. Records at or beyond it come back only with transactions that were decided by then."""
+    log_start_offset: int
+    sent_ms: int
+    answered_ms: int
+    """The log was as far as that at a moment in between; −1: no leader had answered by the instant."""
+    held_until_ms: int
+    """Up to then, at least, nothing more came."""
+    exact: bool
+    """At the very instant asked for the log was as far as that."""
+    compacted_since: bool
+    """Records that were there may be missing: it was captured, in part, after newer ones could have replaced them."""
+    completed: Mapping[int, int]
+    """As `DecidedTransactions.completed`."""
+    ambiguous: tuple[AmbiguousTransaction, ...]
+
+    @property
+    def known(self) -> bool:
+        return self.answered_ms >= 0
+
+    @property
+    def reads_until(self) -> int:
+        """Nothing at or beyond that offset comes back."""
+        return max([self.next_offset, *(marker + 1 for marker in self.completed.values())])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instant:
+    """What was read of an archive for an instant; a plan is made of it without reading more."""
+
+    at_ms: int
+    cuts: Mapping[PartitionId, Cut | None]
+    """Of every partition that is restored. None: no leader had answered by then."""
+    decided: Mapping[PartitionId, DecidedTransactions] = field(default_factory=dict)
+    coordinators_known: bool = False
+    """`__transaction_state` was captured by then."""
+
+
+def partition_as_of(instant: Instant, evidence: PartitionEvidence) -> PartitionAsOf:
+    cut, decided = instant.cuts[evidence.id], instant.decided.get(evidence.id, DecidedTransactions())
+    if cut is None:
+        return PartitionAsOf(
+            next_offset=0,
+            log_start_offset=0,
+            sent_ms=-1,
+            answered_ms=-1,
+            held_until_ms=-1,
+            exact=False,
+            compacted_since=False,
+            completed={},
+            ambiguous=(),
+        )
+    return PartitionAsOf(
+        next_offset=cut.next_offset,
+        log_start_offset=cut.log_start_offset,
+        sent_ms=cut.sent_ms,
+        answered_ms=cut.answered_ms,
+        held_until_ms=cut.held_until_ms,
+        exact=cut.exact_at(instant.at_ms),
+        compacted_since=_compacted_since(evidence, cut),
+        completed=dict(sorted(decided.completed.items())),
+        ambiguous=decided.ambiguous,
+    )
+
+
+def _compacted_since(evidence: PartitionEvidence, cut: Cut) -> bool:
+    """Whether something below the cut was captured with holes after the log had grown beyond it."""
+    return cut.grown_ms is not None and any(
+        stored.run.flags & RunFlag.HOLES
+        and stored.run.captured_ms >= cut.grown_ms
+        and stored.run.first_offset < cut.next_offset
+        for stored in evidence.runs
+    )
+
+
+def history_at(evidence: PartitionEvidence, branch: int, state: PartitionAsOf) -> PartitionHistory:
+    """The partition's history as if the archive ended there: nothing beyond is covered, no marker beyond it counts.
+
+    Where capture had not come as far as the cut, the rest is a hole.
+    """
+    end = state.reads_until
+    rows = tuple(one for one in evidence.outcomes if _counts(one.row, state))
+    begun = tuple(one for one in evidence.open_transactions if _was_open(one.row, state))
+    whole = build_history(replace(evidence, outcomes=rows, open_transactions=begun), branch)
+    first = min(max(whole.first_offset, state.log_start_offset), end)
+    slices = tuple(
+        replace(one, first_offset=max(one.first_offset, first), next_offset=min(one.next_offset, end))
+        for one in whole.slices
+        if max(one.first_offset, first) < min(one.next_offset, end)
+    )
+    gaps = tuple(
+        replace(gap, first_offset=max(gap.first_offset, first), next_offset=min(gap.next_offset, end))
+        for gap in whole.gaps
+        if max(gap.first_offset, first) < min(gap.next_offset, end)
+    )
+    captured = OffsetRange(max(whole.next_offset, first), max(whole.next_offset, end))
+    holes = tuple(
+        OffsetRange(max(hole.first_offset, first), min(hole.next_offset, end))
+        for hole in (*whole.holes, captured)
+        if max(hole.first_offset, first) < min(hole.next_offset, end)
+    )
+    return replace(
+        whole,
+        first_offset=first,
+        next_offset=end,
+        slices=slices,
+        gaps=gaps,
+        holes=holes,
+        # What a later sample says was decided was not decided yet.
+        samples=_samples(evidence, state),
+    )
+
+
+def _counts(row: TransactionOutcome | OpenTransaction, state: PartitionAsOf) -> bool:
+    if not isinstance(row, TransactionOutcome):
+        return False
+    return row.offset < state.next_offset or row.offset <= state.completed.get(row.producer_id, -1)
+
+
+def _was_open(row: TransactionOutcome | OpenTransaction, state: PartitionAsOf) -> bool:
+    return isinstance(row, OpenTransaction) and row.first_offset < state.next_offset
+
+
+def _samples(evidence: PartitionEvidence, state: PartitionAsOf) -> tuple[Sample, ...]:
+    found = [
+        one
+        for one in evidence.samples
+        if one.answered_ms == state.answered_ms
+        and one.sent_ms == state.sent_ms
+        and max(one.high_watermark, 0) == state.next_offset
+    ]
+    return tuple(found[-1:])
