@@ -12,6 +12,13 @@ from kbackupd.restore.report import RestoreReport, TopicReport
 
 def cut_in_words(cut: PlannedCut) -> Iterator[str]:
     """A line for each thing that was asked for; none if that was everything."""
+    if cut.as_of_ms is not None:
+        yield f"everything as of {iso(cut.as_of_ms)}; of transactions those that were decided by then, complete"
+        if cut.without_coordinators:
+            yield (
+                "__transaction_state of then is not in the archive: a transaction counts as decided where one of its"
+                " markers had been heard of"
+            )
     if cut.window:
         yield f"record timestamps {_window(cut.window)}"
     if cut.filters:
@@ -36,6 +43,34 @@ def choice_in_words(topic: TopicPlan) -> Iterator[str]:
             yield f"{topic.source}-{partition.partition}: only the offsets {partition.asked_offsets}"
 
 
+def instant_in_words(topic: TopicPlan | TopicReport) -> Iterator[str]:
+    """How near the instant the topic comes, by its worst partition, and what of it is in doubt."""
+    states = [(one.partition, one.as_of) for one in topic.partitions if one.as_of is not None and not one.left_out]
+    known = [(number, state) for number, state in states if state.known]
+    loose = [(number, state) for number, state in known if not state.exact]
+    if known and not loose:
+        yield f"{topic.source}: exact, no partition had more at that instant"
+    elif loose:
+        number, worst = min(loose, key=lambda one: (one[1].held_until_ms, one[0]))
+        some = f", {len(known) - len(loose)} of {len(known)} partitions are exact" if len(known) > 1 else ""
+        yield (
+            f"{topic.source}: achieved between {iso(worst.sent_ms)} and {iso(worst.answered_ms)} (partition"
+            f" {number}, the farthest from it{some})"
+        )
+    for number, state in states:
+        if state.compacted_since:
+            yield (
+                f"{topic.source}-{number}: inexact, it was captured after it had been compacted for later records: some"
+                " that were there may be missing"
+            )
+        for one in state.ambiguous:
+            yield (
+                f"{topic.source}-{number}: not restored, though it may have been committed by then: transaction of"
+                f" producer {one.producer_id}, epoch {one.producer_epoch}, committed at offset {one.marker_offset}:"
+                f" {one.reason}"
+            )
+
+
 def what_came_of_it(topic: TopicReport) -> Iterator[str]:
     """As `choice_in_words`, afterwards and in numbers."""
     left_out = [partition.partition for partition in topic.partitions if partition.left_out]
@@ -51,7 +86,7 @@ def what_came_of_it(topic: TopicReport) -> Iterator[str]:
 def is_cut(of: RestorePlan | RestoreReport) -> bool:
     """Whether records can be left out that are there and committed."""
     bounded = any(partition.asked_offsets for topic in of.topics for partition in topic.partitions)
-    return bounded or bool(of.cut.window) or bool(of.cut.filters)
+    return bounded or bool(of.cut.window) or bool(of.cut.filters) or of.cut.as_of_ms is not None
 
 
 def _partitions(source: str, target: str, recorded: int, wanted: int, left_out: Sequence[int]) -> Iterator[str]:

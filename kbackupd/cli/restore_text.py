@@ -8,7 +8,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from kbackupd.cli.output import plain_table, print_sections
-from kbackupd.cli.restore_cut_text import choice_in_words, cut_in_words, is_cut, what_came_of_it
+from kbackupd.cli.restore_cut_text import choice_in_words, cut_in_words, instant_in_words, is_cut, what_came_of_it
 from kbackupd.model.clock import iso
 from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.units import format_bytes, format_duration
@@ -56,7 +56,8 @@ def print_plan(console: Console, plan: RestorePlan) -> None:
             format_bytes(sum(partition.download_bytes for partition in topic.partitions)),
             format_bytes(topic.largest_batch_bytes),
         )
-    notes = [line for topic in plan.topics for line in _plan_notes(topic)]
+    notes = [f"{name} is not restored: it did not exist at that instant" for name in plan.not_there]
+    notes += [line for topic in plan.topics for line in _plan_notes(topic)]
     notes += [f"damaged: {one.key}: {one.reason}" for one in plan.damaged]
     sections: list[RenderableType] = [head, table]
     if wanted := list(cut_in_words(plan.cut)):
@@ -95,6 +96,7 @@ def _filling(plan: RestorePlan) -> str:
 
 def _plan_notes(topic: TopicPlan) -> Iterator[str]:
     yield from choice_in_words(topic)
+    yield from instant_in_words(topic)
     if topic.deleted_at_source_ms is not None:
         yield f"{topic.source} was deleted at the source, seen {iso(topic.deleted_at_source_ms)}"
     if topic.earlier_incarnations:
@@ -138,7 +140,9 @@ def print_report(console: Console, report: RestoreReport) -> None:
     lost += [line for topic in report.topics for partition in topic.partitions for line in _lost(topic, partition)]
     if lost:
         sections.append(_listed(console, "not restored, and why:", lost))
-    differs = [line for topic in report.topics for line in what_came_of_it(topic)]
+    differs = [f"{name} was not restored: it did not exist at that instant" for name in report.not_there]
+    differs += [line for topic in report.topics for line in instant_in_words(topic)]
+    differs += [line for topic in report.topics for line in what_came_of_it(topic)]
     differs += [
         line for topic in report.topics for partition in topic.partitions for line in _differs(topic, partition)
     ]

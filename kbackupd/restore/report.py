@@ -11,6 +11,7 @@ from enum import StrEnum
 from kbackupd.model.positions import TopicId
 from kbackupd.model.scope import OffsetBounds
 from kbackupd.restore.configs import Changes
+from kbackupd.restore.instant import PartitionAsOf
 from kbackupd.restore.offset_map import MappedRun
 from kbackupd.restore.plan import NotInArchive, PlannedCut
 from kbackupd.restore.preserve import Way
@@ -62,6 +63,8 @@ class PartitionReport:
     """Of those restored, by an earlier run of this restore."""
     left_out: bool
     """Not among the partitions asked for: empty in the target."""
+    as_of: PartitionAsOf | None
+    """How near the instant asked for it comes; None: none was."""
     asked_offsets: OffsetBounds
     records_cut_away: int
     """Read, and outside of the offsets or the time window asked for."""
@@ -149,6 +152,8 @@ class RestoreReport:
     cut: PlannedCut
     """What was wanted of all there is."""
     topics: tuple[TopicReport, ...]
+    not_there: tuple[str, ...]
+    """Topics that did not exist at the instant asked for."""
     filling: Way | None
     """How offsets without a record were filled; None: offsets were not kept."""
     damaged: tuple[str, ...]
@@ -189,4 +194,7 @@ def verdict_of(topics: tuple[TopicReport, ...], *, damaged: bool) -> Verdict:
     lacking = [one for topic in topics for partition in topic.partitions for one in partition.not_in_archive]
     if any(one.cause is None for one in lacking):
         return Verdict.INCOMPLETE
-    return Verdict.DECLARED_GAPS if lacking else Verdict.COMPLETE
+    # Of an instant: what nobody can tell to have been committed was dropped, what was compacted away may be missing.
+    states = [partition.as_of for topic in topics for partition in topic.partitions if not partition.left_out]
+    doubtful = any(one is not None and (one.ambiguous or one.compacted_since) for one in states)
+    return Verdict.DECLARED_GAPS if lacking or doubtful else Verdict.COMPLETE
