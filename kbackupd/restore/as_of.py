@@ -23,7 +23,7 @@ from kbackupd.model.positions import PartitionId
 from kbackupd.model.scope import RecordsOf
 from kbackupd.model.settings import RestoreOptions
 from kbackupd.restore.choice import choose_topics
-from kbackupd.restore.decided import Decisions, Facts, LogOfCoordinators, Marker
+from kbackupd.restore.decided import Decisions, Facts, LeftOpen, LogOfCoordinators, Marker
 from kbackupd.restore.instant import Instant
 
 LONGEST_TRANSACTION_MS = 20 * 60_000
@@ -70,15 +70,22 @@ async def read_instant(archive: Archive, options: RestoreOptions) -> Instant | N
         if (cut := cuts[id]) is not None
     }
     beyond = [marker for one in ended.values() for marker in one]
-    producers = {marker.producer_id for marker in beyond}
-    if not beyond:
+    left_open = [
+        row
+        for id, history in histories.items()
+        if (cut := cuts[id]) is not None
+        for row in _left_open(archive, history, cut, at_ms)
+    ]
+    producers = {marker.producer_id for marker in beyond} | {data.producer_id for data in left_open}
+    if not producers:
         return Instant(at_ms=at_ms, cuts=cuts, coordinators_known=coordinators is not None)
-    earliest_ms = min(cut.sent_ms for id in ended if ended[id] and (cut := cuts[id]) is not None)
+    concerned = {marker.id for marker in beyond} | {data.id for data in left_open}
+    earliest_ms = min(cut.sent_ms for id in concerned if (cut := cuts[id]) is not None)
     log = None
     if coordinators is not None:
         log = await _log(archive, at_ms, producers, since_ms=min(earliest_ms, at_ms) - LONGEST_TRANSACTION_MS)
     below = [row for id, history in histories.items() for row in _last_below(history, cuts[id], producers)]
-    decisions = Decisions(beyond, below, names=names, log=log)
+    decisions = Decisions(beyond, below, left_open, names=names, log=log)
     facts = await _read(archive, histories, cuts, decisions.questions())
     return Instant(at_ms=at_ms, cuts=cuts, decided=decisions.decided(facts), coordinators_known=log is not None)
 
@@ -104,6 +111,20 @@ def _markers(archive: Archive, history: PartitionHistory, cut: Cut, at_ms: int) 
             passed.add(row.producer_id)
         if row.committed:
             yield Marker(history.id, row.offset, row.producer_id, row.producer_epoch)
+
+
+def _left_open(archive: Archive, history: PartitionHistory, cut: Cut, at_ms: int) -> Iterator[LeftOpen]:
+    """What was begun by the instant, and has no marker in the archive."""
+    begun_below = _told_after(archive, history, cut, at_ms)
+    begun = [row for row in history.open_transactions if row.first_offset < begun_below]
+    producers = {row.producer_id for row in begun}
+    last = {
+        row.producer_id: Marker(history.id, row.offset, row.producer_id, row.producer_epoch)
+        for row in history.outcomes
+        if row.producer_id in producers
+    }
+    for row in begun:
+        yield LeftOpen(history.id, row.producer_id, row.producer_epoch, history.next_offset, last.get(row.producer_id))
 
 
 def _told_after(archive: Archive, history: PartitionHistory, cut: Cut, at_ms: int) -> int:

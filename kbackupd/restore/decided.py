@@ -34,6 +34,19 @@ class Marker(NamedTuple):
     producer_epoch: int
 
 
+class LeftOpen(NamedTuple):
+    """Data of a producer in a user's partition, of which the archive holds no marker."""
+
+    id: PartitionId
+    producer_id: int
+    producer_epoch: int
+    """Of the data."""
+    next_offset: int
+    """Where what was captured of the partition ends."""
+    last: Marker | None
+    """The producer's last marker there, of whatever outcome."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogOfCoordinators:
     """What `__transaction_state` tells: each partition's transactions, and how far it went at the instant."""
@@ -69,6 +82,7 @@ class Decisions:
     Args:
         beyond: commit markers at or beyond their partitions' cuts, which may be of transactions decided by then.
         below: of each partition and producer of those, the last marker below the cut, whatever its outcome.
+        left_open: what capture ended in the middle of, begun by the instant.
         names: topic of a partition.
         log: None: not captured by then.
     """
@@ -77,12 +91,14 @@ class Decisions:
         self,
         beyond: Iterable[Marker],
         below: Iterable[tuple[Marker, bool]],
+        left_open: Iterable[LeftOpen] = (),
         *,
         names: Mapping[PartitionId, str],
         log: LogOfCoordinators | None,
     ) -> None:
         self._beyond = sorted(beyond, key=lambda one: (one.id, one.offset))
         self._below = list(below)
+        self._left_open = list(left_open)
         self._names = names
         self._log = log
         told = () if log is None else log.transactions
@@ -103,6 +119,7 @@ class Decisions:
             last = epochs.get(marker.producer_id, -1)
             if (found and not own) or (not found and marker.producer_epoch == last):
                 yield marker
+        yield from (one.last for one in self._left_open if one.last is not None and self._log is not None)
 
     def decided(self, facts: Facts) -> Mapping[PartitionId, DecidedTransactions]:
         """What was decided by the instant, of each partition of which there is anything to say."""
@@ -123,9 +140,15 @@ class Decisions:
                         reason=verdict,
                     )
                 )
+        unmarked: dict[PartitionId, list[int]] = {}
+        for data in self._left_open:
+            if self._committed(data, facts, frontier):
+                completed.setdefault(data.id, {})[data.producer_id] = data.next_offset
+                unmarked.setdefault(data.id, []).append(data.producer_id)
         return {
             id: DecidedTransactions(
                 completed=completed.get(id, {}),
+                unmarked=tuple(sorted(unmarked.get(id, ()))),
                 # One before another that was decided was decided itself.
                 ambiguous=tuple(
                     one
@@ -157,6 +180,22 @@ class Decisions:
         # Within its own Prepare and Complete a marker can be of no other; beside them only if all others are far.
         certain = owner.margin_ms > (0 if owner.off_by_ms == 0 else CLOCKS_APART_MS)
         return self._places[owner.transaction] if certain else NOT_TOLD_APART
+
+    def _committed(self, data: LeftOpen, facts: Facts, frontier: Mapping[str, int]) -> bool:
+        """Whether the log tells that its transaction was committed by then, though its marker was never captured."""
+        partition = (self._names[data.id], data.id.partition)
+        last_ms = -1 if data.last is None else facts.marker_ms.get((data.id, data.last.offset))
+        for one in self._owners.of_data(data.producer_id, data.producer_epoch, partition):
+            if not one.has_its_own_epoch:
+                if last_ms is None:
+                    return False
+                if one.decided is not None and one.decided.at_ms <= last_ms:
+                    continue
+            # The first that the last marker did not end: a later one's data would follow this one's marker.
+            owned = self._places[one]
+            decided = owned.place <= frontier.get(owned.transactional_id, -1)
+            return decided and one.decision is Decision.COMMITTED
+        return False
 
     def _frontier(self, facts: Facts) -> dict[str, int]:
         """Transactional id → the last of its transactions that was decided."""

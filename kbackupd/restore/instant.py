@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from kbackupd.archive.cut import Cut
-from kbackupd.archive.history import PartitionEvidence, PartitionHistory, build_history
+from kbackupd.archive.history import OnBranches, PartitionEvidence, PartitionHistory, build_history
 from kbackupd.model.positions import OffsetRange, PartitionId
 from kbackupd.model.segment import OpenTransaction, RunFlag, Sample, TransactionOutcome
 
@@ -33,6 +33,8 @@ class DecidedTransactions:
 
     completed: Mapping[int, int] = field(default_factory=dict)
     """Producer id → offset of the last commit marker at or beyond the cut that counts; all before it do too."""
+    unmarked: tuple[int, ...] = ()
+    """Producers of these whose last commit marker is not in the archive: the offset is where what was captured ends."""
     ambiguous: tuple[AmbiguousTransaction, ...] = ()
 
 
@@ -54,6 +56,8 @@ class PartitionAsOf:
     """Records that were there may be missing: it was captured, in part, after newer ones could have replaced them."""
     completed: Mapping[int, int]
     """As `DecidedTransactions.completed`."""
+    unmarked: tuple[int, ...]
+    """As `DecidedTransactions.unmarked`."""
     ambiguous: tuple[AmbiguousTransaction, ...]
 
     @property
@@ -63,7 +67,8 @@ class PartitionAsOf:
     @property
     def reads_until(self) -> int:
         """Nothing at or beyond that offset comes back."""
-        return max([self.next_offset, *(marker + 1 for marker in self.completed.values())])
+        ends = (marker + (producer not in self.unmarked) for producer, marker in self.completed.items())
+        return max([self.next_offset, *ends])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +95,7 @@ def partition_as_of(instant: Instant, evidence: PartitionEvidence) -> PartitionA
             exact=False,
             compacted_since=False,
             completed={},
+            unmarked=(),
             ambiguous=(),
         )
     return PartitionAsOf(
@@ -101,6 +107,7 @@ def partition_as_of(instant: Instant, evidence: PartitionEvidence) -> PartitionA
         exact=cut.exact_at(instant.at_ms),
         compacted_since=_compacted_since(evidence, cut),
         completed=dict(sorted(decided.completed.items())),
+        unmarked=decided.unmarked,
         ambiguous=decided.ambiguous,
     )
 
@@ -122,6 +129,7 @@ def history_at(evidence: PartitionEvidence, branch: int, state: PartitionAsOf) -
     """
     end = state.reads_until
     rows = tuple(one for one in evidence.outcomes if _counts(one.row, state))
+    rows += tuple(_marker_of(evidence.id, producer, branch, state) for producer in state.unmarked)
     begun = tuple(one for one in evidence.open_transactions if _was_open(one.row, state))
     whole = build_history(replace(evidence, outcomes=rows, open_transactions=begun), branch)
     first = min(max(whole.first_offset, state.log_start_offset), end)
@@ -151,6 +159,14 @@ def history_at(evidence: PartitionEvidence, branch: int, state: PartitionAsOf) -
         # What a later sample says was decided was not decided yet.
         samples=_samples(evidence, state),
     )
+
+
+def _marker_of(id: PartitionId, producer_id: int, branch: int, state: PartitionAsOf) -> OnBranches:
+    """The marker that the archive lacks, behind all that it holds."""
+    row = TransactionOutcome(
+        id=id, offset=state.completed[producer_id], producer_id=producer_id, producer_epoch=-1, committed=True
+    )
+    return OnBranches(branches=frozenset((branch,)), row=row)
 
 
 def _counts(row: TransactionOutcome | OpenTransaction, state: PartitionAsOf) -> bool:

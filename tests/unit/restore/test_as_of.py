@@ -47,7 +47,7 @@ STEPS = st.lists(
         st.sampled_from(PRODUCERS),
         st.booleans(),
     ),
-    min_size=5,
+    min_size=15,
     max_size=70,
 )
 
@@ -73,7 +73,7 @@ async def run(source: TransactionalSource, steps: list[tuple[str, int, int, bool
     return moments
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(steps=STEPS, own_epochs=st.booleans(), data=st.data())
 async def test_hazard_38_at_any_instant_the_restored_set_is_the_models_and_no_transaction_is_split(
     steps: list[tuple[str, int, int, bool]], own_epochs: bool, data: st.DataObject
@@ -81,11 +81,11 @@ async def test_hazard_38_at_any_instant_the_restored_set_is_the_models_and_no_tr
     source = await TransactionalSource.create(3, own_epochs=own_epochs)
     moments = await run(source, steps)
 
-    at_ms = data.draw(st.sampled_from(moments))
-    plan = await plan_at(source.built, RestoreScope(as_of_ms=at_ms))
+    for at_ms in data.draw(st.lists(st.sampled_from(moments), min_size=3, max_size=3)):
+        plan = await plan_at(source.built, RestoreScope(as_of_ms=at_ms))
 
-    assert await restored(source.built, plan) == source.state(at_ms)
-    assert not any(one.as_of.ambiguous for one in plan.topics[0].partitions if one.as_of is not None)
+        assert await restored(source.built, plan) == source.state(at_ms)
+        assert not any(one.as_of.ambiguous for one in plan.topics[0].partitions if one.as_of is not None)
 
 
 @settings(max_examples=100, deadline=None)
@@ -147,6 +147,52 @@ async def test_a_transaction_decided_by_then_is_complete_beyond_the_cut_of_a_par
 
     assert [value.split(b"-")[0] for value in values[0]] == [b"tx"]
     assert [value.split(b"-")[0] for value in values[1]] == [b"tx"], "the plain record beyond the cut stays out"
+
+
+@pytest.mark.parametrize("own_epochs", [True, False])
+async def test_a_decision_that_only_the_coordinators_log_tells_by_then_is_one(own_epochs: bool) -> None:
+    source = await TransactionalSource.create(2, own_epochs=own_epochs)
+    for _ in range(2):
+        source.write(7, 0)
+        source.write(7, 1)
+        for number in (0, 1):
+            source.tick()
+            source.hear(number, capture=True)
+        source.go_on(7, commit=True)
+        source.tick()
+        source.hear(-1, capture=True)
+        at_ms = source.now()
+        for _ in range(3):
+            source.tick()
+            source.go_on(7, commit=True)
+    await source.end()
+
+    values = await values_at(source, at_ms)
+
+    assert values == source.state(at_ms)
+    assert [len(rows) for rows in values.values()] == [2, 2]
+
+
+@pytest.mark.parametrize("own_epochs", [True, False])
+async def test_a_commit_that_the_log_tells_counts_where_capture_ended_before_its_marker(own_epochs: bool) -> None:
+    source = await TransactionalSource.create(2, own_epochs=own_epochs)
+    for _ in range(2):
+        source.write(7, 0)
+        source.write(7, 1)
+        source.tick()
+        source.go_on(7, commit=True)
+        if source.transactions[-1].number == 0:
+            for _ in range(3):
+                source.tick()
+                source.go_on(7, commit=True)
+    await source.end()
+    at_ms = source.now()
+
+    plan = await plan_at(source.built, RestoreScope(as_of_ms=at_ms))
+
+    assert await restored(source.built, plan) == source.state(at_ms)
+    assert [len(rows) for rows in source.state(at_ms).values()] == [2, 2]
+    assert [partition.not_in_archive for partition in plan.topics[0].partitions] == [(), ()]
 
 
 async def test_hazard_38_a_transaction_that_was_open_is_dropped_though_it_was_committed_a_moment_later() -> None:
