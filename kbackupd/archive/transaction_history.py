@@ -60,25 +60,47 @@ async def transactions_in_log(
         KbackupError: the store could not say for certain what is there.
     """
     for id in topic.partition_ids:
-        evidence = archive.evidence(id)
-        cut = cut_at(evidence, at_ms)
-        history = archive.history(id, None if cut is None else cut.branch)
-        since = None if since_ms is None else cut_at(evidence, since_ms)
-        until = None if until_ms is None else cut_at(evidence, until_ms)
-        fold = TransactionFold(id.partition)
-        found: list[LoggedTransaction] = []
-        reading = read_coordinator_log(
+        yield await transactions_of(
             archive,
-            history,
-            # A log that was cut back in between has other records at those offsets.
-            first_offset=since.next_offset if since is not None and since.branch == history.branch else 0,
-            next_offset=history.next_offset if until is None else until.next_offset,
+            id,
+            at_ms,
+            wanted=wanted,
+            since_ms=since_ms,
+            until_ms=until_ms,
             read_ahead_bytes=read_ahead_bytes,
         )
-        async with aclosing(reading):
-            async for item in reading:
-                found += [one for one in fold.feed(item) if wanted is None or wanted(one)]
-        found += [one for one in fold.still_open() if wanted is None or wanted(one)]
-        yield TransactionsOfPartition(
-            id=id, cut=cut, transactions=tuple(found), lost=tuple(fold.lost), unreadable=fold.unreadable
-        )
+
+
+async def transactions_of(
+    archive: Archive,
+    id: PartitionId,
+    at_ms: int | None,
+    *,
+    wanted: Callable[[LoggedTransaction], bool] | None = None,
+    since_ms: int | None = None,
+    until_ms: int | None = None,
+    read_ahead_bytes: int = READ_AHEAD_BYTES,
+) -> TransactionsOfPartition:
+    """As `transactions_in_log`, of one partition of it."""
+    evidence = archive.evidence(id)
+    cut = cut_at(evidence, at_ms)
+    history = archive.history(id, None if cut is None else cut.branch)
+    since = None if since_ms is None else cut_at(evidence, since_ms)
+    until = None if until_ms is None else cut_at(evidence, until_ms)
+    fold = TransactionFold(id.partition)
+    found: list[LoggedTransaction] = []
+    reading = read_coordinator_log(
+        archive,
+        history,
+        # A log that was cut back in between has other records at those offsets.
+        first_offset=since.next_offset if since is not None and since.branch == history.branch else 0,
+        next_offset=history.next_offset if until is None else until.next_offset,
+        read_ahead_bytes=read_ahead_bytes,
+    )
+    async with aclosing(reading):
+        async for item in reading:
+            found += [one for one in fold.feed(item) if wanted is None or wanted(one)]
+    found += [one for one in fold.still_open() if wanted is None or wanted(one)]
+    return TransactionsOfPartition(
+        id=id, cut=cut, transactions=tuple(found), lost=tuple(fold.lost), unreadable=fold.unreadable
+    )

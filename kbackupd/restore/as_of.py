@@ -6,15 +6,17 @@ transactions count that had begun below what its leader told first after the ins
 
 from __future__ import annotations
 
+import asyncio
+from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from itertools import groupby
 
 from kbackupd.archive.archive import Archive
 from kbackupd.archive.cut import Cut, cut_at
 from kbackupd.archive.group_history import coordinator_topic_at
 from kbackupd.archive.history import PartitionHistory
-from kbackupd.archive.transaction_fold import LoggedTransaction
-from kbackupd.archive.transaction_history import transactions_in_log
+from kbackupd.archive.transaction_history import TransactionsOfPartition, transactions_of
 from kbackupd.format.header import BatchHeader
 from kbackupd.model.clock import iso
 from kbackupd.model.coordinators import TRANSACTION_STATE
@@ -28,7 +30,10 @@ from kbackupd.restore.instant import Instant
 
 LONGEST_TRANSACTION_MS = 20 * 60_000
 """The brokers' `transaction.max.timeout.ms`, 15 minutes, and the markers that are then to be written."""
-_READ_AHEAD_BYTES = 4 << 20
+_READ_AHEAD_BYTES = 1 << 20
+_LOGS_AT_ONCE = 16
+_READS_AT_ONCE = 32
+"""With a run each: a few hundred MiB at the very most, where every run were of the largest batches."""
 
 
 def wanted_at(options: RestoreOptions, topic: str) -> bool:
@@ -86,7 +91,7 @@ async def read_instant(archive: Archive, options: RestoreOptions) -> Instant | N
         log = await _log(archive, at_ms, producers, since_ms=min(earliest_ms, at_ms) - LONGEST_TRANSACTION_MS)
     below = [row for id, history in histories.items() for row in _last_below(history, cuts[id], producers)]
     decisions = Decisions(beyond, below, left_open, names=names, log=log)
-    facts = await _read(archive, histories, cuts, decisions.questions())
+    facts = await _read(archive, histories, cuts, decisions)
     return Instant(at_ms=at_ms, cuts=cuts, decided=decisions.decided(facts), coordinators_known=log is not None)
 
 
@@ -150,42 +155,72 @@ async def _log(archive: Archive, at_ms: int, producers: set[int], *, since_ms: i
     topic = coordinator_topic_at(archive, TRANSACTION_STATE, at_ms)
     if topic is None:
         return None
-    transactions: list[LoggedTransaction] = []
-    next_offsets: dict[int, int] = {}
-    reading = transactions_in_log(
-        archive,
-        topic,
-        at_ms,
-        wanted=lambda one: one.producer_id in producers,
-        since_ms=since_ms,
-        until_ms=at_ms + LONGEST_TRANSACTION_MS,
+    at_once = asyncio.Semaphore(_LOGS_AT_ONCE)
+
+    async def read(id: PartitionId) -> TransactionsOfPartition:
+        async with at_once:
+            return await transactions_of(
+                archive,
+                id,
+                at_ms,
+                wanted=lambda one: one.producer_id in producers,
+                since_ms=since_ms,
+                until_ms=at_ms + LONGEST_TRANSACTION_MS,
+                read_ahead_bytes=_READ_AHEAD_BYTES,
+            )
+
+    async with asyncio.TaskGroup() as group:
+        reading = [group.create_task(read(id)) for id in topic.partition_ids]
+    parts = [task.result() for task in reading]
+    return LogOfCoordinators(
+        transactions=tuple(one for part in parts for one in part.transactions),
+        next_offsets={part.id.partition: part.cut.next_offset for part in parts if part.cut is not None},
     )
-    async with aclosing(reading):
-        async for part in reading:
-            transactions += part.transactions
-            if part.cut is not None:
-                next_offsets[part.id.partition] = part.cut.next_offset
-    return LogOfCoordinators(transactions=tuple(transactions), next_offsets=next_offsets)
 
 
 async def _read(
     archive: Archive,
     histories: Mapping[PartitionId, PartitionHistory],
     cuts: Mapping[PartitionId, Cut | None],
-    markers: Iterator[Marker],
+    decisions: Decisions,
 ) -> Facts:
+    """Each run once for all that is asked of it, many at a time: an object store answers late and to all at once."""
     marker_ms: dict[tuple[PartitionId, int], int] = {}
     data_epochs: dict[tuple[PartitionId, int], int] = {}
-    for marker in markers:
-        history, cut = histories[marker.id], cuts[marker.id]
-        async for header in _headers(archive, history, marker.offset, marker.offset + 1):
-            marker_ms[marker.id, marker.offset] = header.max_timestamp
-        if cut is None or marker.offset < cut.next_offset or cut.stable_offset < 0:
-            continue
-        async for header in _headers(archive, history, min(cut.stable_offset, cut.next_offset), marker.offset):
-            if header.producer_id == marker.producer_id and header.is_transactional and not header.is_control:
-                data_epochs[marker.id, marker.offset] = header.producer_epoch
+    at_once = asyncio.Semaphore(_READS_AT_ONCE)
+
+    async def times(history: PartitionHistory, offsets: list[int]) -> None:
+        async with at_once:
+            async for header in _headers(archive, history, offsets[0], offsets[-1] + 1):
+                if header.is_control:
+                    marker_ms[history.id, header.base_offset] = header.max_timestamp
+
+    async def epochs(history: PartitionHistory, marker: Marker, first_offset: int) -> None:
+        async with at_once:
+            async for header in _headers(archive, history, first_offset, marker.offset):
+                if header.producer_id == marker.producer_id and header.is_transactional and not header.is_control:
+                    data_epochs[marker.id, marker.offset] = header.producer_epoch
+
+    asked: dict[PartitionId, set[int]] = {}
+    for marker in decisions.asks_time():
+        asked.setdefault(marker.id, set()).add(marker.offset)
+    async with asyncio.TaskGroup() as group:
+        for id, offsets in asked.items():
+            for together in _by_run(histories[id], sorted(offsets)):
+                group.create_task(times(histories[id], together))
+        for marker in decisions.asks_epoch():
+            cut = cuts[marker.id]
+            if cut is not None and cut.stable_offset >= 0:
+                first_offset = min(cut.stable_offset, cut.next_offset)
+                group.create_task(epochs(histories[marker.id], marker, first_offset))
     return Facts(marker_ms=marker_ms, data_epochs=data_epochs)
+
+
+def _by_run(history: PartitionHistory, offsets: Sequence[int]) -> Iterator[list[int]]:
+    """The ascending offsets, those that are read from one place together."""
+    firsts = [one.first_offset for one in history.slices]
+    for _, together in groupby(offsets, key=lambda offset: bisect_right(firsts, offset)):
+        yield list(together)
 
 
 async def _headers(

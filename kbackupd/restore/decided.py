@@ -109,17 +109,21 @@ class Decisions:
             place = counted[one.transactional_id] = counted.get(one.transactional_id, -1) + 1
             self._places[one] = Owned(one.transactional_id, place)
 
-    def questions(self) -> Iterator[Marker]:
-        """Markers of which time and data epoch are needed: those whose epoch does not name one transaction."""
-        asked = [*self._beyond, *(marker for marker, _ in self._below)]
-        epochs = self._last_epochs()
-        for marker in asked:
+    def asks_time(self) -> Iterator[Marker]:
+        """Markers of which the timestamp is needed: those that by their epoch may be of several transactions."""
+        for marker in (*self._beyond, *(marker for marker, _ in self._below)):
             found = self._candidates(marker, committed=True) or self._candidates(marker, committed=False)
-            own = len(found) == 1 and found[0].has_its_own_epoch
-            last = epochs.get(marker.producer_id, -1)
-            if (found and not own) or (not found and marker.producer_epoch == last):
+            if found and not (len(found) == 1 and found[0].has_its_own_epoch):
                 yield marker
         yield from (one.last for one in self._left_open if one.last is not None and self._log is not None)
+
+    def asks_epoch(self) -> Iterator[Marker]:
+        """Markers of which the epoch of the data before them is needed: those of which only epochs can tell."""
+        epochs = self._last_epochs()
+        for marker in self._beyond:
+            last = epochs.get(marker.producer_id, -1)
+            if marker.producer_epoch == last and not self._candidates(marker, committed=True):
+                yield marker
 
     def decided(self, facts: Facts) -> Mapping[PartitionId, DecidedTransactions]:
         """What was decided by the instant, of each partition of which there is anything to say."""

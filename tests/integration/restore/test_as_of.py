@@ -86,6 +86,7 @@ def load(kafka: KafkaServer, unique_topic: Names) -> Iterator[Load]:
             thread.join(PATIENCE_SECONDS)
 
 
+@pytest.mark.timeout(1800)
 async def test_hazard_38_at_random_instants_every_transaction_is_whole_and_those_that_were_acknowledged_are_there(
     backup: Backup, load: Load
 ) -> None:
