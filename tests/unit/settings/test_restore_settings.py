@@ -340,3 +340,18 @@ def test_what_a_pattern_of_names_can_make_is_known_without_the_archive(target: s
         )
     )
     assert options.may_make(target) is made
+
+
+def test_an_instant_of_capture_is_obeyed_and_refused_beside_what_it_decides_itself(files: Files) -> None:
+    assert files.problems(
+        _with_options(
+            "{as_of: 2026-03-24T14:00:00Z, incarnations: [{topic: orders, topic_id: vPeOCWypqUOSepEvx0cbog}],"
+            " branches: [{topic: orders, partition: 0, branch: 0}]}"
+        )
+    ) == [
+        f"restore.yaml:4: restore.options.{key}: as_of restores what was there at that instant, and no other"
+        f" (leave as_of or {key} out)"
+        for key in ("branches", "incarnations")
+    ]
+    [seconds] = files.problems(_with_options("{as_of: 1774360800}"))
+    assert "2026-03-24" in seconds
