@@ -101,8 +101,9 @@ def print_groups_intent(console: Console, settings: RestoreSettings) -> None:
     """Behind a dry run's plan: which positions they will have depends on what is restored."""
     wanted = settings.options.consumer_groups
     if wanted.restore:
-        which = ", ".join(wanted.include)
-        print_sections(console, [Text(), Text(f"consumer groups {which}: will go on where they stood in the archive")])
+        which, at_ms = ", ".join(wanted.include), settings.options.scope.as_of_ms
+        where = "in the archive" if at_ms is None else f"at {iso(at_ms)}"
+        print_sections(console, [Text(), Text(f"consumer groups {which}: will go on where they stood {where}")])
 
 
 def print_groups_outcome(console: Console, outcome: GroupsOutcome | None) -> None:

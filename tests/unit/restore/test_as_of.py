@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from kbackupd.archive.archive import Archive
 from kbackupd.format.records import decode_record
 from kbackupd.model.errors import UsageError
+from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.positions import OffsetRange
 from kbackupd.model.scope import OffsetBounds, RecordsOf, RestoreScope, TimeWindow
 from kbackupd.restore.as_of import refuse_future
@@ -473,3 +474,26 @@ async def test_hazard_39_windows_and_offsets_narrow_down_what_was_there_at_the_i
 
     assert await restored(built, window) == {0: [b"20", b"30"]}
     assert await restored(built, offsets) == {0: [b"20"]}
+
+
+async def test_kept_offsets_begin_and_end_where_the_log_did_at_the_instant() -> None:
+    built = await ArchiveBuilder.create()
+    orders = built.topic("orders")
+    life, log = await built.start(), built.log(orders, 0)
+    for value in (b"a", b"b", b"c"):
+        log.append([value])
+    life.capture(orders, 0)
+    log.log_start_offset = 1
+    built.clock.advance(10)
+    life.sample(orders, 0)
+    at_ms = built.clock.now_ms()
+    built.clock.advance(10)
+    log.append([b"d"])
+    life.capture(orders, 0)
+    await life.flush()
+
+    asked = settings_for("kafka:9092", {}, scope=RestoreScope(as_of_ms=at_ms), offsets=OffsetsMode.PRESERVE)
+    kept = (await plan_of(built, asked)).topics[0].partitions[0].preserved
+
+    assert kept is not None
+    assert (kept.log_start, kept.next_offset) == (1, 3)
