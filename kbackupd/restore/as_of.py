@@ -134,7 +134,7 @@ def _left_open(archive: Archive, history: PartitionHistory, cut: Cut, at_ms: int
 
 def _told_after(archive: Archive, history: PartitionHistory, cut: Cut, at_ms: int) -> int:
     """Below it lies all that was in the log at the instant."""
-    later = [one for one in archive.evidence(history.id).samples if one.sent_ms >= at_ms]
+    later = [one for one in archive.evidence(history.id).samples if one.sent_ms >= at_ms and one.high_watermark >= 0]
     first = min(later, key=lambda one: one.answered_ms, default=None)
     if first is None or len(history.branches) > 1:
         return history.next_offset
