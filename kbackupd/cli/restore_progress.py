@@ -60,8 +60,12 @@ def _percent(progress: RestoreProgress) -> int:
 
 
 async def _lines(progress: RestoreProgress, clock: Clock) -> None:
+    told = 0
     while True:
         await asyncio.sleep(_LINE_SECONDS)
+        for note in progress.notes[told:]:
+            print(note, file=sys.stderr)
+        told = len(progress.notes)
         print(progress_line(progress, clock.monotonic()), file=sys.stderr, flush=True)
 
 
@@ -69,7 +73,11 @@ async def _bar(progress: RestoreProgress, clock: Clock) -> None:
     columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as bar:
         task = bar.add_task("", total=None)
+        told = 0
         while True:
+            for note in progress.notes[told:]:
+                bar.console.print(note, markup=False, highlight=False)
+            told = len(progress.notes)
             bar.update(
                 task,
                 total=max(progress.expected_bytes, 1),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from kbackupd.cli.output import plain_table, print_sections
+from kbackupd.cli.output import count_of, plain_table, print_sections
 from kbackupd.cli.restore_cut_text import choice_in_words, cut_in_words, instant_in_words, is_cut, what_came_of_it
 from kbackupd.model.clock import iso
 from kbackupd.model.offset_map import OffsetsMode
@@ -142,6 +142,9 @@ def print_report(console: Console, report: RestoreReport) -> None:
         sections.append(_listed(console, "not restored, and why:", lost))
     differs = [f"{name} was not restored: it did not exist at that instant" for name in report.not_there]
     differs += [line for topic in report.topics for line in instant_in_words(topic)]
+    differs += report.notes
+    if created := [topic for topic in report.topics if topic.created]:
+        differs += _replicas(created)
     differs += [line for topic in report.topics for line in what_came_of_it(topic)]
     differs += [
         line for topic in report.topics for partition in topic.partitions for line in _differs(topic, partition)
@@ -155,6 +158,17 @@ def print_report(console: Console, report: RestoreReport) -> None:
     if held:
         sections.append(_listed(console, "configuration not applied:", held))
     print_sections(console, sections)
+
+
+def _replicas(created: Sequence[TopicReport]) -> Iterator[str]:
+    """The archive does not know how many a topic had: the target's brokers decided."""
+    by_count: dict[int, list[str]] = {}
+    for topic in created:
+        if topic.replicas is not None:
+            by_count.setdefault(topic.replicas, []).append(topic.target)
+    for count, names in sorted(by_count.items()):
+        few = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        yield f"created with {count_of(count, 'replica')}, the target's default.replication.factor: {few}"
 
 
 def _counts(console: Console, report: RestoreReport) -> RenderableType:

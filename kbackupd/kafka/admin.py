@@ -140,8 +140,10 @@ async def check_creation(
     partitions: int = -1,
     configs: Mapping[str, str] | None = None,
     timeout_seconds: float = _TIMEOUT_SECONDS,
-) -> None:
-    """Have the controller say whether it would create the topic: permissions, policy, configuration. Changes nothing.
+) -> Outcome:
+    """Have the controller say whether it would create the topic, and how: permissions, policy, configuration.
+
+    Changes nothing.
 
     Raises: like `create_topic`.
     """
@@ -158,8 +160,8 @@ async def check_creation(
             validate_only=True,
         )
         answers = await connection.send(_controller(metadata), request, timeout_seconds=left)
-        if _final(answers.get(name), what) is not None:
-            return
+        if (outcome := _final(answers.get(name), what)) is not None:
+            return outcome
     raise _too_late(what, timeout_seconds)
 
 
@@ -231,6 +233,22 @@ async def alter_topic_configs(
         outcomes = await connection.send_any(AlterTopicConfigsRequest(changes=part), timeout_seconds=timeout_seconds)
         for name in part:
             _final(outcomes.get(name), f"configuring topic {name}", retried=False)
+
+
+async def check_topic_configs(
+    connection: KafkaConnection,
+    name: str,
+    configs: Mapping[str, str],
+    *,
+    timeout_seconds: float = _TIMEOUT_SECONDS,
+) -> None:
+    """Have the controller say whether it would set these keys: permissions, policy, values. Changes nothing.
+
+    Raises: as `alter_topic_configs`.
+    """
+    request = AlterTopicConfigsRequest(changes={name: configs}, validate_only=True)
+    outcomes = await connection.send_any(request, timeout_seconds=timeout_seconds)
+    _final(outcomes.get(name), f"configuring topic {name}", retried=False)
 
 
 async def delete_records(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kbackupd.kafka.codec import EMPTY_TAGS, array, boolean, int8, string
@@ -34,9 +34,10 @@ class DescribeBrokerConfigsRequest(DescribeTopicConfigsRequest):
         return resources + boolean(False) + boolean(False) + EMPTY_TAGS
 
 
-async def _describe_any(connection: KafkaConnection, timeout_seconds: float | None) -> DescribedTopic | None:
+async def _describe_any(
+    connection: KafkaConnection, keys: Sequence[str], timeout_seconds: float | None
+) -> DescribedTopic | None:
     """The first broker's answer that comes: each has to be asked about itself."""
-    keys = [*_BROKER_KEYS.values(), *(name for name, _ in _RETENTION)]
     failure = KafkaUnavailableError("no broker is known")
     for node_id in sorted(connection.brokers):
         request = DescribeBrokerConfigsRequest(topics=[str(node_id)], keys=keys)
@@ -47,6 +48,19 @@ async def _describe_any(connection: KafkaConnection, timeout_seconds: float | No
     raise failure
 
 
+async def broker_settings(
+    connection: KafkaConnection, keys: Sequence[str], *, timeout_seconds: float | None = None
+) -> Mapping[str, str]:
+    """What one broker is configured with, of these keys; empty where this principal may not describe brokers.
+
+    Raises: KafkaUnavailableError, KafkaDeniedError.
+    """
+    described = await _describe_any(connection, keys, timeout_seconds)
+    if described is None or described.error_code != KafkaErrorCode.NONE:
+        return {}
+    return {entry.name: entry.value for entry in described.entries if entry.value is not None}
+
+
 async def topic_defaults(connection: KafkaConnection, *, timeout_seconds: float | None = None) -> Mapping[str, str]:
     """Topic keys and the value each has on a topic that does not set it, as one broker is configured.
 
@@ -54,10 +68,8 @@ async def topic_defaults(connection: KafkaConnection, *, timeout_seconds: float 
 
     Raises: KafkaUnavailableError, KafkaDeniedError.
     """
-    described = await _describe_any(connection, timeout_seconds)
-    if described is None or described.error_code != KafkaErrorCode.NONE:
-        return {}
-    values = {entry.name: entry.value for entry in described.entries if entry.value is not None}
+    keys = [*_BROKER_KEYS.values(), *(name for name, _ in _RETENTION)]
+    values = await broker_settings(connection, keys, timeout_seconds=timeout_seconds)
     defaults = {key: values[name] for key, name in _BROKER_KEYS.items() if name in values}
     for name, unit_ms in _RETENTION:
         if name in values:

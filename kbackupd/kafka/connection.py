@@ -65,6 +65,12 @@ class _Link:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
+def _user(security: SecuritySettings) -> str | None:
+    if security.sasl is not None:
+        return security.sasl.username
+    return "ANONYMOUS" if security.cert_file is None else None
+
+
 class KafkaConnection:
     """One cluster. `start` it, `send` to its brokers by id, `close` it.
 
@@ -92,6 +98,7 @@ class KafkaConnection:
         self._bootstrap_servers = tuple(bootstrap_servers)
         self._credentials = Credentials(security)
         self._client_id = client_id
+        self._user = _user(security)
         self._request_timeout_seconds = request_timeout_seconds
         self._connect_timeout_seconds = connect_timeout_seconds
         self._brokers: dict[int, BrokerInfo] = {}
@@ -99,6 +106,15 @@ class KafkaConnection:
         self._lanes = itertools.count(1)
         self._turns = itertools.count()
         self._closed = False
+
+    @property
+    def client_id(self) -> str:
+        return self._client_id
+
+    @property
+    def user(self) -> str | None:
+        """How brokers' quotas know us; None: they make it of a certificate, by rules of theirs."""
+        return self._user
 
     async def __aenter__(self) -> KafkaConnection:
         await self.start()

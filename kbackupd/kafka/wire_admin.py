@@ -48,6 +48,10 @@ class Outcome:
     error_code: int
     detail: str
     topic_id: TopicId | None = None
+    replicas: int = -1
+    """Of a topic that was, or would be, created; −1: not told."""
+    min_insync_replicas: int | None = None
+    """Likewise, in force with its configuration and the cluster's; None: not told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,12 +119,13 @@ class DescribeTopicConfigsRequest(WireRequest[dict[str, DescribedTopic]]):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AlterTopicConfigsRequest(WireRequest[dict[str, Outcome]]):
-    """Incremental: a value None puts the key back to its default; keys not named stay."""
+    """Incremental: None puts a key back to its default; keys not named stay. `validate_only`: nothing is changed."""
 
     API_KEY = 44
     API_VERSION = 1
 
     changes: Mapping[str, Mapping[str, str | None]]
+    validate_only: bool = False
 
     def encode(self) -> bytes:
         def entry(change: tuple[str, str | None]) -> bytes:
@@ -132,7 +137,7 @@ class AlterTopicConfigsRequest(WireRequest[dict[str, Outcome]]):
             name, entries = change
             return int8(_TOPIC) + string(name) + array(list(entries.items()), entry) + EMPTY_TAGS
 
-        return array(list(self.changes.items()), topic) + boolean(False) + EMPTY_TAGS
+        return array(list(self.changes.items()), topic) + boolean(self.validate_only) + EMPTY_TAGS
 
     def decode(self, buffer: bytes, position: int) -> dict[str, Outcome]:
         reader = Reader(buffer, position)
@@ -179,15 +184,22 @@ class CreateTopicRequest(WireRequest[dict[str, Outcome]]):
             name = reader.string()
             topic_id = topic_id_from_uuid(uuid.UUID(bytes=reader.take(16)))
             error_code, detail = reader.int16(), _text(reader.nullable_string())
-            outcomes[name] = Outcome(error_code=error_code, detail=detail, topic_id=topic_id)
             reader.int32()  # partitions
-            reader.int16()  # replication factor
-            for _ in range(reader.uvarint() - 1):  # the configuration it got
-                reader.string()
-                reader.nullable_string()
+            replicas, min_insync_replicas = reader.int16(), None
+            for _ in range(reader.uvarint() - 1):  # the configuration it got; none where we may not describe it
+                key, value = reader.string(), reader.nullable_string()
+                if key == "min.insync.replicas" and value is not None:
+                    min_insync_replicas = int(value)
                 reader.take(3)  # read only, source, sensitive
                 reader.skip_tags()
             reader.skip_tags()
+            outcomes[name] = Outcome(
+                error_code=error_code,
+                detail=detail,
+                topic_id=topic_id,
+                replicas=replicas,
+                min_insync_replicas=min_insync_replicas,
+            )
         return outcomes
 
 

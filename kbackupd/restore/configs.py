@@ -72,6 +72,8 @@ class RestoredFacts:
     """None: nothing with a timestamp."""
     largest_partition_bytes: int
     records: int
+    replicas: int | None = None
+    """Of the partition that has the fewest; None: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +113,21 @@ def after_restore(
     elif mode is RetentionAfter.AUTO and facts.records:
         in_force = {key: wanted.get(key) or defaults.get(key) for key in DELETING}
         held = _would_delete(in_force, facts, now_ms)
+    held |= _would_shut(wanted, facts)
     return ConfigDecision(
         apply={key: value for key, value in wanted.items() if key not in held},
         held={key: value for key, value in wanted.items() if key in held},
         reasons=tuple(dict.fromkeys(held.values())),
     )
+
+
+def _would_shut(wanted: Changes, facts: RestoredFacts) -> dict[str, str]:
+    """A small target that got `min.insync.replicas` of a large source would take no record any more (acks=all)."""
+    least = wanted.get("min.insync.replicas")
+    if least is None or facts.replicas is None or int(least) <= facts.replicas:
+        return {}
+    why = f"min.insync.replicas ({least}) is above the number of replicas ({facts.replicas}): no producer could write"
+    return {"min.insync.replicas": why}
 
 
 def _would_delete(in_force: Mapping[str, str | None], facts: RestoredFacts, now_ms: int) -> dict[str, str]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from kbackupd.kafka.types import TopicOperation
+from kbackupd.kafka.types import KafkaErrorCode, TopicOperation
 
 CAN = TopicOperation
+NOT_ALLOWED = (KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED, KafkaErrorCode.CLUSTER_AUTHORIZATION_FAILED)
+"""Answers that mean a missing permission."""
 
 _ORDER = (CAN.DESCRIBE, CAN.CREATE, CAN.READ, CAN.WRITE, CAN.DELETE, CAN.ALTER_CONFIGS, CAN.DESCRIBE_CONFIGS)
 

@@ -26,22 +26,24 @@ from kbackupd.kafka.types import (
     TopicOperation,
     TopicPartition,
 )
+from kbackupd.kafka.wire_admin import Outcome
 from kbackupd.model.errors import DeniedError, KafkaDeniedError, RefusedError
 from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.positions import OffsetRange, PartitionId, TopicId
 from kbackupd.model.restores import RestoreReady, Unfinished
 from kbackupd.restore.configs import during_restore, is_left_by_a_restore
 from kbackupd.restore.filling import way_to_fill
+from kbackupd.restore.limits import creation_remedy, too_few_to_create
 from kbackupd.restore.newest_batches import newest_batches
 from kbackupd.restore.older_brokers import as_far_as_known
-from kbackupd.restore.permissions import NO_PRODUCER, Problem, hidden, lacking, needed
+from kbackupd.restore.permissions import NO_PRODUCER, NOT_ALLOWED, Problem, hidden, lacking, needed
 from kbackupd.restore.plan import RestorePlan, TopicPlan
 from kbackupd.restore.preserve import Way
 from kbackupd.restore.resume import Landed, NewestBatch, landed, own_overrides
 from kbackupd.restore.rewrite import ProducerIdentity
+from kbackupd.restore.target_limits import existing_problems, quota_notes, request_problems
 
 _AT_ONCE = 8
-_NOT_ALLOWED = (KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED, KafkaErrorCode.CLUSTER_AUTHORIZATION_FAILED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,8 @@ class TargetState:
     """What is there of the restore that is gone on with."""
     way: Way | None = None
     """What fills offsets without records; None: offsets are not kept."""
+    notes: tuple[str, ...] = ()
+    """What is no reason to refuse, and better known before it begins."""
 
 
 class PreflightError(RefusedError):
@@ -143,11 +147,17 @@ async def examine_target(
             existing.append(_Existing(topic, there))
     problems += await _absent_problems(connection, absent, reads_back=reads_back)
     overrides = await _own_overrides(connection, existing, problems, reads_back=reads_back)
+    filling = going_on.filling if going_on else {}
+    problems += await existing_problems(
+        connection,
+        [(one.plan, one.there) for one in existing],
+        {name: topic.configs for name, topic in filling.items()},
+    )
+    problems += await request_problems(connection, plan)
     producer = await _producer(connection, problems)
     # Before logs are asked where they end: an empty transaction that a dead run had begun is over then.
     way = await way_to_fill(connection, plan, problems) if plan.offsets is OffsetsMode.PRESERVE else None
     logs = await _logs(connection, plan, [one.there for one in existing], going_on, problems)
-    filling = going_on.filling if going_on else {}
     begins = {
         one.plan.target: dict(enumerate(filling[one.plan.target].log_ends))
         if one.plan.target in filling
@@ -189,6 +199,7 @@ async def examine_target(
         producer=producer,
         landed=landed_before,
         way=way,
+        notes=await quota_notes(connection, plan, brokers=len(metadata.brokers)),
     )
 
 
@@ -241,20 +252,22 @@ async def _absent_problems(
     turn = asyncio.Semaphore(_AT_ONCE)
 
     async def examine(topic: TopicPlan, there: TopicMetadata | None) -> Problem | None:
-        async def ask(configs: Mapping[str, str]) -> None:
-            await check_creation(connection, topic.target, partitions=topic.target_partitions, configs=configs)
+        async def ask(configs: Mapping[str, str]) -> Outcome:
+            return await check_creation(connection, topic.target, partitions=topic.target_partitions, configs=configs)
 
         wanted = needed(exists=False, reads_back=reads_back, moves_log_start=topic.moves_log_start)
         missing = _missing(there, wanted)
         try:
             async with turn:
-                await as_far_as_known(during_restore(topic.configs, topic.largest_batch_bytes), ask)
+                _, would = await as_far_as_known(during_restore(topic.configs, topic.largest_batch_bytes), ask)
         except KafkaDeniedError as error:
-            if error.code not in _NOT_ALLOWED:
-                remedy = error.hint or f"create {topic.target} yourself, empty, or choose another name in topic_mapping"
+            if error.code not in NOT_ALLOWED:
+                remedy = creation_remedy(topic.target, error.code)
                 return Problem(what=f"topic {topic.target} cannot be created: {error.message}", remedy=remedy)
-            missing |= {TopicOperation.CREATE}
-        return lacking(topic.target, missing) if missing else None
+            return lacking(topic.target, missing | {TopicOperation.CREATE})
+        if missing:
+            return lacking(topic.target, missing)
+        return too_few_to_create(topic.target, replicas=would.replicas, min_insync_replicas=would.min_insync_replicas)
 
     found = await asyncio.gather(*(examine(topic, there) for topic, there in absent))
     return [problem for problem in found if problem is not None]
@@ -275,7 +288,7 @@ async def _own_overrides(
         missing = _missing(one.there, wanted)
         told = described.get(name)
         code = KafkaErrorCode.UNKNOWN_SERVER_ERROR if told is None else told.error_code
-        if code in _NOT_ALLOWED:
+        if code in NOT_ALLOWED:
             missing |= {TopicOperation.DESCRIBE_CONFIGS}
         elif code or told is None:
             problems.append(
@@ -301,7 +314,7 @@ async def _producer(connection: KafkaConnection, problems: list[Problem]) -> Pro
     try:
         producer = await RawProducer.open(connection)
     except KafkaDeniedError as error:
-        if error.code not in _NOT_ALLOWED:
+        if error.code not in NOT_ALLOWED:
             raise
         problems.append(NO_PRODUCER)
         return None

@@ -118,6 +118,8 @@ class TopicReport:
     topic_id: TopicId
     target_topic_id: TopicId
     created: bool
+    replicas: int | None
+    """Of each partition, or of the one with the fewest; None: the target did not tell at the end."""
     target_partitions: int
     """More than `partitions` where that was asked for; those stay empty."""
     partitions: tuple[PartitionReport, ...]
@@ -154,6 +156,8 @@ class RestoreReport:
     topics: tuple[TopicReport, ...]
     not_there: tuple[str, ...]
     """Topics that did not exist at the instant asked for."""
+    notes: tuple[str, ...]
+    """What preflight found that is no reason to refuse."""
     filling: Way | None
     """How offsets without a record were filled; None: offsets were not kept."""
     damaged: tuple[str, ...]

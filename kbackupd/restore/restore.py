@@ -86,6 +86,15 @@ class _Run:
             if partition.leader_id >= 0
         }
 
+    async def replicas(self) -> Mapping[str, int]:
+        """Of each target topic, how many its partition with the fewest has."""
+        metadata = await cluster_metadata(self.connection, [topic.target for topic in self.plan.topics])
+        return {
+            topic.name: min(len(partition.replicas) for partition in topic.partitions)
+            for topic in metadata.topics
+            if topic.partitions
+        }
+
     async def log_ends(self, node_id: int, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         answers = await list_offsets(self.connection, node_id, dict.fromkeys(partitions, (LATEST_TIMESTAMP, -1)))
         return {tp: one.offset for tp, one in answers.items() if one.error_code == KafkaErrorCode.NONE}
@@ -142,6 +151,7 @@ async def execute(
         unfinished=course.unfinished,
         going_on=course.going_on,
     )
+    progress.notes.extend(state.notes)
     await course.begin(plan, settings.options, state)
 
     progress.enter(Phase.PREPARING, run.now())
@@ -165,13 +175,16 @@ async def execute(
     verified_at = run.now()
 
     progress.enter(Phase.CONFIGURING, verified_at)
-    outcomes = await _configure(run, state, ready, verified)
+    replicas = await run.replicas()
+    outcomes = await _configure(run, state, ready, verified, replicas)
     report = build_report(
         plan,
         ready=ready,
         results=run.results,
         verified=verified,
         outcomes=outcomes,
+        replicas=replicas,
+        notes=state.notes,
         target_cluster_id=state.cluster_id,
         filling=state.way,
         began_ms=began_ms,
@@ -386,6 +399,7 @@ async def _configure(
     state: TargetState,
     ready: Mapping[str, ReadyTopic],
     verified: Mapping[TopicPartition, Verified],
+    replicas: Mapping[str, int],
 ) -> dict[str, ConfigOutcome]:
     """Apply the recorded configuration where that deletes nothing; a topic that failed keeps the safe one."""
     decisions = {}
@@ -405,6 +419,7 @@ async def _configure(
                 oldest_timestamp_ms=min((stamp for stamp in stamps if stamp is not None), default=None),
                 largest_partition_bytes=max((one.data_bytes for one in results), default=0),
                 records=sum(one.records for one in results),
+                replicas=replicas.get(topic.target),
             ),
             mode=run.plan.retention_after,
             now_ms=run.connection.clock.now_ms(),

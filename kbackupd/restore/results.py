@@ -53,6 +53,8 @@ def build_report(
     results: Mapping[TopicPartition, PartitionResult],
     verified: Mapping[TopicPartition, Verified],
     outcomes: Mapping[str, ConfigOutcome],
+    replicas: Mapping[str, int],
+    notes: tuple[str, ...],
     target_cluster_id: str,
     filling: Way | None,
     began_ms: int,
@@ -62,7 +64,15 @@ def build_report(
     peak_buffered_bytes: int,
 ) -> RestoreReport:
     topics = tuple(
-        _topic_report(plan, topic, ready[topic.target], results, verified, outcomes[topic.target])
+        _topic_report(
+            plan,
+            topic,
+            ready[topic.target],
+            results,
+            verified,
+            outcomes[topic.target],
+            replicas.get(topic.target),
+        )
         for topic in plan.topics
     )
     partitions = [partition for topic in topics for partition in topic.partitions]
@@ -79,6 +89,7 @@ def build_report(
         cut=plan.cut,
         topics=topics,
         not_there=plan.not_there,
+        notes=notes,
         filling=filling,
         damaged=tuple(lost),
         partitions=len(partitions),
@@ -106,6 +117,7 @@ def _topic_report(
     results: Mapping[TopicPartition, PartitionResult],
     verified: Mapping[TopicPartition, Verified],
     outcome: ConfigOutcome,
+    replicas: int | None,
 ) -> TopicReport:
     pending = outcome.held | {key: topic.configs.get(key) for key in outcome.refused}
     return TopicReport(
@@ -114,6 +126,7 @@ def _topic_report(
         topic_id=topic.topic_id,
         target_topic_id=ready.topic_id,
         created=ready.created,
+        replicas=replicas,
         target_partitions=topic.target_partitions,
         partitions=tuple(
             _partition_report(plan, partition, results[tp], verified.get(tp))

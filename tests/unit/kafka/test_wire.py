@@ -211,6 +211,24 @@ def test_a_topic_can_be_tried_out_without_creating_it() -> None:
     assert replace(request, validate_only=True).encode() == _hex("02 02 74 00000001 ffff 01 01 00 00000001 01 00")
 
 
+def test_an_answer_about_creation_tells_the_replicas_and_how_many_must_be_in_sync() -> None:
+    request = CreateTopicRequest(name="t", partitions=1, replication_factor=-1, configs={}, timeout_ms=1)
+    key, other = b"min.insync.replicas".hex(), b"segment.ms".hex()
+    configs = f"03 0b {other} 02 35 00 05 00 00 14 {key} 02 32 00 01 00 00"
+    told = request.decode(_hex("00000000 02 02 74", "00" * 16, "0000 00 00000001 0003", configs, "00 00"), 0)
+    hidden = request.decode(_hex("00000000 02 02 74", "00" * 16, "0000 00 ffffffff ffff 00 00 00"), 0)
+
+    assert (told["t"].replicas, told["t"].min_insync_replicas) == (3, 2)
+    assert (hidden["t"].replicas, hidden["t"].min_insync_replicas) == (-1, None)
+
+
+def test_a_change_of_configuration_can_be_tried_out() -> None:
+    request = AlterTopicConfigsRequest(changes={"t": {"k": "v"}})
+
+    assert request.encode() == _hex("02 02 02 74 02 02 6b 00 02 76 00 00 00 00")
+    assert replace(request, validate_only=True).encode() == _hex("02 02 02 74 02 02 6b 00 02 76 00 00 01 00")
+
+
 def test_a_metadata_answer_keeps_hidden_topics_leaderless_partitions_and_racks() -> None:
     metadata = MetadataRequest(topics=None).decode(
         _hex(

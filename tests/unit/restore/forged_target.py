@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
-from kbackupd.kafka.answers import Coordinator
+from kbackupd.kafka.answers import Coordinator, DescribedQuotas
 from kbackupd.kafka.brokers import DescribeBrokerConfigsRequest
 from kbackupd.kafka.codec import WireRequest
 from kbackupd.kafka.connection import KafkaConnection
@@ -29,6 +29,7 @@ from kbackupd.kafka.wire_admin import (
     DescribeTopicConfigsRequest,
     Outcome,
 )
+from kbackupd.kafka.wire_cluster import DescribeQuotasRequest
 from kbackupd.kafka.wire_transactions import (
     FindTransactionCoordinatorRequest,
     InitTransactionsRequest,
@@ -37,6 +38,7 @@ from kbackupd.kafka.wire_transactions import (
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.positions import TopicId
 from kbackupd.model.settings import SecuritySettings
+from kbackupd.model.snapshots import Quota
 from kbackupd.restore.configs import SAFE
 
 T = TypeVar("T")
@@ -49,6 +51,8 @@ SINCE_KAFKA_3_6 = ("message.timestamp.before.max.ms", "message.timestamp.after.m
 class ForgedTopic:
     partitions: int = 1
     records: int = 0
+    replicas: int = 1
+    in_sync: int = 1
     configs: dict[str, str] = field(default_factory=dict)
 
 
@@ -59,6 +63,10 @@ class ForgedTarget(KafkaConnection):
         operations: topic → what we may do with it; None: the broker does not tell. Others: everything.
         unknown_keys: configuration keys the broker is too old for.
         refuses: request type → error code it answers, whatever is asked of it.
+        forbidden_keys: configuration keys that the cluster's policy has nobody set.
+        broker: what it is configured with.
+        min_insync_replicas: of topics that do not say; they are created with one replica.
+        quotas: of clients.
     """
 
     def __init__(
@@ -68,6 +76,10 @@ class ForgedTarget(KafkaConnection):
         operations: Mapping[str, frozenset[TopicOperation] | None] | None = None,
         unknown_keys: Iterable[str] = (),
         refuses: Mapping[type[object], int] | None = None,
+        forbidden_keys: Iterable[str] = (),
+        broker: Mapping[str, str] | None = None,
+        min_insync_replicas: int = 1,
+        quotas: Sequence[Quota] = (),
     ) -> None:
         super().__init__(bootstrap_servers=(), security=SecuritySettings(), client_id="test", clock=SystemClock())
         self.topics = dict(topics or {})
@@ -76,6 +88,10 @@ class ForgedTarget(KafkaConnection):
         self._operations = dict(operations or {})
         self._unknown = set(unknown_keys)
         self._refuses: Mapping[type[object], int] = refuses or {}
+        self._forbidden = set(forbidden_keys)
+        self._broker = dict(broker or {})
+        self._min_insync_replicas = min_insync_replicas
+        self._quotas = tuple(quotas)
         self.learn([BrokerInfo(node_id=1, host="127.0.0.1", port=1)])
 
     async def send_any(self, request: WireRequest[T], *, timeout_seconds: float | None = None, lane: int = 0) -> T:
@@ -98,11 +114,15 @@ class ForgedTarget(KafkaConnection):
                     for tp, (stamp, _) in request.asked.items()
                 }
             case DescribeBrokerConfigsRequest():
-                return {"1": DescribedTopic(error_code=refused, detail="", entries=())}
+                told = {key: self._broker[key] for key in request.keys or () if key in self._broker}
+                return {"1": DescribedTopic(error_code=refused, detail="", entries=_entries(told))}
+            case DescribeQuotasRequest():
+                return DescribedQuotas(error_code=refused, detail="", quotas=() if refused else self._quotas)
             case DescribeTopicConfigsRequest():
-                return {name: self._described(name, refused) for name in request.topics}
+                return {name: self._described(name, refused, request.keys) for name in request.topics}
             case AlterTopicConfigsRequest():
-                return {name: self._alter(name, changes, refused) for name, changes in request.changes.items()}
+                tried = request.validate_only
+                return {name: self._alter(name, changes, refused, tried) for name, changes in request.changes.items()}
             case CreateTopicRequest():
                 return {request.name: self._create(request, refused)}
             case WriteMarkersRequest():
@@ -131,33 +151,36 @@ class ForgedTarget(KafkaConnection):
         error = CODE.NONE if topic is not None else CODE.UNKNOWN_TOPIC_OR_PARTITION
         if operations is not None and TopicOperation.DESCRIBE not in operations:
             error, topic = CODE.TOPIC_AUTHORIZATION_FAILED, None
+        replicas = tuple(range(1, 1 + (topic.replicas if topic else 0)))
+        isr = tuple(range(1, 1 + (topic.in_sync if topic else 0)))
         return TopicMetadata(
             name=name,
             topic_id=_id_of(name),
             internal=False,
             error_code=error,
             partitions=tuple(
-                PartitionMetadata(partition=n, leader_id=1, leader_epoch=0, replicas=(1,), isr=(1,), error_code=0)
+                PartitionMetadata(partition=n, leader_id=1, leader_epoch=0, replicas=replicas, isr=isr, error_code=0)
                 for n in range(topic.partitions if topic is not None else 0)
             ),
             operations=operations if asked and error != CODE.TOPIC_AUTHORIZATION_FAILED else None,
         )
 
-    def _described(self, name: str, refused: int) -> DescribedTopic:
+    def _described(self, name: str, refused: int, keys: Sequence[str] | None) -> DescribedTopic:
         if refused:
             return DescribedTopic(error_code=refused, detail="", entries=())
-        return DescribedTopic(
-            error_code=0,
-            detail="",
-            entries=tuple(
-                ConfigEntry(name=key, value=value, source=ConfigSource.DYNAMIC_TOPIC_CONFIG, sensitive=False)
-                for key, value in self.topics[name].configs.items()
-            ),
-        )
+        configs = self.topics[name].configs
+        own = _entries({key: value for key, value in configs.items() if keys is None or key in keys})
+        if "min.insync.replicas" not in configs and (keys is None or "min.insync.replicas" in keys):
+            own += _entries({"min.insync.replicas": str(self._min_insync_replicas)}, ConfigSource.DEFAULT_CONFIG)
+        return DescribedTopic(error_code=0, detail="", entries=own)
 
-    def _alter(self, name: str, changes: Mapping[str, str | None], refused: int) -> Outcome:
+    def _alter(self, name: str, changes: Mapping[str, str | None], refused: int, tried: bool) -> Outcome:
         if refused or self._unknown.intersection(changes):
             return Outcome(error_code=refused or CODE.INVALID_CONFIG, detail="")
+        if forbidden := self._forbidden.intersection(changes):
+            return Outcome(error_code=CODE.POLICY_VIOLATION, detail=f"{min(forbidden)} is ours")
+        if tried:
+            return Outcome(error_code=0, detail="")
         for key, value in changes.items():
             self.topics[name].configs.pop(key, None)
             if value is not None:
@@ -168,10 +191,22 @@ class ForgedTarget(KafkaConnection):
     def _create(self, request: CreateTopicRequest, refused: int) -> Outcome:
         if refused or self._unknown.intersection(request.configs):
             return Outcome(error_code=refused or CODE.INVALID_CONFIG, detail="")
+        if forbidden := self._forbidden.intersection(request.configs):
+            return Outcome(error_code=CODE.POLICY_VIOLATION, detail=f"{min(forbidden)} is ours")
         if not request.validate_only:
             self.topics[request.name] = ForgedTopic(partitions=request.partitions, configs=dict(request.configs))
             self.written.append(f"create {request.name}")
-        return Outcome(error_code=0, detail="", topic_id=_id_of(request.name))
+        return Outcome(
+            error_code=0,
+            detail="",
+            topic_id=_id_of(request.name),
+            replicas=1,
+            min_insync_replicas=self._min_insync_replicas,
+        )
+
+
+def _entries(configs: Mapping[str, str], source: int = ConfigSource.DYNAMIC_TOPIC_CONFIG) -> tuple[ConfigEntry, ...]:
+    return tuple(ConfigEntry(name=key, value=value, source=source, sensitive=False) for key, value in configs.items())
 
 
 def _id_of(name: str) -> TopicId:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -116,6 +117,19 @@ def test_hold_holds_recorded_applies_and_an_empty_topic_has_nothing_to_lose() ->
     assert set(decide(old, mode=RetentionAfter.HOLD).held) == set(DELETING)
     assert decide(old, mode=RetentionAfter.RECORDED).held == {}
     assert decide(old, facts=facts(records=0, age_hours=None)).held == {}
+
+
+@pytest.mark.parametrize("mode", list(RetentionAfter))
+def test_a_topic_with_fewer_replicas_than_must_be_in_sync_would_take_no_record_any_more(mode: RetentionAfter) -> None:
+    few = replace(FRESH, replicas=1)
+
+    decision = decide({"min.insync.replicas": "2", "segment.bytes": "1000000"}, facts=few, mode=mode)
+
+    assert decision.held["min.insync.replicas"] == "2"
+    assert "above the number of replicas (1)" in " ".join(decision.reasons)
+    assert decision.apply["segment.bytes"] == "1000000"
+    assert "min.insync.replicas" not in decide({"min.insync.replicas": "1"}, facts=few, mode=mode).held
+    assert "min.insync.replicas" not in decide({"min.insync.replicas": "2"}, mode=mode).held, "not known is no reason"
 
 
 def test_a_topic_whose_restore_failed_keeps_all_its_protection_whatever_was_asked() -> None:

@@ -7,10 +7,12 @@ import pytest
 from kbackupd.kafka.types import KafkaErrorCode, TopicOperation
 from kbackupd.kafka.wire import InitProducerIdRequest
 from kbackupd.kafka.wire_admin import AlterTopicConfigsRequest, CreateTopicRequest, DescribeTopicConfigsRequest
-from kbackupd.model.errors import KafkaDeniedError
+from kbackupd.kafka.wire_cluster import DescribeQuotasRequest
+from kbackupd.model.snapshots import Quota
 from kbackupd.restore.configs import SAFE
 from kbackupd.restore.plan import RestorePlan
 from kbackupd.restore.preflight import PreflightError, TargetDeniedError, examine_target
+from kbackupd.restore.quotas import producer_quota
 from kbackupd.restore.topics import prepare_topics
 from tests.archive_builder import ArchiveBuilder
 from tests.unit.restore.forged_target import EVERYTHING, SINCE_KAFKA_3_6, ForgedTarget, ForgedTopic, left_behind
@@ -69,8 +71,9 @@ class TestABrokerBeforeKafka36:
     async def test_another_key_that_is_refused_is_told_and_not_taken_for_age(self) -> None:
         target = ForgedTarget(topics={"orders": ForgedTopic()}, refuses={AlterTopicConfigsRequest: CODE.INVALID_CONFIG})
 
-        with pytest.raises(KafkaDeniedError, match="configuring topic orders: INVALID_CONFIG"):
+        with pytest.raises(PreflightError, match="configuring topic orders: INVALID_CONFIG"):
             await prepare(target, "orders")
+        assert target.written == []
 
 
 class TestConfigurationThatIsHidden:
@@ -212,3 +215,144 @@ class TestPermissions:
 
         assert "topic absent cannot be created" in problem
         assert "POLICY_VIOLATION" in problem
+
+
+class TestLimits:
+    """Hazard 36, refused by limits: each is told before the first write, with what to do."""
+
+    @pytest.mark.parametrize(
+        "key",
+        [
+            "max.message.bytes",
+            "message.timestamp.type",
+            "message.timestamp.after.max.ms",
+            "message.timestamp.before.max.ms",
+            "retention.ms",
+            "cleanup.policy",
+        ],
+    )
+    async def test_a_policy_that_will_not_have_an_existing_topic_made_safe_is_found_before_it_is_touched(
+        self, key: str
+    ) -> None:
+        target = ForgedTarget(topics={"orders": ForgedTopic()}, forbidden_keys=[key])
+
+        [problem] = await problems(target, "orders")
+
+        assert "topic orders cannot be made safe for a restore: configuring topic orders: POLICY_VIOLATION" in problem
+        assert f"{key} is ours" in problem, "the policy's own words"
+        assert "alter.config.policy" in problem
+
+    async def test_a_policy_that_will_not_have_an_absent_topic_protected_names_the_policy(self) -> None:
+        target = ForgedTarget(forbidden_keys=["message.timestamp.after.max.ms"])
+
+        [problem] = await problems(target, "absent")
+
+        assert "message.timestamp.after.max.ms is ours" in problem
+        assert "create.topic.policy" in problem
+
+    async def test_fewer_replicas_than_must_acknowledge_would_stop_the_first_record_for_ever(self) -> None:
+        target = ForgedTarget(topics={"orders": ForgedTopic(configs={"min.insync.replicas": "2"})})
+
+        [problem] = await problems(target, "orders")
+
+        assert "partition 0 has a replication factor of 1, and min.insync.replicas is 2" in problem
+        assert "lower min.insync.replicas of orders" in problem
+
+    async def test_replicas_that_are_not_in_sync_do_not_acknowledge(self) -> None:
+        lagging = ForgedTopic(partitions=1, replicas=3, in_sync=1)
+        target = ForgedTarget(topics={"orders": lagging}, min_insync_replicas=2)
+
+        [problem] = await problems(target, "orders")
+
+        assert "partition 0 has 1 of 3 replicas in sync, and min.insync.replicas is 2" in problem
+        assert "bring the target's brokers back" in problem
+
+    async def test_a_topic_that_would_be_created_with_too_few_replicas_is_not_created(self) -> None:
+        [problem] = await problems(ForgedTarget(min_insync_replicas=2), "absent")
+
+        assert "topic absent would be created with a replication factor of 1, and min.insync.replicas is 2" in problem
+        assert "default.replication.factor" in problem
+
+    async def test_too_few_brokers_for_the_default_number_of_replicas_has_a_remedy_of_its_own(self) -> None:
+        target = ForgedTarget(refuses={CreateTopicRequest: CODE.INVALID_REPLICATION_FACTOR})
+
+        [problem] = await problems(target, "absent")
+
+        assert "default.replication.factor" in problem
+
+    async def test_a_batch_that_no_request_can_hold_is_found_before_a_broker_hangs_up_on_it(self) -> None:
+        target = ForgedTarget(broker={"socket.request.max.bytes": "65536"})
+
+        [problem] = await problems(target, "absent")
+
+        assert "take no request above 65536 (socket.request.max.bytes)" in problem
+        assert "raise socket.request.max.bytes" in problem
+
+    async def test_everything_that_limits_is_told_at_once(self) -> None:
+        target = ForgedTarget(
+            topics={"full": ForgedTopic(records=1), "thin": ForgedTopic(configs={"min.insync.replicas": "2"})},
+            forbidden_keys=["retention.ms"],
+            broker={"socket.request.max.bytes": "65536"},
+        )
+
+        told = "\n".join(await problems(target, "full", "thin", "absent"))
+
+        for name, problem in (
+            ("full", "is not empty"),
+            ("thin", "min.insync.replicas is 2"),
+            ("thin", "cannot be made safe"),
+            ("absent", "cannot be created"),
+            ("absent", "its largest batch has"),
+        ):
+            assert any(name in line and problem in line for line in told.splitlines()), (name, problem, told)
+
+
+class TestQuotas:
+    """A quota refuses nothing and slows everything: it is told before the restore, with what it costs."""
+
+    async def notes(self, *quotas: Quota, refused: int = 0) -> tuple[str, ...]:
+        refuses: dict[type[object], int] = {DescribeQuotasRequest: refused} if refused else {}
+        target = ForgedTarget(quotas=quotas, refuses=refuses)
+        return (await examine_target(target, await plan_for("orders"))).notes
+
+    async def test_a_quota_of_ours_is_told_with_the_time_it_makes_the_restore_take(self) -> None:
+        mine = Quota(entity={"user": None}, values={"producer_byte_rate": 1.0, "consumer_byte_rate": 5.0})
+
+        [note] = await self.notes(mine)
+
+        assert "user ANONYMOUS, client id test 1 B/s on each broker" in note
+        assert "or longer" in note
+
+    async def test_quotas_of_others_are_nobodys_business(self) -> None:
+        other = Quota(entity={"user": "alice"}, values={"producer_byte_rate": 1.0})
+        reading = Quota(entity={"user": None}, values={"consumer_byte_rate": 1.0})
+
+        assert await self.notes(other, reading) == ()
+
+    async def test_a_principal_that_may_not_see_quotas_restores_all_the_same(self) -> None:
+        assert await self.notes(refused=CODE.CLUSTER_AUTHORIZATION_FAILED) == ()
+
+
+@pytest.mark.parametrize(
+    ("entities", "expected"),
+    [
+        ([{"user": "u", "client-id": "c"}, {"user": "u"}, {"client-id": "c"}], 0),
+        ([{"client-id": None}, {"client-id": "c"}], 1),
+        ([{"client-id": "c"}, {"user": None}], 1),
+        ([{"user": None}, {"user": None, "client-id": None}, {"user": "u"}], 2),
+        ([{"user": "other"}, {"client-id": "other"}, {"ip": "127.0.0.1"}], None),
+    ],
+)
+def test_the_quota_that_fits_most_closely_counts(entities: list[dict[str, str | None]], expected: int | None) -> None:
+    quotas = [Quota(entity=one, values={"producer_byte_rate": float(n)}) for n, one in enumerate(entities)]
+
+    assert producer_quota(quotas, user="u", client_id="c") == expected
+
+
+def test_of_a_user_that_is_not_known_only_what_names_no_user_is_certain() -> None:
+    quotas = [
+        Quota(entity={"user": "u"}, values={"producer_byte_rate": 1.0}),
+        Quota(entity={"client-id": "c"}, values={"producer_byte_rate": 2.0}),
+    ]
+
+    assert producer_quota(quotas, user=None, client_id="c") == 2.0
