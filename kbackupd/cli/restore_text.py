@@ -20,6 +20,8 @@ from kbackupd.restore.visibility import Visibility
 ROWS_ON_TERMINAL = 30
 """Of a list; piped output is complete."""
 
+_ANEW = "; to begin anew, delete these topics first"
+
 _STYLES = {
     Verdict.COMPLETE: "bold green",
     Verdict.DECLARED_GAPS: "bold yellow",
@@ -42,6 +44,8 @@ def print_plan(console: Console, plan: RestorePlan) -> None:
     table = plain_table(console)
     for name in ("TOPIC", "TARGET"):
         table.add_column(name, overflow="fold")
+    if plan.append:
+        head.append("\nappended to topics that hold records, which keep their own configuration")
     if plan.offsets is OffsetsMode.PRESERVE:
         head.append(_filling(plan))
     for name in ("PARTITIONS", "OFFSETS", "RECORDS ≤", "DOWNLOAD", "LARGEST BATCH"):
@@ -308,5 +312,6 @@ def interruption(progress: RestoreProgress, *, interrupted: bool) -> str:
     return (
         f"{what} while {progress.phase}: {progress.acknowledged_records:,} records"
         f" ({format_bytes(progress.acknowledged_bytes)}) are in the target, in topics without retention and compaction:"
-        f" {names}\nrun the same restore again to go on; to begin anew, delete these topics first"
+        f" {names}\nrun the same restore again to go on"
+        + ("; those that held records before hold them still" if progress.appends else _ANEW)
     )

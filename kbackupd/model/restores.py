@@ -56,6 +56,8 @@ class FillingTopic:
     configs: dict[str, str]
     """In force while it is filled; `max.message.bytes` decides where batches are cut."""
     created: bool
+    appends: bool = False
+    """It held records before, which `log_ends` are behind of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,14 @@ class RestoreDone:
     verdict: str
     records: int
     data_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A restore that was brought to its end."""
+
+    begun: RestoreBegun
+    ready: RestoreReady
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

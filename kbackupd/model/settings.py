@@ -311,6 +311,8 @@ class RestoreOptions:
     scope: RestoreScope = field(default_factory=RestoreScope)
     retention_after: RetentionAfter = RetentionAfter.AUTO
     offsets: OffsetsMode = OffsetsMode.COMPACT
+    append: bool = False
+    """Topics that hold records are no reason to refuse."""
     rate_limit_bytes_per_second: int | None = None
     """None: unlimited."""
     verify: bool = True

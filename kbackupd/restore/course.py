@@ -25,7 +25,7 @@ from kbackupd.model.settings import RestoreOptions
 from kbackupd.restore.plan import RestorePlan
 from kbackupd.restore.preflight import TargetState
 from kbackupd.restore.report import RestoreReport
-from kbackupd.restore.resume import deciding, gone_on_with, plan_digest
+from kbackupd.restore.resume import deciding, gone_on_with, plan_digest, refuse_twice
 from kbackupd.restore.rewrite import ProducerIdentity
 from kbackupd.restore.stored import StoredRestores
 from kbackupd.restore.topics import ReadyTopic
@@ -60,19 +60,27 @@ class Course:
         """Find out which restore these options began in this target and did not finish, if any. Changes nothing.
 
         Raises:
-            RefusedError: topics are half filled by a restore with other options, or part of what it filled is gone.
+            RefusedError: topics are half filled by a restore with other options, part of what it filled is gone, or
+                the same was appended before.
             KbackupError: the target could not be asked.
         """
+        finished = await self.restores.finished(self.identity) if options.append else []
+        if options.append and self.restores.damaged:
+            raise RefusedError(
+                f"{', '.join(sorted(self.restores.damaged))}: cannot be read, so it is not known whether the same was"
+                " appended before",
+                hint="look at what topics hold; an empty directory (--plans DIR) knows nothing of earlier restores",
+            )
         names = {name for one in self.unfinished for name in one.filling}
+        names |= {topic.target for one in finished for topic in one.ready.topics}
         if not names:
             return
         metadata = await cluster_metadata(connection, sorted(names))
-        self.going_on = gone_on_with(
-            self.unfinished,
-            options=options,
-            target_cluster_id=metadata.cluster_id,
-            there={topic.name: topic.topic_id for topic in metadata.topics if not topic.error_code},
-        )
+        there = {topic.name: topic.topic_id for topic in metadata.topics if not topic.error_code}
+        cluster = metadata.cluster_id
+        self.going_on = gone_on_with(self.unfinished, options=options, target_cluster_id=cluster, there=there)
+        if self.going_on is None:
+            refuse_twice(finished, options=options, target_cluster_id=cluster, there=there)
 
     @property
     def pinned(self) -> Pins | None:
@@ -99,8 +107,7 @@ class Course:
             if self._begun.plan_sha256 != digest:
                 raise RefusedError(
                     f"{plan.archive}: the archive does not show what it showed when {self._begun.key} was begun",
-                    hint="a segment went away or was damaged: kbackupd validate tells; delete that restore's topics"
-                    f" ({', '.join(topic.target for topic in self._begun.topics)}) to begin anew with what is left",
+                    hint=f"a segment went away or was damaged: kbackupd validate tells; {self._anew(self._begun)}",
                 )
             return
         now_ms = self.clock.now_ms()
@@ -130,6 +137,13 @@ class Course:
         await self.restores.write(begun)
         self._begun = begun
 
+    @staticmethod
+    def _anew(begun: RestoreBegun) -> str:
+        if begun.options.get("append"):
+            return "what is there of it stays; choose what is missing and begin that as another restore"
+        names = ", ".join(topic.target for topic in begun.topics)
+        return f"delete that restore's topics ({names}) to begin anew with what is left"
+
     async def filling_begins(self, producer: ProducerIdentity, ready: Mapping[str, ReadyTopic]) -> None:
         """Write down under which identity and from where on records are produced; on return that is durable."""
         begun = self._known()
@@ -149,6 +163,7 @@ class Course:
                         log_ends=tuple(topic.log_ends[number] for number in range(len(topic.log_ends))),
                         configs=dict(topic.configs),
                         created=topic.created,
+                        appends=topic.appends,
                     )
                     for name, topic in ready.items()
                 ),

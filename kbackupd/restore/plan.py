@@ -182,6 +182,8 @@ class RestorePlan:
     retention_after: RetentionAfter
     cut: PlannedCut
     offsets: OffsetsMode
+    append: bool
+    """Into topics that hold records, too."""
     fill_seconds: float
     """For offsets without records, roughly; not counting the records."""
     topics: tuple[TopicPlan, ...]
@@ -256,6 +258,7 @@ def make_plan(archive: Archive, settings: RestoreSettings, instant: Instant | No
         retention_after=options.retention_after,
         cut=cut,
         offsets=options.offsets,
+        append=options.append,
         fill_seconds=total_seconds(one for one in preserved if one is not None),
         topics=topics,
         not_there=tuple(not_there(archive, options)),

@@ -1,7 +1,8 @@
 """Everything that would make a restore fail or harm the target, found before the first write and told at once.
 
 Changes nothing. Owns the rule that a restore goes into absent or empty topics (hazards 28, 37), or into those that it
-began to fill itself: empty means that the log holds nothing, log start equal to log end, wherever that is.
+began to fill itself: empty means that the log holds nothing, log start equal to log end, wherever that is. Into others
+only where `append` says so.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class TargetTopic:
     """Partition → where its first record lands, or landed."""
     overrides: Mapping[str, str]
     """Its own configuration, to be put back."""
+    holds_records: bool
+    """Of others, which what is restored follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +188,15 @@ async def examine_target(
             return found
         return own_overrides(unfinished, name, one.there.topic_id) or {}
 
+    holding = {
+        one.plan.target
+        for one in existing
+        if ((begun := filling.get(one.plan.target)) is not None and begun.appends)
+        or (
+            begun is None
+            and any(logs[TopicPartition(one.plan.target, part.partition)] for part in one.there.partitions)
+        )
+    }
     return TargetState(
         cluster_id=metadata.cluster_id,
         existing={
@@ -192,6 +204,7 @@ async def examine_target(
                 topic_id=one.there.topic_id,
                 log_ends=begins[one.plan.target],
                 overrides=own(one),
+                holds_records=one.plan.target in holding,
             )
             for one in existing
         },
@@ -199,7 +212,10 @@ async def examine_target(
         producer=producer,
         landed=landed_before,
         way=way,
-        notes=await quota_notes(connection, plan, brokers=len(metadata.brokers)),
+        notes=(
+            *_append_notes(plan, metadata, sorted(holding)),
+            *await quota_notes(connection, plan, brokers=len(metadata.brokers)),
+        ),
     )
 
 
@@ -229,6 +245,7 @@ async def _landed(
     newest: dict[TopicPartition, NewestBatch] = {}
     for found in await asyncio.gather(*(newest_batches(connection, node_id, some) for node_id, some in asked.items())):
         newest |= found
+    appended = {topic.target for topic in ready.topics if topic.appends}
     there: dict[TopicPartition, Landed] = {}
     for tp, first_offset in firsts.items():
         try:
@@ -239,6 +256,7 @@ async def _landed(
                 newest=newest.get(tp),
                 ready=ready,
                 offsets=offsets,
+                appends=tp.topic in appended,
             )
         except RefusedError as error:
             problems.append(Problem(what=error.message, remedy=error.hint))
@@ -382,13 +400,14 @@ async def _logs(
             elif tp.topic in filling:
                 if log.first_offset > max(filling[tp.topic].log_ends[tp.partition], starts.get(tp, 0)):
                     losing.setdefault(tp.topic, []).append(tp.partition)
-            elif log:
+            elif log and not plan.append:
                 holding.setdefault(tp.topic, []).append(f"{tp.partition} {log}")
             logs[tp] = log
     problems += [
         Problem(
             what=f"topic {name} is not empty: partition {_few(sorted(partitions))}",
-            remedy="delete the topics that are not empty, if nobody needs their records, or rename with topic_mapping",
+            remedy="delete the topics that are not empty, if nobody needs their records, rename with topic_mapping, or"
+            " have records follow those that are there (append: true)",
         )
         for name, partitions in sorted(holding.items())
     ]
@@ -461,6 +480,15 @@ def _same_cluster(plan: RestorePlan, metadata: ClusterMetadata, problems: Sequen
             remedy="to bring records back beside the live topics, restore under other names (topic_mapping)",
         )
     ]
+
+
+def _append_notes(plan: RestorePlan, metadata: ClusterMetadata, holding: Sequence[str]) -> list[str]:
+    if not holding:
+        return []
+    notes = [f"topics that held records, which the restored ones follow: {_few(holding)}"]
+    if metadata.cluster_id == plan.source_cluster_id:
+        notes.append("this is the cluster the archive was made from: its backup takes what is appended for new records")
+    return notes
 
 
 def _few(items: Sequence[object]) -> str:

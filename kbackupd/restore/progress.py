@@ -40,6 +40,8 @@ class RestoreProgress:
     verified_bytes: int = 0
     touched: dict[str, None] = field(default_factory=dict)
     """Target topics that are no longer as they were."""
+    appends: bool = False
+    """Some of them may hold records of others."""
     notes: list[str] = field(default_factory=list)
     """What to know of it while it runs; grows."""
 

@@ -118,6 +118,8 @@ class TopicReport:
     topic_id: TopicId
     target_topic_id: TopicId
     created: bool
+    appended: bool
+    """It held records before, and keeps its own configuration."""
     replicas: int | None
     """Of each partition, or of the one with the fewest; None: the target did not tell at the end."""
     target_partitions: int

@@ -142,6 +142,7 @@ async def execute(
         unacknowledged=MemoryBudget(memory.unacknowledged_bytes),
     )
     progress.total_bytes, progress.partitions = plan.raw_bytes, plan.partitions
+    progress.appends = plan.append
     progress.to_fill_offsets = plan.offsets_to_fill
     progress.enter(Phase.PREFLIGHT, run.now())
     state = await examine_target(
@@ -409,7 +410,7 @@ async def _configure(
         stamps = [one.tally.oldest_max_timestamp_ms for one in results]
         existing = state.existing.get(topic.target)
         decisions[topic.target] = after_restore(
-            recorded=topic.configs,
+            recorded={} if ready[topic.target].appends else topic.configs,
             during=ready[topic.target].configs,
             earlier=existing.overrides if existing else {},
             defaults=state.defaults,

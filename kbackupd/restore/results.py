@@ -119,13 +119,13 @@ def _topic_report(
     outcome: ConfigOutcome,
     replicas: int | None,
 ) -> TopicReport:
-    pending = outcome.held | {key: topic.configs.get(key) for key in outcome.refused}
     return TopicReport(
         source=topic.source,
         target=topic.target,
         topic_id=topic.topic_id,
         target_topic_id=ready.topic_id,
         created=ready.created,
+        appended=ready.appends,
         replicas=replicas,
         target_partitions=topic.target_partitions,
         partitions=tuple(
@@ -137,7 +137,7 @@ def _topic_report(
         config_held=outcome.held,
         config_held_because=outcome.reasons,
         config_refused=outcome.refused,
-        config_command=config_command(plan.target, topic.target, pending),
+        config_command=config_command(plan.target, topic.target, outcome.pending),
     )
 
 

@@ -20,11 +20,14 @@ from kbackupd.model.clock import iso
 from kbackupd.model.errors import IncompleteError, RefusedError
 from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.positions import TopicId
-from kbackupd.model.restores import RestoreReady, Unfinished
+from kbackupd.model.restores import Finished, RestoreReady, Unfinished
 from kbackupd.model.settings import RestoreOptions, RetentionAfter
 from kbackupd.restore.content_digest import batch_digest
 from kbackupd.restore.plan import RestorePlan
 from kbackupd.restore.rewrite import SEQUENCE_MODULUS, Holds, ProduceBatch
+
+_SET_ASIDE = "an empty directory (--plans DIR) knows nothing of it, and what is there of it stays"
+"""How to begin anew where topics cannot be deleted, for they hold what others wrote."""
 
 _FREE = ("retention_after", "rate_limit_bytes_per_second", "verify", "consumer_groups")
 """Options that may differ between the runs of one restore."""
@@ -87,17 +90,40 @@ def gone_on_with(
             continue
         whose = f"topics {_few(concerned)} were begun to be filled at {iso(one.begun.began_ms)} ({one.begun.key})"
         if one.begun.options != deciding(options):
+            anew = "delete these topics to begin anew"
+            if one.begun.options.get("append"):
+                anew = f"restore into others (topic_mapping); {_SET_ASIDE}"
             raise RefusedError(
                 f"{whose}, with other options: {_differences(one.begun.options, deciding(options))}",
-                hint="run it with the options of then to go on, or delete these topics to begin anew",
+                hint=f"run it with the options of then to go on, or {anew}",
             )
         if gone:
             raise RefusedError(
                 f"{whose}, and {_few(gone)} that belong to the same restore are gone or new",
-                hint=f"delete {_few(left)} as well to begin anew",
+                hint=_SET_ASIDE if one.begun.options.get("append") else f"delete {_few(left)} as well to begin anew",
             )
         return one
     return None
+
+
+def refuse_twice(
+    finished: Sequence[Finished], *, options: RestoreOptions, target_cluster_id: str, there: Mapping[str, TopicId]
+) -> None:
+    """Where topics may hold records, only what was written down keeps a restore from being appended twice (hazard 28).
+
+    Raises:
+        RefusedError: the same has been restored into one of these topics.
+    """
+    for one in reversed(finished):
+        if one.begun.target_cluster_id != target_cluster_id or one.begun.options != deciding(options):
+            continue
+        held = [topic.target for topic in one.ready.topics if there.get(topic.target) == topic.topic_id]
+        if held:
+            raise RefusedError(
+                f"the restore with these options into {_few(held)} is done, begun at {iso(one.begun.began_ms)}"
+                f" ({one.begun.key}): it would be appended twice",
+                hint=f"nothing is left to do; to have it there twice, {_SET_ASIDE}",
+            )
 
 
 def own_overrides(unfinished: Sequence[Unfinished], name: str, topic_id: TopicId) -> dict[str, str] | None:
@@ -123,9 +149,11 @@ class Landed:
     Args:
         offsets: so many are taken, by records or, where offsets are kept, by what stands for none.
         newest: the batch they end with; None if there are none, or what there was is deleted.
+        appends: the topic held records of others before.
     """
 
-    def __init__(self, tp: TopicPartition, offsets: int, newest: NewestBatch | None) -> None:
+    def __init__(self, tp: TopicPartition, offsets: int, newest: NewestBatch | None, *, appends: bool = False) -> None:
+        self._anew = _anew(tp, appends)
         self.offsets = offsets
         self._tp = tp
         self._newest = newest
@@ -151,8 +179,7 @@ class Landed:
         raise IncompleteError(
             f"{self._tp.topic}-{self._tp.partition}: the {self.offsets:,} records that an earlier run restored do not"
             f" end as this run's do",
-            hint="the archive was repaired meanwhile, or another version of kbackupd began; delete the topics of this"
-            " restore and begin anew",
+            hint=f"the archive was repaired meanwhile, or another version of kbackupd began; {self._anew}",
         )
 
     def _ends_with(self, batch: ProduceBatch) -> bool:
@@ -182,25 +209,34 @@ def landed(
     newest: NewestBatch | None,
     ready: RestoreReady,
     offsets: OffsetsMode = OffsetsMode.COMPACT,
+    appends: bool = False,
 ) -> Landed:
     """What was written from `first_offset` to `log_end` is of the restore.
 
     Args:
         newest: the batch the log ends with; None: it is empty.
+        appends: the topic held records of others before.
 
     Raises:
         RefusedError: the log ends with something the restore did not write.
     """
     taken = log_end - first_offset
     if taken == 0:
-        return Landed(tp, 0, None)
+        return Landed(tp, 0, None, appends=appends)
     if taken < 0 or not _is_of(ready, newest, log_end, taken, offsets):
         raise RefusedError(
             f"topic {tp.topic}: partition {tp.partition} ends at offset {log_end} with something that the restore begun"
             f" there did not write",
-            hint=f"somebody else writes into {tp.topic}; stop them, delete the topics of this restore and begin anew",
+            hint=f"somebody else writes into {tp.topic}; stop them, {_anew(tp, appends)}",
         )
-    return Landed(tp, taken, newest)
+    return Landed(tp, taken, newest, appends=appends)
+
+
+def _anew(tp: TopicPartition, appends: bool) -> str:
+    """Deleting a topic is no remedy where it holds what others wrote."""
+    if not appends:
+        return "delete the topics of this restore and begin anew"
+    return f"and restore into another topic (topic_mapping), or the rest of {tp.topic} (offset_ranges); {_SET_ASIDE}"
 
 
 def _is_of(ready: RestoreReady, newest: NewestBatch | None, log_end: int, taken: int, offsets: OffsetsMode) -> bool:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from kbackupd.format.keys import PLANS_PREFIX, RestoreKey, RestoreStage, parse_restore_key, restore_key
 from kbackupd.format.restores import decode_restore, encode_restore
 from kbackupd.model.errors import CorruptObjectError, StoreDeniedError
-from kbackupd.model.restores import RestoreBegun, RestoreDone, RestoreReady, Unfinished
+from kbackupd.model.restores import Finished, RestoreBegun, RestoreDone, RestoreReady, Unfinished
 from kbackupd.model.segment import Identity
 from kbackupd.store.protocol import ObjectStore
 
@@ -28,11 +28,31 @@ class StoredRestores:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self.damaged: dict[str, str] = {}
-        """Key → why: what it says of a restore is not known. Filled by `unfinished`."""
+        """Key → why: what it says of a restore is not known. Filled by `unfinished` and `finished`."""
 
     @property
     def location(self) -> str:
         return self._store.location
+
+    async def finished(self, identity: Identity) -> list[Finished]:
+        """As `unfinished`, those that were brought to their end."""
+        found = []
+        for restore_id, there in await self._stages():
+            if "done" not in there or "ready" not in there:
+                continue
+            begun = await self._read(RestoreBegun, RestoreKey(restore_id, "begun"), identity)
+            ready = await self._read(RestoreReady, RestoreKey(restore_id, "ready"), identity)
+            if begun is not None and ready is not None:
+                found.append(Finished(begun=begun, ready=ready))
+        return found
+
+    async def _stages(self) -> list[tuple[str, set[RestoreStage]]]:
+        stages: dict[str, set[RestoreStage]] = {}
+        async for info in self._store.list_from(PLANS_PREFIX):
+            at = parse_restore_key(info.key)
+            if at is not None:
+                stages.setdefault(at.restore_id, set()).add(at.stage)
+        return sorted(stages.items())
 
     async def unfinished(self, identity: Identity) -> list[Unfinished]:
         """Those of the archive `identity`, the oldest first.
@@ -40,13 +60,8 @@ class StoredRestores:
         Raises:
             KbackupError: the store could not say for certain what is there.
         """
-        stages: dict[str, set[RestoreStage]] = {}
-        async for info in self._store.list_from(PLANS_PREFIX):
-            at = parse_restore_key(info.key)
-            if at is not None:
-                stages.setdefault(at.restore_id, set()).add(at.stage)
         found = []
-        for restore_id, there in sorted(stages.items()):
+        for restore_id, there in await self._stages():
             if "done" in there:
                 continue
             begun = await self._read(RestoreBegun, RestoreKey(restore_id, "begun"), identity)

@@ -33,6 +33,8 @@ class ReadyTopic:
     configs: Mapping[str, str]
     """What was set for the time of the restore."""
     created: bool
+    appends: bool = False
+    """It held records before, and keeps its own configuration."""
 
     @property
     def max_batch_bytes(self) -> int:
@@ -51,6 +53,8 @@ class ConfigOutcome:
     reasons: tuple[str, ...]
     refused: dict[str, str] = field(default_factory=dict)
     """Key → why the target would not take it."""
+    pending: Changes = field(default_factory=dict)
+    """What would have to be set to have what was held or refused."""
 
 
 async def prepare_topics(
@@ -77,9 +81,12 @@ async def prepare_topics(
         async with turn:
             begun = filling.get(topic.target)
             configs: Mapping[str, str] = begun.configs if begun else {}
-            if begun is None:
-                configs = during_restore(topic.configs, topic.largest_batch_bytes)
             existing = state.existing.get(topic.target)
+            appends = existing is not None and existing.holds_records
+            if begun is None:
+                # What its own producers may write must not become too large for the time of the restore.
+                of = {**state.defaults, **existing.overrides} if existing and appends else topic.configs
+                configs = during_restore(of, topic.largest_batch_bytes)
             if existing is None:
                 configs, topic_id = await _create(connection, topic, configs)
                 log_ends: Mapping[int, int] = dict.fromkeys(range(topic.target_partitions), 0)
@@ -91,6 +98,7 @@ async def prepare_topics(
                 log_ends=log_ends,
                 configs=configs,
                 created=begun.created if begun else existing is None,
+                appends=appends,
             )
 
     try:
@@ -153,6 +161,7 @@ async def apply_recorded(
                 held=decision.held,
                 reasons=tuple(decision.reasons),
                 refused=refused,
+                pending=decision.held | {key: decision.apply[key] for key in refused},
             )
 
     async with asyncio.TaskGroup() as group:

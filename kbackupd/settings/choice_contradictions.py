@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from kbackupd.model.globs import is_literal, stars_in
+from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.settings import SYSTEM_TOPICS, TopicSelection
 from kbackupd.settings.refusal import KeyPath
 from kbackupd.settings.restore_sections import OfPartitionSection, OfTopicSection, RestoreOptionsSection
@@ -23,6 +24,12 @@ def choice_contradictions(options: RestoreOptionsSection) -> Iterator[Contradict
     yield from _instant(options)
     yield from _ranges(options)
     yield from _named_topics(options)
+    if options.append and options.offsets is OffsetsMode.PRESERVE:
+        yield (
+            (*_OPTIONS, "append"),
+            "contradicts offsets: preserve: behind records that are there no record has the offset it had",
+            "offsets: compact, or restore into absent topics (topic_mapping)",
+        )
 
 
 def topic_selection(options: RestoreOptionsSection) -> TopicSelection:

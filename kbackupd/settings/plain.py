@@ -95,6 +95,7 @@ def restore_settings(file: RestoreFile, environ: Mapping[str, str]) -> RestoreSe
             scope=_scope(options),
             retention_after=options.retention_after,
             offsets=options.offsets,
+            append=options.append,
             rate_limit_bytes_per_second=options.rate_limit,
             verify=options.verify,
             provenance_headers=options.provenance_headers,

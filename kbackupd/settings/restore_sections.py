@@ -164,13 +164,14 @@ class RestoreOptionsSection(Section):
     """Recorded configuration is put back last: `auto` if it would delete nothing, `recorded` always, `hold` never."""
     offsets: Annotated[OffsetsMode, one_of(*OffsetsMode), Kind("compact or preserve")] = written("compact")
     """`compact`: records follow each other. `preserve`: each has the offset it had; committed positions stay valid."""
+    append: Flag = written("false")
+    """Restores behind the records of topics that hold some, too; such a topic keeps its own configuration."""
     rate_limit: Rate | None = None
     """Bytes per second produced into the target; default: unlimited."""
     verify: Flag = written("true")
     """Read back what was restored and compare."""
     consumer_groups: ConsumerGroupsSection = ConsumerGroupsSection()
     """Positions of consumer groups that come along."""
-    append: Later = None
     acls: Later = None
 
 

@@ -40,6 +40,7 @@ def settings_for(
     scope: RestoreScope | None = None,
     provenance_headers: bool = False,
     offsets: OffsetsMode = OffsetsMode.COMPACT,
+    append: bool = False,
 ) -> RestoreSettings:
     """Restore settings whose storage nobody opens: the archive is handed over."""
     return RestoreSettings(
@@ -54,6 +55,7 @@ def settings_for(
             topic_mapping=tuple(TopicMapping(source=source, target=target) for source, target in mapping.items()),
             retention_after=retention_after,
             offsets=offsets,
+            append=append,
             rate_limit_bytes_per_second=rate_limit_bytes_per_second,
             verify=verify,
             scope=scope or RestoreScope(),

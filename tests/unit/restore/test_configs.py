@@ -119,6 +119,16 @@ def test_hold_holds_recorded_applies_and_an_empty_topic_has_nothing_to_lose() ->
     assert decide(old, facts=facts(records=0, age_hours=None)).held == {}
 
 
+def test_a_topic_that_held_records_gets_its_own_settings_back_and_none_of_the_recorded_ones() -> None:
+    own = {"retention.ms": str(2 * HOUR_MS), "segment.bytes": "5"}
+
+    decision = decide({}, earlier=own)
+
+    assert decision.apply["retention.ms"] == own["retention.ms"]
+    assert "segment.bytes" not in decision.apply, "was never touched"
+    assert decide({}, earlier=own, facts=facts(age_hours=3)).held == {"retention.ms": own["retention.ms"]}
+
+
 @pytest.mark.parametrize("mode", list(RetentionAfter))
 def test_a_topic_with_fewer_replicas_than_must_be_in_sync_would_take_no_record_any_more(mode: RetentionAfter) -> None:
     few = replace(FRESH, replicas=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 
@@ -13,12 +14,20 @@ from kbackupd.format.restores import decode_stage, encode_restore
 from kbackupd.kafka.types import TopicPartition
 from kbackupd.model.errors import CorruptObjectError, IncompleteError, RefusedError, StoreDeniedError
 from kbackupd.model.positions import TopicId
-from kbackupd.model.restores import BegunTopic, FillingTopic, RestoreBegun, RestoreDone, RestoreReady, Unfinished
+from kbackupd.model.restores import (
+    BegunTopic,
+    FillingTopic,
+    Finished,
+    RestoreBegun,
+    RestoreDone,
+    RestoreReady,
+    Unfinished,
+)
 from kbackupd.model.scope import HeaderPattern, OffsetBounds, RecordPatterns, RecordsOf, RestoreScope, TimeWindow
 from kbackupd.model.segment import Identity
 from kbackupd.model.settings import RestoreOptions, TopicMapping, TopicSelection
 from kbackupd.restore.content_digest import batch_digest
-from kbackupd.restore.resume import Landed, NewestBatch, deciding, gone_on_with, landed, own_overrides
+from kbackupd.restore.resume import Landed, NewestBatch, deciding, gone_on_with, landed, own_overrides, refuse_twice
 from kbackupd.restore.rewrite import SEQUENCE_MODULUS, ProduceBatch
 from kbackupd.restore.stored import StoredRestores
 from kbackupd.store.memory import MemoryStore
@@ -273,3 +282,46 @@ class TestDocuments:
             decode_stage(begun().key, encode_restore(begun()), replace(IDENTITY, archive_id="other"))
         with pytest.raises(CorruptObjectError, match="was written as"):
             decode_stage(restore_key("20261126T051500Z-00000000", "begun"), encode_restore(begun()), IDENTITY)
+
+
+class TestAppending:
+    """Topics that hold what others wrote are never to be deleted, and no log shows that a restore was finished."""
+
+    OPTIONS: ClassVar[RestoreOptions] = replace(OPTIONS, append=True)
+    FINISHED: ClassVar[Finished] = Finished(begun=begun(options=deciding(OPTIONS)), ready=ready())
+
+    def twice(self, *, options: RestoreOptions, cluster: str = "target", there: dict[str, TopicId] = THERE) -> None:
+        refuse_twice([self.FINISHED], options=options, target_cluster_id=cluster, there=there)
+
+    def test_hazard_28_a_finished_one_is_not_appended_again(self) -> None:
+        with pytest.raises(RefusedError, match=r"restored, payments is done, begun at .*: it would be appended twice"):
+            self.twice(options=self.OPTIONS)
+
+    def test_other_records_into_another_cluster_or_into_topics_made_anew_are_another_restore(self) -> None:
+        self.twice(options=replace(self.OPTIONS, provenance_headers=True))
+        self.twice(options=self.OPTIONS, cluster="elsewhere")
+        self.twice(options=self.OPTIONS, there={})
+
+    async def test_finished_ones_are_told_apart_from_those_that_are_not(self) -> None:
+        restores, other = StoredRestores(MemoryStore()), ID.replace("5f", "6f")
+        for document in (begun(), ready(), done(), begun(other), ready(other)):
+            await restores.write(document)
+
+        assert [one.begun.restore_id for one in await restores.finished(IDENTITY)] == [ID]
+        assert [one.begun.restore_id for one in await restores.unfinished(IDENTITY)] == [other]
+
+    def test_with_other_options_nobody_is_told_to_delete_what_others_wrote(self) -> None:
+        half = Unfinished(begun=begun(options=deciding(self.OPTIONS)), ready=ready())
+
+        with pytest.raises(RefusedError, match="with other options") as refused:
+            chosen(half, options=replace(self.OPTIONS, provenance_headers=True))
+
+        assert "delete" not in refused.value.hint
+        assert "--plans DIR" in refused.value.hint
+
+    def test_a_foreign_record_behind_ours_is_told_without_asking_for_a_deletion(self) -> None:
+        with pytest.raises(RefusedError, match="did not write") as refused:
+            landed(TP, first_offset=7, log_end=8, newest=None, ready=ready(), appends=True)
+
+        assert "delete" not in refused.value.hint
+        assert "offset_ranges" in refused.value.hint

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from kbackupd.kafka.types import KafkaErrorCode, TopicOperation
@@ -22,12 +24,12 @@ CODE = KafkaErrorCode
 CAN = TopicOperation
 
 
-async def plan_for(*names: str) -> RestorePlan:
+async def plan_for(*names: str, append: bool = False) -> RestorePlan:
     built = await ArchiveBuilder.create()
     for name in names:
         built.log(built.topic(name), 0).append([b"v"])
     await archive_everything(built)
-    return await plan_of(built, settings_for("kafka:9092", {}))
+    return await plan_of(built, settings_for("kafka:9092", {}, append=append))
 
 
 async def prepare(target: ForgedTarget, *names: str) -> dict[str, dict[str, str]]:
@@ -305,6 +307,52 @@ class TestLimits:
             ("absent", "its largest batch has"),
         ):
             assert any(name in line and problem in line for line in told.splitlines()), (name, problem, told)
+
+
+class TestAppending:
+    """`append: true`: records follow those that are there, and the topic stays whose it is (hazard 37)."""
+
+    OWN: ClassVar[dict[str, str]] = {"retention.ms": "5", "max.message.bytes": "9000000"}
+
+    async def test_a_topic_that_holds_records_is_no_problem_and_is_filled_behind_them(self) -> None:
+        target = ForgedTarget(topics={"orders": ForgedTopic(records=7, configs=dict(self.OWN))})
+        plan = await plan_for("orders", "absent", append=True)
+
+        state = await examine_target(target, plan)
+        ready = await prepare_topics(target, plan, state)
+
+        assert ready["orders"].log_ends == {0: 7}
+        assert (ready["orders"].appends, ready["absent"].appends) == (True, False)
+        assert state.existing["orders"].overrides == self.OWN
+        assert state.notes == ("topics that held records, which the restored ones follow: orders",)
+
+    async def test_its_own_producers_may_write_as_large_batches_as_before(self) -> None:
+        target = ForgedTarget(topics={"orders": ForgedTopic(records=7, configs=dict(self.OWN))})
+        plan = await plan_for("orders", append=True)
+
+        ready = await prepare_topics(target, plan, await examine_target(target, plan))
+
+        assert int(ready["orders"].configs["max.message.bytes"]) >= 9_000_000
+        assert ready["orders"].configs["retention.ms"] == "-1", "protected while records come in"
+
+    async def test_an_empty_topic_is_restored_into_as_without_it(self) -> None:
+        target = ForgedTarget(topics={"orders": ForgedTopic()})
+        plan = await plan_for("orders", append=True)
+
+        state = await examine_target(target, plan)
+
+        assert (state.existing["orders"].holds_records, state.notes) == (False, ())
+
+    async def test_other_problems_are_problems_still(self) -> None:
+        target = ForgedTarget(topics={"orders": ForgedTopic(records=1, partitions=2)})
+
+        with pytest.raises(PreflightError, match="topic orders has 2 partitions"):
+            await examine_target(target, await plan_for("orders", append=True))
+
+    async def test_without_it_the_refusal_names_it(self) -> None:
+        [problem] = await problems(ForgedTarget(topics={"orders": ForgedTopic(records=1)}), "orders")
+
+        assert "append: true" in problem
 
 
 class TestQuotas:
