@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 import uvloop
 
@@ -26,12 +27,14 @@ from kbackupd.cli.restore_groups import (
     with_groups,
 )
 from kbackupd.cli.restore_progress import showing
-from kbackupd.cli.restore_text import interruption, print_plan, print_report
+from kbackupd.cli.restore_text import interruption, print_acls, print_plan, print_report
 from kbackupd.groups.after_restore import GroupsOutcome
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.model.clock import Clock, SystemClock
 from kbackupd.model.errors import UsageError
-from kbackupd.model.settings import FilesystemSettings, RestoreSettings, StorageSettings
+from kbackupd.model.segment import Identity
+from kbackupd.model.settings import FilesystemSettings, RestoreOptions, RestoreSettings, StorageSettings
+from kbackupd.restore.acls import AclSelection
 from kbackupd.restore.as_of import read_instant, refuse_future, wanted_at
 from kbackupd.restore.course import Course
 from kbackupd.restore.map_file import OffsetMapFile
@@ -41,6 +44,7 @@ from kbackupd.restore.progress import Phase, RestoreProgress
 from kbackupd.restore.report import RestoreReport
 from kbackupd.restore.restore import execute
 from kbackupd.restore.stored import StoredRestores
+from kbackupd.restore.target_acls import recorded_acls
 from kbackupd.settings.load import load_restore_settings
 from kbackupd.store.open import open_store
 from kbackupd.store.protocol import ObjectStore
@@ -80,11 +84,12 @@ def command(
     if dry_run:
         if offset_map is not None:
             raise UsageError("--offset-map is of a restore: with --dry-run there is none", hint="leave one of them out")
-        plan = uvloop.run(_plan(settings))
+        plan, acls = uvloop.run(_plan(settings))
         if output is OutputFormat.JSON:
-            print_json(plan)
+            print_json(plan if acls is None else {**msgspec.to_builtins(plan), "acls": msgspec.to_builtins(acls)})
         else:
             print_plan(console, plan)
+            print_acls(console, acls)
             print_groups_intent(console, settings)
         return
     brings_groups = settings.options.consumer_groups.restore
@@ -124,13 +129,21 @@ def _mapping_into(path: Path | None, record: RestoreRecord, clock: Clock) -> Ite
             print(f"offset map: {map_file.path}", file=sys.stderr)
 
 
-async def _plan(settings: RestoreSettings) -> RestorePlan:
+async def _plan(settings: RestoreSettings) -> tuple[RestorePlan, AclSelection | None]:
     refuse_future(settings.options, SystemClock().now_ms())
     store = await open_store(settings.source.storage)
     try:
-        return (await _planned(store, settings))[1]
+        _, plan = await _planned(store, settings)
+        scoped = ScopedStore(store, settings.source.backup_id)
+        return plan, await _acls(scoped, await archive_identity(scoped), plan, settings.options)
     finally:
         await store.close()
+
+
+async def _acls(
+    store: ObjectStore, identity: Identity, plan: RestorePlan, options: RestoreOptions
+) -> AclSelection | None:
+    return await recorded_acls(store, identity, plan, options, at_ms=options.scope.as_of_ms) if options.acls else None
 
 
 async def _planned(
@@ -165,7 +178,8 @@ async def _restore(
     )
     try:
         async with showing(progress, clock):
-            identity = await archive_identity(ScopedStore(store, settings.source.backup_id))
+            scoped = ScopedStore(store, settings.source.backup_id)
+            identity = await archive_identity(scoped)
             restores = StoredRestores(ScopedStore(beside, settings.source.backup_id))
             course = await Course.read(restores, identity, clock)
             for key, reason in restores.damaged.items():
@@ -188,6 +202,7 @@ async def _restore(
                     progress=progress,
                     course=course,
                     record=record,
+                    acls=await _acls(scoped, identity, plan, settings.options),
                 )
                 if map_file is None or not settings.options.consumer_groups.restore:
                     return report, None

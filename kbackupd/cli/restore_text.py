@@ -12,6 +12,7 @@ from kbackupd.cli.restore_cut_text import choice_in_words, cut_in_words, instant
 from kbackupd.model.clock import iso
 from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.units import format_bytes, format_duration
+from kbackupd.restore.acls import AclSelection, AclsOutcome, in_words
 from kbackupd.restore.plan import PinnedEpoch, RestorePlan, TopicPlan
 from kbackupd.restore.progress import Phase, RestoreProgress
 from kbackupd.restore.report import PartitionReport, RestoreReport, TopicReport, Verdict
@@ -158,10 +159,32 @@ def print_report(console: Console, report: RestoreReport) -> None:
     moved = [line for topic in report.topics for partition in topic.partitions for line in _moved(topic, partition)]
     if moved:
         sections.append(_listed(console, "offsets, source → target:", moved))
+    if report.acls is not None:
+        sections.append(_listed(console, "ACLs:", list(acl_lines(report.acls.selection, report.acls))))
     held = [line for topic in report.topics for line in _configuration(topic)]
     if held:
         sections.append(_listed(console, "configuration not applied:", held))
     print_sections(console, sections)
+
+
+def print_acls(console: Console, selection: AclSelection | None) -> None:
+    """Behind a dry run's plan."""
+    if selection is not None:
+        print_sections(console, [Text(), _listed(console, "ACLs, set last:", list(acl_lines(selection)))])
+
+
+def acl_lines(selection: AclSelection, outcome: AclsOutcome | None = None) -> Iterator[str]:
+    """What is going to be set, or was; the worst first where it was."""
+    refused = outcome.refused if outcome is not None else ()
+    yield from (f"refused: {in_words(one.acl)}: {one.reason}" for one in refused)
+    if outcome is not None:
+        yield f"{count_of(outcome.applied, 'ACL')} set, as they were at {iso(selection.known_ms)}"
+    else:
+        yield f"as they were at {iso(selection.known_ms)}:"
+        yield from (f"  {in_words(acl)}" for acl in selection.apply)
+    yield from (f"left out: {in_words(one.acl)}: {one.reason}" for one in selection.left)
+    if selection.others:
+        yield f"{count_of(selection.others, 'ACL')} of the archive concern nothing that is restored"
 
 
 def _replicas(created: Sequence[TopicReport]) -> Iterator[str]:

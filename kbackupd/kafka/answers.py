@@ -71,6 +71,16 @@ class ClusterAccess:
 
     error_code: int
     may_describe: bool
+    may_alter: bool = False
+    """It has Alter on it, which ACLs take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatedAcl:
+    """`detail` is the broker's own sentence, "" if it said none."""
+
+    error_code: int
+    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

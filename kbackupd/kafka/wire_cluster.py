@@ -6,14 +6,15 @@ Sources: the message definitions (`*.json`) of Apache Kafka and the enumerations
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kbackupd.kafka.answers import ClusterAccess, DescribedAcls, DescribedQuotas
+from kbackupd.kafka.answers import ClusterAccess, CreatedAcl, DescribedAcls, DescribedQuotas
 from kbackupd.kafka.codec import EMPTY_TAGS, Reader, WireRequest, array, boolean, int8, string
 from kbackupd.model.snapshots import Acl, Quota
 
 _ANY = 1
+_ALTER = 7
 _DESCRIBE = 8
 """Of org.apache.kafka.common.acl.AclOperation: the bit of an authorized operation is its number."""
 _UNKNOWN_OPERATIONS = -(2**31)
@@ -50,6 +51,11 @@ def _word(words: Mapping[int, str], number: int) -> str:
     return words.get(number, str(number))
 
 
+def _number(words: Mapping[int, str], word: str) -> int:
+    """The other way round; a number that had no word stands for itself."""
+    return next((number for number, known in words.items() if known == word), None) or int(word)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class DescribeClusterRequest(WireRequest[ClusterAccess]):
     API_KEY = 60
@@ -68,7 +74,11 @@ class DescribeClusterRequest(WireRequest[ClusterAccess]):
         reader.array(lambda: self._broker(reader))
         operations = reader.int32()
         known = operations != _UNKNOWN_OPERATIONS
-        return ClusterAccess(error_code=error_code, may_describe=known and bool(operations & 1 << _DESCRIBE))
+        return ClusterAccess(
+            error_code=error_code,
+            may_describe=known and bool(operations & 1 << _DESCRIBE),
+            may_alter=known and bool(operations & 1 << _ALTER),
+        )
 
     @staticmethod
     def _broker(reader: Reader) -> None:
@@ -105,6 +115,37 @@ class DescribeAclsRequest(WireRequest[DescribedAcls]):
                 acls.append(Acl(resource_type, name, pattern_type, principal, host, operation, permission))
             reader.skip_tags()
         return DescribedAcls(error_code=error_code, detail=detail or "", acls=tuple(acls))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class CreateAclsRequest(WireRequest[tuple[CreatedAcl, ...]]):
+    """Answered in the order of `acls`; one that is there already is no error. Any broker forwards it."""
+
+    API_KEY = 30
+    API_VERSION = 2
+
+    acls: Sequence[Acl]
+
+    def encode(self) -> bytes:
+        def creation(acl: Acl) -> bytes:
+            resource = int8(_number(_RESOURCE_TYPES, acl.resource_type)) + string(acl.resource_name)
+            pattern = int8(_number(_PATTERN_TYPES, acl.pattern_type))
+            who = string(acl.principal) + string(acl.host)
+            what = int8(_number(_OPERATIONS, acl.operation)) + int8(_number(_PERMISSIONS, acl.permission))
+            return resource + pattern + who + what + EMPTY_TAGS
+
+        return array(self.acls, creation) + EMPTY_TAGS
+
+    def decode(self, buffer: bytes, position: int) -> tuple[CreatedAcl, ...]:
+        reader = Reader(buffer, position)
+        reader.int32()  # throttle time
+
+        def result() -> CreatedAcl:
+            error_code, detail = reader.int16(), reader.nullable_string()
+            reader.skip_tags()
+            return CreatedAcl(error_code=error_code, detail=detail or "")
+
+        return reader.array(result)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

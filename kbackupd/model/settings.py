@@ -313,6 +313,8 @@ class RestoreOptions:
     offsets: OffsetsMode = OffsetsMode.COMPACT
     append: bool = False
     """Topics that hold records are no reason to refuse."""
+    acls: bool = False
+    """Recorded ACLs of what is restored are set at the end."""
     rate_limit_bytes_per_second: int | None = None
     """None: unlimited."""
     verify: bool = True

@@ -177,6 +177,8 @@ class Course:
         unverified = any(one.verified is not None and one.verified.problem for one in partitions)
         if unverified or any(one.failure for one in partitions):
             return
+        if report.acls is not None and report.acls.refused:
+            return  # the next run has nothing else to do: a finished restore would not be run again
         await self.restores.write(
             RestoreDone(
                 key=restore_key(begun.restore_id, "done"),

@@ -42,6 +42,7 @@ from kbackupd.restore.plan import RestorePlan, TopicPlan
 from kbackupd.restore.preserve import Way
 from kbackupd.restore.resume import Landed, NewestBatch, landed, own_overrides
 from kbackupd.restore.rewrite import ProducerIdentity
+from kbackupd.restore.target_acls import acl_problems
 from kbackupd.restore.target_limits import existing_problems, quota_notes, request_problems
 
 _AT_ONCE = 8
@@ -120,6 +121,7 @@ async def examine_target(
     reads_back: bool = True,
     unfinished: Sequence[Unfinished] = (),
     going_on: Unfinished | None = None,
+    sets_acls: bool = False,
 ) -> TargetState:
     """Look at the target without changing it.
 
@@ -127,6 +129,7 @@ async def examine_target(
         reads_back: what is restored will be verified, which takes the permission to read.
         unfinished: restores that were begun; some may have made a topic safe and ended before they filled it.
         going_on: the one of them that is gone on with.
+        sets_acls: ACLs will be set at the end.
 
     Raises:
         PreflightError: with every problem and its remedy.
@@ -157,6 +160,7 @@ async def examine_target(
         {name: topic.configs for name, topic in filling.items()},
     )
     problems += await request_problems(connection, plan)
+    problems += await acl_problems(connection) if sets_acls else []
     producer = await _producer(connection, problems)
     # Before logs are asked where they end: an empty transaction that a dead run had begun is over then.
     way = await way_to_fill(connection, plan, problems) if plan.offsets is OffsetsMode.PRESERVE else None

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from kbackupd.model.positions import TopicId
 from kbackupd.model.scope import OffsetBounds
+from kbackupd.restore.acls import AclsOutcome
 from kbackupd.restore.configs import Changes
 from kbackupd.restore.instant import PartitionAsOf
 from kbackupd.restore.offset_map import MappedRun
@@ -160,6 +161,8 @@ class RestoreReport:
     """Topics that did not exist at the instant asked for."""
     notes: tuple[str, ...]
     """What preflight found that is no reason to refuse."""
+    acls: AclsOutcome | None
+    """None: they were not asked for."""
     filling: Way | None
     """How offsets without a record were filled; None: offsets were not kept."""
     damaged: tuple[str, ...]
@@ -192,10 +195,11 @@ class RestoreReport:
         return sum(partition.offsets_filled for topic in self.topics for partition in topic.partitions)
 
 
-def verdict_of(topics: tuple[TopicReport, ...], *, damaged: bool) -> Verdict:
+def verdict_of(topics: tuple[TopicReport, ...], *, damaged: bool, refused: bool = False) -> Verdict:
+    """`refused`: something that is no record was not taken by the target."""
     if damaged:
         return Verdict.DAMAGED
-    if not all(topic.is_exact for topic in topics):
+    if refused or not all(topic.is_exact for topic in topics):
         return Verdict.INCOMPLETE
     lacking = [one for topic in topics for partition in topic.partitions for one in partition.not_in_archive]
     if any(one.cause is None for one in lacking):

@@ -24,6 +24,7 @@ from kbackupd.kafka.produce import RawProducer
 from kbackupd.kafka.types import LATEST_TIMESTAMP, KafkaErrorCode, TopicPartition
 from kbackupd.model.errors import KbackupError
 from kbackupd.model.settings import RestoreSettings
+from kbackupd.restore.acls import AclSelection
 from kbackupd.restore.configs import RestoredFacts, after_restore
 from kbackupd.restore.content_digest import ContentDigest
 from kbackupd.restore.course import Course
@@ -41,6 +42,7 @@ from kbackupd.restore.results import PartitionResult, build_report
 from kbackupd.restore.resume import Landed
 from kbackupd.restore.rewrite import SEQUENCE_MODULUS, Holds, PartitionRewriter, ProduceBatch, ProducerIdentity
 from kbackupd.restore.source import Chunk, Unreadable, read_partition
+from kbackupd.restore.target_acls import apply_acls
 from kbackupd.restore.topics import ConfigOutcome, ReadyTopic, apply_recorded, prepare_topics
 from kbackupd.restore.verify import Expected, Verified, verify_target
 
@@ -113,6 +115,7 @@ async def execute(
     course: Course,
     memory: RestoreMemory | None = None,
     record: RestoreRecord | None = None,
+    acls: AclSelection | None = None,
 ) -> RestoreReport:
     """Carry `plan` out. On return everything the report counts is in the logs of all in-sync replicas of the target.
 
@@ -123,6 +126,7 @@ async def execute(
         archive: the one the plan was made from.
         progress: moved along.
         course: of the same plan: where it is written down, and what an earlier run of it left.
+        acls: set once everything is configured; None: none is.
         record: told what is acknowledged, so that there is an offset map also of a restore that does not end.
 
     Raises:
@@ -151,6 +155,7 @@ async def execute(
         reads_back=settings.options.verify,
         unfinished=course.unfinished,
         going_on=course.going_on,
+        sets_acls=acls is not None,
     )
     progress.notes.extend(state.notes)
     await course.begin(plan, settings.options, state)
@@ -178,6 +183,7 @@ async def execute(
     progress.enter(Phase.CONFIGURING, verified_at)
     replicas = await run.replicas()
     outcomes = await _configure(run, state, ready, verified, replicas)
+    with_acls = None if acls is None else await apply_acls(connection, acls)
     report = build_report(
         plan,
         ready=ready,
@@ -186,6 +192,7 @@ async def execute(
         outcomes=outcomes,
         replicas=replicas,
         notes=state.notes,
+        acls=with_acls,
         target_cluster_id=state.cluster_id,
         filling=state.way,
         began_ms=began_ms,

@@ -8,6 +8,7 @@ from itertools import islice
 
 from kbackupd.kafka.types import TopicPartition
 from kbackupd.model.scope import RecordsOf
+from kbackupd.restore.acls import AclsOutcome
 from kbackupd.restore.configs import config_command
 from kbackupd.restore.offset_map import OffsetMap
 from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan
@@ -55,6 +56,7 @@ def build_report(
     outcomes: Mapping[str, ConfigOutcome],
     replicas: Mapping[str, int],
     notes: tuple[str, ...],
+    acls: AclsOutcome | None,
     target_cluster_id: str,
     filling: Way | None,
     began_ms: int,
@@ -80,7 +82,11 @@ def build_report(
     lost = [f"{one.key}: {one.reason}" for one in plan.damaged if one.key.startswith("segments/")]
     data_bytes = sum(topic.bytes_restored for topic in topics)
     return RestoreReport(
-        verdict=verdict_of(topics, damaged=bool(lost) or any(result.damaged for result in results.values())),
+        verdict=verdict_of(
+            topics,
+            damaged=bool(lost) or any(result.damaged for result in results.values()),
+            refused=bool(acls and acls.refused),
+        ),
         archive=plan.archive,
         backup_id=plan.backup_id,
         archive_id=plan.archive_id,
@@ -90,6 +96,7 @@ def build_report(
         topics=topics,
         not_there=plan.not_there,
         notes=notes,
+        acls=acls,
         filling=filling,
         damaged=tuple(lost),
         partitions=len(partitions),

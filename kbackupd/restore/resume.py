@@ -29,7 +29,7 @@ from kbackupd.restore.rewrite import SEQUENCE_MODULUS, Holds, ProduceBatch
 _SET_ASIDE = "an empty directory (--plans DIR) knows nothing of it, and what is there of it stays"
 """How to begin anew where topics cannot be deleted, for they hold what others wrote."""
 
-_FREE = ("retention_after", "rate_limit_bytes_per_second", "verify", "consumer_groups")
+_FREE = ("retention_after", "rate_limit_bytes_per_second", "verify", "consumer_groups", "acls")
 """Options that may differ between the runs of one restore."""
 
 

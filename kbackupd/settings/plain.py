@@ -96,6 +96,7 @@ def restore_settings(file: RestoreFile, environ: Mapping[str, str]) -> RestoreSe
             retention_after=options.retention_after,
             offsets=options.offsets,
             append=options.append,
+            acls=options.acls,
             rate_limit_bytes_per_second=options.rate_limit,
             verify=options.verify,
             provenance_headers=options.provenance_headers,

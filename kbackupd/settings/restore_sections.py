@@ -172,7 +172,8 @@ class RestoreOptionsSection(Section):
     """Read back what was restored and compare."""
     consumer_groups: ConsumerGroupsSection = ConsumerGroupsSection()
     """Positions of consumer groups that come along."""
-    acls: Later = None
+    acls: Flag = written("false")
+    """Sets the recorded ACLs of restored topics, and of groups that come along, at the end; takes none away."""
 
 
 class RestoreSection(Section):

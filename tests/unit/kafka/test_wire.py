@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from kbackupd.kafka.answers import (
     ClusterAccess,
     Coordinator,
+    CreatedAcl,
     DescribedAcls,
     DescribedQuotas,
     FetchedOffset,
@@ -43,7 +44,12 @@ from kbackupd.kafka.wire import (
     ProduceRequest,
 )
 from kbackupd.kafka.wire_admin import AlterTopicConfigsRequest, CreateTopicRequest, DeleteTopicRequest
-from kbackupd.kafka.wire_cluster import DescribeAclsRequest, DescribeClusterRequest, DescribeQuotasRequest
+from kbackupd.kafka.wire_cluster import (
+    CreateAclsRequest,
+    DescribeAclsRequest,
+    DescribeClusterRequest,
+    DescribeQuotasRequest,
+)
 from kbackupd.kafka.wire_fetch import FetchRequest
 from kbackupd.kafka.wire_groups import (
     CommitOffsetsRequest,
@@ -447,13 +453,14 @@ def test_all_a_group_has_committed_is_asked_for_with_a_null_list_of_topics() -> 
     }
 
 
-def test_what_the_principal_may_do_with_the_cluster_is_one_bit() -> None:
+def test_what_the_principal_may_do_with_the_cluster_is_a_bit_each() -> None:
     request = DescribeClusterRequest()
     assert request.encode() == _hex("01 00")
     broker = "02 00000001 02 62 00002384 00 00"
     for operations, may in (("00000100", True), ("00000080", False), ("00000000", False), ("80000000", False)):
         answer = _hex(_THROTTLE, "0000 00 02 63 00000001", broker, operations, "00")
-        assert request.decode(answer, 0) == ClusterAccess(error_code=0, may_describe=may)
+        alters = operations == "00000080"
+        assert request.decode(answer, 0) == ClusterAccess(error_code=0, may_describe=may, may_alter=alters)
 
 
 def test_acls_come_in_kafkas_words_and_unknown_ones_as_numbers() -> None:
@@ -476,6 +483,23 @@ def test_acls_come_in_kafkas_words_and_unknown_ones_as_numbers() -> None:
         ),
     )
     assert request.decode(_hex(_THROTTLE, "0036 03 6e6f 01 00"), 0).error_code == 54
+
+
+def test_acls_are_set_as_they_were_told_and_answered_in_their_order() -> None:
+    request = CreateAclsRequest(
+        acls=[
+            Acl("TOPIC", "orders", "LITERAL", "User:a", "*", "READ", "ALLOW"),
+            Acl("GROUP", "g", "PREFIXED", "User:b", "*", "99", "DENY"),
+        ]
+    )
+    assert request.encode() == _hex(
+        "03",
+        "02 07 6f7264657273 03 07 557365723a61 02 2a 03 03 00",
+        "03 02 67 04 07 557365723a62 02 2a 63 02 00",
+        "00",
+    )
+    answer = _hex(_THROTTLE, "03 0000 00 00 002a 03 6e6f 00 00")
+    assert request.decode(answer, 0) == (CreatedAcl(error_code=0, detail=""), CreatedAcl(error_code=42, detail="no"))
 
 
 def test_quotas_of_the_default_entity_have_no_name() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
-from kbackupd.kafka.answers import Coordinator, DescribedQuotas
+from kbackupd.kafka.answers import ClusterAccess, Coordinator, CreatedAcl, DescribedAcls, DescribedQuotas
 from kbackupd.kafka.brokers import DescribeBrokerConfigsRequest
 from kbackupd.kafka.codec import WireRequest
 from kbackupd.kafka.connection import KafkaConnection
@@ -29,7 +29,12 @@ from kbackupd.kafka.wire_admin import (
     DescribeTopicConfigsRequest,
     Outcome,
 )
-from kbackupd.kafka.wire_cluster import DescribeQuotasRequest
+from kbackupd.kafka.wire_cluster import (
+    CreateAclsRequest,
+    DescribeAclsRequest,
+    DescribeClusterRequest,
+    DescribeQuotasRequest,
+)
 from kbackupd.kafka.wire_transactions import (
     FindTransactionCoordinatorRequest,
     InitTransactionsRequest,
@@ -38,7 +43,7 @@ from kbackupd.kafka.wire_transactions import (
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.positions import TopicId
 from kbackupd.model.settings import SecuritySettings
-from kbackupd.model.snapshots import Quota
+from kbackupd.model.snapshots import Acl, Quota
 from kbackupd.restore.configs import SAFE
 
 T = TypeVar("T")
@@ -67,6 +72,8 @@ class ForgedTarget(KafkaConnection):
         broker: what it is configured with.
         min_insync_replicas: of topics that do not say; they are created with one replica.
         quotas: of clients.
+        may_alter: we have Alter on the cluster.
+        unwelcome: an ACL that is refused.
     """
 
     def __init__(
@@ -80,6 +87,8 @@ class ForgedTarget(KafkaConnection):
         broker: Mapping[str, str] | None = None,
         min_insync_replicas: int = 1,
         quotas: Sequence[Quota] = (),
+        may_alter: bool = True,
+        unwelcome: Acl | None = None,
     ) -> None:
         super().__init__(bootstrap_servers=(), security=SecuritySettings(), client_id="test", clock=SystemClock())
         self.topics = dict(topics or {})
@@ -92,6 +101,9 @@ class ForgedTarget(KafkaConnection):
         self._broker = dict(broker or {})
         self._min_insync_replicas = min_insync_replicas
         self._quotas = tuple(quotas)
+        self._may_alter = may_alter
+        self._unwelcome = unwelcome
+        self.acls: list[Acl] = []
         self.learn([BrokerInfo(node_id=1, host="127.0.0.1", port=1)])
 
     async def send_any(self, request: WireRequest[T], *, timeout_seconds: float | None = None, lane: int = 0) -> T:
@@ -116,6 +128,12 @@ class ForgedTarget(KafkaConnection):
             case DescribeBrokerConfigsRequest():
                 told = {key: self._broker[key] for key in request.keys or () if key in self._broker}
                 return {"1": DescribedTopic(error_code=refused, detail="", entries=_entries(told))}
+            case DescribeAclsRequest():
+                return DescribedAcls(error_code=refused, detail="", acls=tuple(self.acls))
+            case DescribeClusterRequest():
+                return ClusterAccess(error_code=refused, may_describe=True, may_alter=self._may_alter)
+            case CreateAclsRequest():
+                return tuple(self._set(acl) for acl in request.acls)
             case DescribeQuotasRequest():
                 return DescribedQuotas(error_code=refused, detail="", quotas=() if refused else self._quotas)
             case DescribeTopicConfigsRequest():
@@ -187,6 +205,13 @@ class ForgedTarget(KafkaConnection):
                 self.topics[name].configs[key] = value
         self.written.append(f"alter {name}")
         return Outcome(error_code=0, detail="")
+
+    def _set(self, acl: Acl) -> CreatedAcl:
+        if acl == self._unwelcome:
+            return CreatedAcl(error_code=CODE.INVALID_REQUEST, detail="unwelcome")
+        self.acls.append(acl)
+        self.written.append(f"acl on {acl.resource_name}")
+        return CreatedAcl(error_code=0, detail="")
 
     def _create(self, request: CreateTopicRequest, refused: int) -> Outcome:
         if refused or self._unknown.intersection(request.configs):

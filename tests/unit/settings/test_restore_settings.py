@@ -227,7 +227,7 @@ restore:
 
 @pytest.mark.parametrize(
     "key",
-    ["acls"],
+    [],
 )
 @pytest.mark.parametrize("value", ["1711234800000", "null", "{strategy: group}", "[a]", "true"])
 def test_hazard_47_a_key_of_a_later_release_is_refused_and_never_ignored(files: Files, key: str, value: str) -> None:
@@ -238,8 +238,14 @@ def test_hazard_47_a_key_of_a_later_release_is_refused_and_never_ignored(files: 
 
 
 def test_a_key_of_a_later_release_at_another_place_is_refused_just_so(files: Files) -> None:
-    (problem,) = files.problems(RESTORE + "  acls: {include: [a]}\n")
-    assert "restore.acls: not available in this version" in problem
+    (problem,) = files.problems(RESTORE + "  as_of: {include: [a]}\n")
+    assert "restore.as_of: not available in this version" in problem
+
+
+def test_acls_come_along_where_it_is_asked_for(files: Files) -> None:
+    assert files.restore(_with_options("{acls: true}")).options.acls is True
+    assert files.restore(RESTORE).options.acls is False
+    assert files.problems(_with_options("{acls: {include: [a]}}"))
 
 
 def test_append_is_obeyed_and_refused_where_offsets_are_to_be_kept(files: Files) -> None:
