@@ -17,6 +17,7 @@ import uvloop
 
 from kbackupd.archive.archive import Archive, archive_identity
 from kbackupd.archive.pins import Pins
+from kbackupd.cli.instants import instant
 from kbackupd.cli.output import OutputFormat, print_json, stdout_console
 from kbackupd.cli.restore_groups import (
     bring_groups,
@@ -27,6 +28,7 @@ from kbackupd.cli.restore_groups import (
     with_groups,
 )
 from kbackupd.cli.restore_progress import showing
+from kbackupd.cli.restore_targets_text import print_recovery, recovery_document
 from kbackupd.cli.restore_text import interruption, print_acls, print_plan, print_report
 from kbackupd.groups.after_restore import GroupsOutcome
 from kbackupd.kafka.connection import KafkaConnection
@@ -45,7 +47,7 @@ from kbackupd.restore.report import RestoreReport
 from kbackupd.restore.restore import execute
 from kbackupd.restore.stored import StoredRestores
 from kbackupd.restore.target_acls import recorded_acls
-from kbackupd.settings.load import load_restore_settings
+from kbackupd.settings.load import load_daemon_settings, load_restore_settings
 from kbackupd.store.open import open_store
 from kbackupd.store.protocol import ObjectStore
 from kbackupd.store.scoped import ScopedStore
@@ -68,6 +70,16 @@ def command(
             "--offset-map", metavar="FILE", help="Write where each record went; a name that ends in .zst compresses it."
         ),
     ] = None,
+    tiers: Annotated[
+        Path | None,
+        typer.Option(
+            "--tiers", metavar="FILE", help="The daemon's configuration: compare with the targets of its tiers."
+        ),
+    ] = None,
+    disaster_at: Annotated[
+        str | None,
+        typer.Option("--disaster-at", metavar="TIME", help="When the source was lost: what is lost counts to then."),
+    ] = None,
     output: Annotated[OutputFormat, typer.Option("--format", help="text or json")] = OutputFormat.TEXT,
 ) -> None:
     """Restore topics into absent or empty ones, verify what arrived, and say exactly what did.
@@ -78,6 +90,8 @@ def command(
     was written · 6 something is missing, or the archive declares gaps · 130 interrupted.
     """
     settings = load_restore_settings(config, os.environ)
+    targets = load_daemon_settings(tiers, os.environ).tiers if tiers is not None else None
+    disaster_ms = instant("--disaster-at", disaster_at)
     clock = SystemClock()
     progress = RestoreProgress(began_at=clock.monotonic())
     console = stdout_console()
@@ -108,9 +122,12 @@ def command(
                 print(interruption(progress, interrupted=isinstance(stopped, KeyboardInterrupt)), file=sys.stderr)
             raise
         if output is OutputFormat.JSON:
-            print_json(report if groups is None else with_groups(report, groups))
+            document = msgspec.to_builtins(report) if groups is None else with_groups(report, groups)
+            document["recovery"] = recovery_document(report, targets, disaster_ms)
+            print_json(document)
         else:
             print_report(console, report)
+            print_recovery(console, report, targets, disaster_ms)
             print_groups_outcome(console, groups)
     raise typer.Exit(report.exit_code or (0 if groups is None or groups.complete else 6))
 

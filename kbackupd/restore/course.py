@@ -90,6 +90,11 @@ class Course:
         return {(writer, epoch): sequences for writer, epoch, sequences in self.going_on.begun.pinned}
 
     @property
+    def began_ms(self) -> int:
+        """Of the first run, once `begin` has been called."""
+        return self._known().began_ms
+
+    @property
     def filling(self) -> Mapping[str, FillingTopic]:
         """Topics that an earlier run made ready, by name."""
         return self.going_on.filling if self.going_on else {}

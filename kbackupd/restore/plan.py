@@ -23,6 +23,7 @@ from kbackupd.restore.choice import GO_FIRST, ChosenTopic, choose_topics, not_th
 from kbackupd.restore.cut import PartitionCut, RecordFilter
 from kbackupd.restore.instant import Instant, PartitionAsOf, history_at, partition_as_of
 from kbackupd.restore.preserve import PreservedOffsets, preserved_offsets, total_seconds
+from kbackupd.restore.recovery_point import oldest, recovery_point_ms
 from kbackupd.restore.visibility import Outcomes, Visibility
 
 PLAN_FORMAT = 1
@@ -116,6 +117,8 @@ class PartitionPlan:
     """None: offsets are not kept."""
     as_of: PartitionAsOf | None = None
     """None: no instant was asked for."""
+    recovery_point_ms: int | None = None
+    """Everything that the source had by then is in the archive; None: nothing proves it."""
 
     @property
     def is_empty(self) -> bool:
@@ -155,6 +158,11 @@ class TopicPlan:
     def moves_log_start(self) -> bool:
         """Fillers are written before some partition's first offset, and deleted."""
         return any(one.preserved is not None and one.preserved.log_start > 0 for one in self.partitions)
+
+    @property
+    def recovery_point_ms(self) -> int | None:
+        """The oldest of its partitions that are restored."""
+        return oldest(partition.recovery_point_ms for partition in self.partitions if not partition.left_out)
 
     @property
     def largest_batch_bytes(self) -> int:
@@ -363,6 +371,7 @@ def _partition_plan(
         open_transactions=() if left_out else tuple(_open_transactions(history, asked, cut.visibility)),
         preserved=preserved_offsets(history, records=records) if preserves and not left_out else None,
         as_of=as_of,
+        recovery_point_ms=recovery_point_ms(history),
     )
 
 

@@ -123,6 +123,8 @@ class TopicReport:
     """It held records before, and keeps its own configuration."""
     replicas: int | None
     """Of each partition, or of the one with the fewest; None: the target did not tell at the end."""
+    recovery_point_ms: int | None
+    """Everything that the source had by then was in the archive, whatever was wanted of it; None: nothing proves it."""
     target_partitions: int
     """More than `partitions` where that was asked for; those stay empty."""
     partitions: tuple[PartitionReport, ...]
@@ -178,6 +180,9 @@ class RestoreReport:
     records_undecided: int
     records_missing: int
     began_ms: int
+    """Of this run."""
+    first_began_ms: int
+    """Of the first run of this restore."""
     restore_seconds: float
     """From the start to the last acknowledged record: the achieved RTO without verification."""
     verify_seconds: float

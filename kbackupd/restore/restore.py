@@ -196,6 +196,7 @@ async def execute(
         target_cluster_id=state.cluster_id,
         filling=state.way,
         began_ms=began_ms,
+        first_began_ms=min(began_ms, course.began_ms),
         restore_seconds=restored_at - progress.began_at,
         verify_seconds=verified_at - restored_at,
         total_seconds=run.now() - progress.began_at,

@@ -60,6 +60,7 @@ def build_report(
     target_cluster_id: str,
     filling: Way | None,
     began_ms: int,
+    first_began_ms: int,
     restore_seconds: float,
     verify_seconds: float,
     total_seconds: float,
@@ -109,6 +110,7 @@ def build_report(
         records_undecided=sum(partition.records_undecided for partition in partitions),
         records_missing=sum(partition.records_missing for partition in partitions),
         began_ms=began_ms,
+        first_began_ms=first_began_ms,
         restore_seconds=restore_seconds,
         verify_seconds=verify_seconds,
         total_seconds=total_seconds,
@@ -133,6 +135,7 @@ def _topic_report(
         target_topic_id=ready.topic_id,
         created=ready.created,
         appended=ready.appends,
+        recovery_point_ms=topic.recovery_point_ms,
         replicas=replicas,
         target_partitions=topic.target_partitions,
         partitions=tuple(

@@ -125,7 +125,7 @@ class TierSection(Section):
     rpo: Annotated[Duration, at_least_seconds("100ms")]
     """How much may be lost; must be above `backup.flush_interval`."""
     rto: Annotated[Duration, at_least_seconds("1s")]
-    """How long a restore may take. A target for reports on drills; nothing is compared with it yet."""
+    """How long a restore may take. `kbackupd restore --tiers` compares with it."""
 
 
 class ObservabilitySection(Section):
