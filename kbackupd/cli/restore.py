@@ -96,8 +96,9 @@ def command(
     progress = RestoreProgress(began_at=clock.monotonic())
     console = stdout_console()
     if dry_run:
-        if offset_map is not None:
-            raise UsageError("--offset-map is of a restore: with --dry-run there is none", hint="leave one of them out")
+        of_a_restore = {"--offset-map": offset_map, "--tiers": tiers, "--disaster-at": disaster_at}
+        for option in (name for name, value in of_a_restore.items() if value is not None):
+            raise UsageError(f"{option} is of a restore: with --dry-run there is none", hint="leave one of them out")
         plan, acls = uvloop.run(_plan(settings))
         if output is OutputFormat.JSON:
             print_json(plan if acls is None else {**msgspec.to_builtins(plan), "acls": msgspec.to_builtins(acls)})

@@ -244,6 +244,17 @@ class TestLimits:
         assert f"{key} is ours" in problem, "the policy's own words"
         assert "alter.config.policy" in problem
 
+    async def test_a_broker_that_does_not_tell_permissions_tells_this_one_when_it_is_tried_out(self) -> None:
+        target = ForgedTarget(
+            topics={"orders": ForgedTopic()},
+            operations={"orders": None},
+            refuses={AlterTopicConfigsRequest: CODE.TOPIC_AUTHORIZATION_FAILED},
+        )
+
+        assert await problems(target, "orders") == [
+            "topic orders: this principal lacks AlterConfigs → grant AlterConfigs on topic orders"
+        ]
+
     async def test_a_policy_that_will_not_have_an_absent_topic_protected_names_the_policy(self) -> None:
         target = ForgedTarget(forbidden_keys=["message.timestamp.after.max.ms"])
 

@@ -10,16 +10,21 @@ from rich.console import Console
 from kbackupd.archive.archive import Archive
 from kbackupd.cli.restore_targets_text import recovery_document, recovery_lines
 from kbackupd.cli.restore_text import print_report
+from kbackupd.model.clock import SystemClock
 from kbackupd.model.positions import TopicId
 from kbackupd.model.settings import TierSettings
 from kbackupd.model.snapshots import Acl
 from kbackupd.restore.acls import AclLeft, AclSelection, AclsOutcome
+from kbackupd.restore.course import Course
 from kbackupd.restore.plan import PlannedCut
 from kbackupd.restore.recovery_point import oldest, recovery_point_ms
 from kbackupd.restore.report import RestoreReport, TopicReport, Verdict, verdict_of
+from kbackupd.restore.stored import StoredRestores
 from kbackupd.restore.targets import by_tier
+from kbackupd.store.memory import MemoryStore
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder
 from tests.unit.restore.planned import plan_of, settings_for
+from tests.unit.restore.test_resume import ID, IDENTITY, begun
 
 BEGAN_MS = 1_790_000_000_000
 TIERS = (
@@ -177,3 +182,16 @@ def test_the_report_tells_notes_and_replicas_and_what_became_of_acls(capsys: pyt
 @pytest.mark.parametrize(("refused", "verdict"), [(False, Verdict.COMPLETE), (True, Verdict.INCOMPLETE)])
 def test_an_acl_that_was_refused_makes_the_restore_incomplete(refused: bool, verdict: Verdict) -> None:
     assert verdict_of((topic("orders"),), damaged=False, refused=refused) is verdict
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_a_restore_whose_acls_were_refused_is_not_over_and_can_be_run_again(refused: bool) -> None:
+    acl = Acl("TOPIC", "orders", "LITERAL", "User:a", "*", "READ", "ALLOW")
+    selection = AclSelection(known_ms=BEGAN_MS, apply=(acl,), left=(), others=0)
+    outcome = AclsOutcome(selection=selection, applied=1 - refused, refused=(AclLeft(acl=acl, reason="no"),) * refused)
+    store = MemoryStore()
+    course = Course(restores=StoredRestores(store), identity=IDENTITY, clock=SystemClock(), _begun=begun())
+
+    await course.end(replace(report(topic("orders")), acls=outcome))
+
+    assert [key for key in store.objects if key.endswith("done.json")] == ([] if refused else [f"plans/{ID}/done.json"])
