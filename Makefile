@@ -37,11 +37,13 @@ alerts: $(STAMP)  ## the alert rules: promtool's tests, and every expression aga
 	promtool test rules config/prometheus/kbackupd.rules.test.yml
 	$(BIN)/python -m kbackupd.testbed.try_expressions
 
-bench: $(STAMP)  ## throughput, CPU per GiB and peak RSS as a share of what the machine can do; then 10,000 partitions
+bench: $(STAMP)  ## throughput, CPU per GiB and peak RSS as a share of what the machine can do, there and back; then 10,000 partitions, 100,000 segments
 	$(BIN)/python -m bench.throughput
 	$(BIN)/python -m bench.throughput --batch-records 1 --gib 0.1 --topics uncompressed,lz4
+	$(BIN)/python -m bench.restore
 	$(BIN)/python -m bench.partitions --brokers 1
 	$(BIN)/python -m bench.partitions --brokers 3
+	$(BIN)/python -m bench.long_archive --segments 100000 --rows 1000000 --directory .testbed/long-archive --steps "generate,roll up,plan,plan all"
 
 UV_COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q
 BUILD_REQUIRES = import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))

@@ -1,5 +1,7 @@
 """A long archive, made by the real writer code, and what it costs to open, roll up, recover from, describe and check.
 
+Opening is what planning a restore takes: "plan" is of one topic, "plan all" of all of them.
+
     python -m bench.long_archive --segments 2000 --rows 200000 --partitions 10000 --directory /tmp/long
 
 Generates once per directory (a second call goes on with what is there), then measures each step in a process of its
@@ -334,7 +336,7 @@ async def described(store: ObjectStore, arguments: argparse.Namespace) -> dict[s
     return {"records": sum(topic.records for topic in found.topics)}
 
 
-def _settings(arguments: argparse.Namespace) -> RestoreSettings:
+def _settings(arguments: argparse.Namespace, topics: str) -> RestoreSettings:
     return RestoreSettings(
         source=RestoreSource(
             path="file:///",
@@ -343,7 +345,7 @@ def _settings(arguments: argparse.Namespace) -> RestoreSettings:
         ),
         target=RestoreTarget(bootstrap_servers=("nobody:9092",)),
         options=RestoreOptions(
-            topics=TopicSelection(include=("topic-0000",)),
+            topics=TopicSelection(include=(topics,)),
             topic_mapping=(),
             retention_after=RetentionAfter.AUTO,
             rate_limit_bytes_per_second=None,
@@ -353,9 +355,21 @@ def _settings(arguments: argparse.Namespace) -> RestoreSettings:
 
 
 async def planned(store: ObjectStore, arguments: argparse.Namespace) -> dict[str, object]:
-    archive = await Archive.open(store, BACKUP_ID, wanted="topic-0000".__eq__)
-    plan = make_plan(archive, _settings(arguments))
-    return {"records": plan.records, "runs": sum(one.runs for topic in plan.topics for one in topic.partitions)}
+    return _planned(await Archive.open(store, BACKUP_ID, wanted="topic-0000".__eq__), arguments, "topic-0000")
+
+
+async def planned_all(store: ObjectStore, arguments: argparse.Namespace) -> dict[str, object]:
+    return _planned(await Archive.open(store, BACKUP_ID, wanted=lambda _: True), arguments, "*")
+
+
+def _planned(archive: Archive, arguments: argparse.Namespace, topics: str) -> dict[str, object]:
+    """What `kbackupd restore --dry-run` does between opening the store and printing."""
+    plan = make_plan(archive, _settings(arguments, topics))
+    return {
+        "topics": len(plan.topics),
+        "records": plan.records,
+        "runs": sum(one.runs for topic in plan.topics for one in topic.partitions),
+    }
 
 
 async def validated(store: ObjectStore, arguments: argparse.Namespace) -> dict[str, object]:
@@ -373,6 +387,7 @@ STEPS: dict[str, Step] = {
     "list": listed,
     "describe": described,
     "plan": planned,
+    "plan all": planned_all,
     "validate": validated,
 }
 

@@ -1,0 +1,198 @@
+"""`make bench`: how fast an archived topic comes back from S3, as a share of what the broker takes from memory.
+
+Starts its own broker and S3 server, fills a topic per codec, backs it up, and measures rounds of: the rewritten batches
+out of memory into a fresh topic, `kbackupd restore` from S3 into a fresh topic. Judges nothing: times are reported,
+never gated on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bench.backup import back_up
+from bench.figures import GIB, MIB, Spread, machine, markdown
+from bench.load import PARTITIONS, LoadedTopic, fill_topic
+from bench.places import Bucket, Cost
+from bench.restoring import RestoreRun, held_batches, produce_held, restore, startup_cpu_seconds
+from kbackupd.testbed.daemon import kbackupd_environment
+from kbackupd.testbed.kafka import KafkaServer
+from kbackupd.testbed.s3 import S3Server
+from kbackupd.testbed.topics import create_topic, delete_topic
+from kbackupd.testbed.workload import Codec
+
+TOPICS: dict[str, Codec] = {"uncompressed": "none", "zstd": "zstd", "lz4": "lz4", "gzip": "gzip", "snappy": "snappy"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """The limit and the restore, measured one right after the other."""
+
+    limit: Cost
+    restore: RestoreRun
+
+    @property
+    def share(self) -> float:
+        """The restore's throughput as a share of the limit's."""
+        return self.limit.seconds / self.restore.seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreFigures:
+    """One topic's rounds in sum. Rates count the bytes of the values, whoever compressed them."""
+
+    topic: LoadedTopic
+    rounds: int
+    produced_bytes: int
+    startup_cpu_seconds: float
+    limit_mb_per_second: Spread
+    restore_mb_per_second: Spread
+    restore_broker_mb_per_second: Spread
+    restore_seconds: Spread
+    verify_seconds: Spread
+    share_of_limit: Spread
+    cpu_seconds_per_gib: Spread
+    cpu_seconds_per_broker_gib: Spread
+    limit_cpu_seconds_per_gib: Spread
+    peak_rss_bytes: Spread
+
+    @classmethod
+    def of(cls, topic: LoadedTopic, rounds: Sequence[Round], *, startup_cpu: float) -> RestoreFigures:
+        raw_mb, gib = topic.raw_bytes / 1e6, topic.raw_bytes / GIB
+        produced = rounds[-1].restore.bytes_produced
+
+        def spread(value: Callable[[Round], float]) -> Spread:
+            return Spread.of(map(value, rounds))
+
+        return cls(
+            topic=topic,
+            rounds=len(rounds),
+            produced_bytes=produced,
+            startup_cpu_seconds=startup_cpu,
+            limit_mb_per_second=spread(lambda one: raw_mb / one.limit.seconds),
+            restore_mb_per_second=spread(lambda one: raw_mb / one.restore.seconds),
+            restore_broker_mb_per_second=spread(lambda one: produced / 1e6 / one.restore.seconds),
+            restore_seconds=spread(lambda one: one.restore.seconds),
+            verify_seconds=spread(lambda one: one.restore.verify_seconds),
+            share_of_limit=spread(lambda one: one.share),
+            cpu_seconds_per_gib=spread(lambda one: (one.restore.process.cpu_seconds - startup_cpu) / gib),
+            cpu_seconds_per_broker_gib=spread(
+                lambda one: (one.restore.process.cpu_seconds - startup_cpu) / produced * GIB
+            ),
+            limit_cpu_seconds_per_gib=spread(lambda one: one.limit.cpu_seconds / gib),
+            peak_rss_bytes=spread(lambda one: float(one.restore.process.peak_rss_bytes)),
+        )
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    names = arguments.topics.split(",")
+    if unknown := [name for name in names if name not in TOPICS]:
+        print(f"no such topic: {', '.join(unknown)}; there are {', '.join(TOPICS)}", file=sys.stderr)
+        return 2
+    directory = Path(tempfile.mkdtemp(prefix="kbackupd-bench-", dir=arguments.directory))
+    try:
+        with ExitStack() as servers:
+            # Not the testbed's fast-starting JVM: here the broker's own speed counts.
+            kafka = servers.enter_context(KafkaServer(heap="1g", jvm_options=(), directory=directory / "kafka"))
+            s3 = servers.enter_context(S3Server(directory=directory / "s3"))
+            figures = [_measure(kafka, s3, name, directory, arguments) for name in names]
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    facts = ", ".join(f"{name} {value}" for name, value in machine().items())
+    print(f"{facts}; median of {arguments.rounds} (least-most)\n{as_table(figures)}")
+    if arguments.json is not None:
+        document = {"machine": machine(), "verify": arguments.verify, "topics": [asdict(one) for one in figures]}
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+    return 0
+
+
+def _measure(
+    kafka: KafkaServer, s3: S3Server, name: str, directory: Path, arguments: argparse.Namespace
+) -> RestoreFigures:
+    print(f"producing {arguments.gib:g} GiB to {name} and backing it up", file=sys.stderr)
+    topic = fill_topic(kafka, name, codec=TOPICS[name], raw_bytes=round(arguments.gib * GIB))
+    place, bucket = Bucket(s3), f"archive-of-{name}"
+    back_up(directory / bucket, place=place, bootstrap=kafka.bootstrap, topic=name, records=topic.records)
+    held, identity = held_batches(kafka.bootstrap, s3, bucket, name)
+    startup_cpu = startup_cpu_seconds(directory, environment=kbackupd_environment(s3))
+    rounds: list[Round] = []
+    # Once unmeasured: the broker's code is compiled, and the archive in the page cache, from here on.
+    for number in range(arguments.rounds + 1):
+        limit_topic, target = f"limit-{name}-{number}", f"restored-{name}-{number}"
+        create_topic(kafka.bootstrap, limit_topic, partitions=PARTITIONS)
+        os.sync()
+        limit = produce_held(kafka.bootstrap, limit_topic, held, identity)
+        delete_topic(kafka.bootstrap, limit_topic)
+        os.sync()
+        run = restore(
+            directory,
+            bootstrap=kafka.bootstrap,
+            s3=s3,
+            bucket=bucket,
+            topic=name,
+            target=target,
+            verify=arguments.verify,
+        )
+        delete_topic(kafka.bootstrap, target)
+        title = f"round {number}" if number else "not measured"
+        if number:
+            rounds.append(Round(limit=limit, restore=run))
+        print(
+            f"{name}, {title}: from memory {limit.seconds:.2f} s, {limit.cpu_seconds:.2f} CPU s; restore "
+            f"{run.seconds:.2f} s, read back {run.verify_seconds:.2f} s, {run.process.cpu_seconds:.2f} CPU s in all "
+            f"({startup_cpu:.2f} to start), {run.process.peak_rss_bytes >> 20} MiB",
+            file=sys.stderr,
+        )
+    place.clear(bucket)
+    return RestoreFigures.of(topic, rounds, startup_cpu=startup_cpu)
+
+
+def as_table(figures: Sequence[RestoreFigures]) -> str:
+    """Median, and in parentheses the least and the most, of the rounds; as Markdown."""
+    rows: list[tuple[str, ...]] = [("", *(one.topic.name for one in figures))]
+
+    def row(title: str, cell: Callable[[RestoreFigures], str]) -> None:
+        rows.append((title, *map(cell, figures)))
+
+    def scaled(spread: Spread, factor: float) -> str:
+        made = Spread(median=spread.median * factor, least=spread.least * factor, most=spread.most * factor)
+        return made.text(0)
+
+    row("values produced, MiB", lambda one: f"{one.topic.raw_bytes / MIB:.0f}")
+    row("restored batches, MiB", lambda one: f"{one.produced_bytes / MIB:.0f}")
+    row("limit: from memory, MB/s of values", lambda one: one.limit_mb_per_second.text(0))
+    row("restore, MB/s of values", lambda one: one.restore_mb_per_second.text(0))
+    row("restore, MB/s of broker bytes", lambda one: one.restore_broker_mb_per_second.text(0))
+    row("restore, seconds", lambda one: one.restore_seconds.text(2))
+    row("read back, seconds", lambda one: one.verify_seconds.text(2))
+    row("share of the limit, %", lambda one: scaled(one.share_of_limit, 100.0))
+    row("CPU seconds per GiB of values", lambda one: one.cpu_seconds_per_gib.text(2))
+    row("CPU seconds per GiB of broker bytes", lambda one: one.cpu_seconds_per_broker_gib.text(2))
+    row("limit: CPU seconds per GiB of values", lambda one: one.limit_cpu_seconds_per_gib.text(2))
+    row("CPU seconds to start", lambda one: f"{one.startup_cpu_seconds:.2f}")
+    row("peak RSS, MiB", lambda one: scaled(one.peak_rss_bytes, 1 / MIB))
+    return markdown(rows)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.restore", description=__doc__)
+    parser.add_argument("--gib", type=float, default=1.0, help="values per topic, held in memory too (default 1)")
+    parser.add_argument("--topics", default="uncompressed,zstd", help=f"comma-separated, of {', '.join(TOPICS)}")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default 3)")
+    parser.add_argument("--verify", action="store_true", help="read everything back as well, as a restore does unasked")
+    parser.add_argument("--directory", type=Path, help="a directory on the disk to measure (default: temporary)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
