@@ -163,7 +163,7 @@ async def test_the_commands_of_kbackupd_that_only_read_work_as_they_stand(
     config.write_text(filled_in(found[0]))
     assert load_restore_settings(config, {}).source.backup_id == BACKUP_ID
 
-    # The restore itself needs a cluster: tests/integration/restore/test_runbook.py.
+    # The restore itself needs a cluster; tests/integration/restore/test_runbook.py types the same words.
     reading = [line for line in commands("kbackupd") if " restore " not in line or "--dry-run" in line]
     assert len(reading) == 6
     done = sh(tmp_path, filled_in("\n".join(reading)))
