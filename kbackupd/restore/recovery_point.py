@@ -17,7 +17,7 @@ def recovery_point_ms(history: PartitionHistory) -> int | None:
     if history.branches and history.branch != max(history.branches):
         return None
     covered = history.contiguous_next_offset
-    proofs = (sample.sent_ms for sample in history.samples if sample.high_watermark <= covered)
+    proofs = (sample.sent_ms for sample in history.samples if 0 <= sample.high_watermark <= covered)
     return max(proofs, default=None)
 
 

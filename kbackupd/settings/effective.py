@@ -31,7 +31,7 @@ def show(path: Path | str, environ: Mapping[str, str]) -> list[EffectiveValue]:
         ConfigurationError: the configuration has problems.
     """
     judged = judge(path, environ)
-    return [value for key in judged.shape.keys if key.available for value in _values(judged, key)]
+    return [value for key in judged.shape.keys for value in _values(judged, key)]
 
 
 def _values(judged: Judged, key: Key) -> Iterator[EffectiveValue]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from math import inf
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
@@ -25,8 +25,6 @@ from kbackupd.settings.refusal import Refusal, did_you_mean
 
 _LONGEST = 10 * 366 * 86_400.0
 _LARGEST = 1 << 50
-
-LATER = "not available in this version"
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})")
@@ -330,10 +328,6 @@ def between(low: int, high: int) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _unavailable(value: object) -> NoReturn:
-    raise Refusal(LATER, hint="remove the key; a later release will obey it")
-
-
 Text = Annotated[str, BeforeValidator(_text), Kind("text")]
 Filled = Annotated[str, BeforeValidator(_filled), Kind("text")]
 Flag = Annotated[bool, BeforeValidator(_flag), Kind("true or false")]
@@ -379,5 +373,4 @@ PartitionNumbers = Annotated[
 SomeTopicGlobs = Annotated[TopicGlobs, AfterValidator(_some), Kind("list of topic globs")]
 GroupGlobs = Annotated[tuple[Filled, ...], AfterValidator(_some), BeforeValidator(_listed), Kind("list of globs")]
 Brokers = Annotated[tuple[Broker, ...], AfterValidator(_some), BeforeValidator(_listed), Kind("list of host:port")]
-Later = Annotated[str | None, BeforeValidator(_unavailable), Kind(LATER)]
 Listed = BeforeValidator(_listed)

@@ -44,9 +44,6 @@ def _sentence(
 def _unknown(path: KeyPath, shape: Shape) -> tuple[str, str]:
     *above, wrong = path
     section = tuple(part for part in above if isinstance(part, str))
-    later = {key.path[-1] for other in SHAPES for key in other.keys if not key.available}
-    if shape.name == "restore" and wrong in later:
-        return "not available in this version", "remove the key; a later release will obey it"
     stranger = next((other for other in SHAPES if not above and wrong in _names_in((), other)), None)
     if stranger is not None:
         return f"unknown key in a {shape.name} configuration", f"it belongs to a {stranger.name} configuration"

@@ -63,9 +63,6 @@ def _shape(shape: Shape) -> Iterator[str]:
                 for inner in section_keys(key.items, key.path):
                     yield f"### `{'.'.join(key.path)}[]`\n"
                     yield from _table(inner.keys, variables=False)
-    later = [f"`{'.'.join(key.path)}`" for key in shape.keys if not key.available]
-    if later:
-        yield f"Known, but not available in this version, and therefore refused: {', '.join(later)}.\n"
 
 
 def _section(section: SectionKeys) -> Iterator[str]:
@@ -80,10 +77,9 @@ def _table(keys: tuple[Key, ...], *, variables: bool) -> Iterator[str]:
     yield "| key | value | default | meaning |"
     yield "|---|---|---|---|"
     for key in sorted(keys, key=lambda k: not k.required):
-        if key.available:
-            name = f"`{key.path[-1]}`" + (f"<br>`{key.variable}`" if variables else "")
-            live = " *Live.*" if is_live(".".join(key.path)) else ""
-            yield f"| {name} | {key.kind} | {_default(key)} | {_cell(key.description)}{live} |"
+        name = f"`{key.path[-1]}`" + (f"<br>`{key.variable}`" if variables else "")
+        live = " *Live.*" if is_live(".".join(key.path)) else ""
+        yield f"| {name} | {key.kind} | {_default(key)} | {_cell(key.description)}{live} |"
     yield ""
 
 

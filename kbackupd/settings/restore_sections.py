@@ -13,7 +13,6 @@ from kbackupd.settings.fields import (
     GroupGlobs,
     Instant,
     Kind,
-    Later,
     Listed,
     Location,
     Name,

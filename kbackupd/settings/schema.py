@@ -11,7 +11,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from kbackupd.settings.daemon_sections import DaemonFile
-from kbackupd.settings.fields import LATER, Kind
+from kbackupd.settings.fields import Kind
 from kbackupd.settings.restore_sections import RestoreFile
 from kbackupd.settings.sections import Root
 
@@ -36,11 +36,6 @@ class Key:
     @property
     def variable(self) -> str:
         return PREFIX + DELIMITER.join(self.path).upper()
-
-    @property
-    def available(self) -> bool:
-        """False for keys of the contract that a later release will obey."""
-        return self.kind != LATER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

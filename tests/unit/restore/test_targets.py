@@ -63,6 +63,7 @@ def report(*topics: TopicReport) -> RestoreReport:
         target_cluster_id="target",
         cut=PlannedCut(),
         topics=topics,
+        not_there=(),
         notes=(),
         acls=None,
         filling=None,

@@ -225,21 +225,9 @@ restore:
     )
 
 
-@pytest.mark.parametrize(
-    "key",
-    [],
-)
-@pytest.mark.parametrize("value", ["1711234800000", "null", "{strategy: group}", "[a]", "true"])
-def test_hazard_47_a_key_of_a_later_release_is_refused_and_never_ignored(files: Files, key: str, value: str) -> None:
-    assert files.problems(_with_options(f"{{{key}: {value}}}")) == [
-        f"restore.yaml:4: restore.options.{key}: not available in this version "
-        "(remove the key; a later release will obey it)"
-    ]
-
-
-def test_a_key_of_a_later_release_at_another_place_is_refused_just_so(files: Files) -> None:
-    (problem,) = files.problems(RESTORE + "  as_of: {include: [a]}\n")
-    assert "restore.as_of: not available in this version" in problem
+def test_hazard_47_an_option_at_another_place_is_refused_and_never_ignored(files: Files) -> None:
+    (problem,) = files.problems(RESTORE + "  as_of: 2026-03-24T14:00:00Z\n")
+    assert "restore.as_of: unknown key (it belongs to restore.options)" in problem
 
 
 def test_acls_come_along_where_it_is_asked_for(files: Files) -> None:
