@@ -51,7 +51,7 @@ from kbackupd.model.settings import (
     StorageSettings,
     TopicSelection,
 )
-from kbackupd.restore.plan import make_plan
+from kbackupd.restore.planning import make_plan
 from kbackupd.store.filesystem import FilesystemStore
 from kbackupd.store.protocol import Buffer, ObjectInfo, ObjectStore
 from kbackupd.store.scoped import ScopedStore

@@ -23,10 +23,12 @@ from kbackupd.kafka.produce import RawProducer
 from kbackupd.kafka.types import KafkaErrorCode, TopicPartition
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.settings import SecuritySettings
-from kbackupd.restore.plan import outcomes_of
+from kbackupd.restore.planning import outcomes_of
 from kbackupd.restore.produce import REQUEST_TIMEOUT_MS
-from kbackupd.restore.restore import LANES, READ_AHEAD_BYTES
-from kbackupd.restore.rewrite import PartitionRewriter, ProducerIdentity
+from kbackupd.restore.produce_batch import ProducerIdentity
+from kbackupd.restore.restore import LANES
+from kbackupd.restore.restore_partition import READ_AHEAD_BYTES
+from kbackupd.restore.rewrite import PartitionRewriter
 from kbackupd.restore.schedule import REQUEST_BYTES
 from kbackupd.restore.send_queue import REQUESTS_IN_FLIGHT
 from kbackupd.restore.source import Unreadable, read_partition

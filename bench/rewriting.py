@@ -16,8 +16,9 @@ from kbackupd.format.header import BatchHeader, parse_header
 from kbackupd.format.records import RawRecord, build_batch, encode_body
 from kbackupd.model.scope import RecordPatterns, TimeWindow
 from kbackupd.restore.cut import EVERYTHING, PartitionCut, RecordFilter
+from kbackupd.restore.produce_batch import ProducerIdentity
 from kbackupd.restore.provenance import Provenance
-from kbackupd.restore.rewrite import PartitionRewriter, ProducerIdentity
+from kbackupd.restore.rewrite import PartitionRewriter
 from kbackupd.restore.visibility import Outcomes
 
 _BASE_MS = 1_760_000_000_000

@@ -41,7 +41,8 @@ from kbackupd.restore.as_of import read_instant, refuse_future, wanted_at
 from kbackupd.restore.course import Course
 from kbackupd.restore.map_file import OffsetMapFile
 from kbackupd.restore.mapped import RestoreRecord
-from kbackupd.restore.plan import RestorePlan, make_plan
+from kbackupd.restore.plan import RestorePlan
+from kbackupd.restore.planning import make_plan
 from kbackupd.restore.progress import Phase, RestoreProgress
 from kbackupd.restore.report import RestoreReport
 from kbackupd.restore.restore import execute

@@ -11,7 +11,7 @@ from kbackupd.cli.output import count_of, plain_table, print_sections
 from kbackupd.cli.restore_cut_text import choice_in_words, cut_in_words, instant_in_words, is_cut, what_came_of_it
 from kbackupd.model.clock import iso
 from kbackupd.model.offset_map import OffsetsMode
-from kbackupd.model.units import format_bytes, format_duration
+from kbackupd.model.units import format_bytes, format_duration, format_few
 from kbackupd.restore.acls import AclSelection, AclsOutcome, in_words
 from kbackupd.restore.plan import PinnedEpoch, RestorePlan, TopicPlan
 from kbackupd.restore.progress import Phase, RestoreProgress
@@ -194,7 +194,7 @@ def _replicas(created: Sequence[TopicReport]) -> Iterator[str]:
         if topic.replicas is not None:
             by_count.setdefault(topic.replicas, []).append(topic.target)
     for count, names in sorted(by_count.items()):
-        few = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        few = format_few(names)
         yield f"created with {count_of(count, 'replica')}, the target's default.replication.factor: {few}"
 
 

@@ -1,8 +1,9 @@
-"""Durations and sizes as people write them: a number and a unit, never a bare number."""
+"""Durations, sizes and lists as people write them: a number and a unit, never a bare number."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _DURATION_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_BYTES = {
@@ -59,3 +60,9 @@ def format_bytes(count: float) -> str:
         if count < 1024:
             return f"{count:.1f} {unit}"
     return f"{count / 1024:.1f} TiB"
+
+
+def format_few(items: Sequence[object]) -> str:
+    """The first five, and how many more there are: a message stays one line whatever it is about."""
+    shown = ", ".join(str(item) for item in items[:5])
+    return shown if len(items) <= 5 else f"{shown} and {len(items) - 5} more"

@@ -24,9 +24,9 @@ from kbackupd.model.segment import Identity
 from kbackupd.model.settings import RestoreOptions
 from kbackupd.restore.plan import RestorePlan
 from kbackupd.restore.preflight import TargetState
+from kbackupd.restore.produce_batch import ProducerIdentity
 from kbackupd.restore.report import RestoreReport
 from kbackupd.restore.resume import deciding, gone_on_with, plan_digest, refuse_twice
-from kbackupd.restore.rewrite import ProducerIdentity
 from kbackupd.restore.stored import StoredRestores
 from kbackupd.restore.topics import ReadyTopic
 

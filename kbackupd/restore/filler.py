@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from kbackupd.format.codecs import ZSTD
 from kbackupd.format.records import RawRecord, build_batch, encode_body, rewrite_for_produce
-from kbackupd.restore.rewrite import SEQUENCE_MODULUS, Holds, ProduceBatch, ProducerIdentity
+from kbackupd.restore.produce_batch import SEQUENCE_MODULUS, Holds, ProduceBatch, ProducerIdentity
 
 FILLER_RECORDS = 500_000
 """Of one batch, 357 kB: below Kafka's own default of max.message.bytes."""

@@ -7,33 +7,21 @@ executed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from kbackupd.archive.archive import Archive, ArchivedTopic
-from kbackupd.archive.history import PartitionEvidence, PartitionHistory
-from kbackupd.archive.lineage import ROOT_BRANCH
-from kbackupd.model.events import GAP_MEANING, GapCause
+from kbackupd.model.events import GapCause
 from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.positions import OffsetRange, PartitionId, TopicId
 from kbackupd.model.scope import OffsetBounds, RecordPatterns, RecordsOf, TimeWindow
-from kbackupd.model.segment import Run, RunFlag
-from kbackupd.model.settings import RestoreOptions, RestoreSettings, RetentionAfter
-from kbackupd.restore.choice import GO_FIRST, ChosenTopic, choose_topics, not_there
+from kbackupd.model.settings import RetentionAfter
+from kbackupd.restore.choice import GO_FIRST
 from kbackupd.restore.cut import PartitionCut, RecordFilter
-from kbackupd.restore.instant import Instant, PartitionAsOf, history_at, partition_as_of
-from kbackupd.restore.preserve import PreservedOffsets, preserved_offsets, total_seconds
-from kbackupd.restore.recovery_point import oldest, recovery_point_ms
-from kbackupd.restore.visibility import Outcomes, Visibility
+from kbackupd.restore.instant import PartitionAsOf
+from kbackupd.restore.preserve import PreservedOffsets
+from kbackupd.restore.recovery_point import oldest
+from kbackupd.restore.visibility import Visibility
 
 PLAN_FORMAT = 1
-
-NEVER_SEEN = "it existed at the source and was never looked into: it had no leader, or the daemon was killed too soon"
-HOLE_MEANING = "no segment holds these offsets and nothing explains why: kbackupd validate tells more"
-
-UNHEARD = "it existed at that instant, and no leader had told of it by then: what it held nobody knows"
-
-BEYOND = "asked for, and beyond the archive, which holds {held}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +72,16 @@ class PlannedCut:
     def decodes_everything(self) -> bool:
         """No batch can pass unread: the slow path, or nearly its cost."""
         return bool(self.filters) or self.provenance_headers
+
+    def of(self, asked: OffsetBounds, as_of: PartitionAsOf | None) -> PartitionCut:
+        """What it is of one partition."""
+        return PartitionCut(
+            offsets=asked,
+            window=self.window,
+            filter=RecordFilter(self.filters),
+            instant_offset=None if as_of is None else as_of.next_offset,
+            completed={} if as_of is None else as_of.completed,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,232 +223,4 @@ class RestorePlan:
 
     def cut_of(self, partition: PartitionPlan) -> PartitionCut:
         """What is wanted of one of its partitions."""
-        return _cut(self.cut, partition.asked_offsets, partition.as_of)
-
-
-def make_plan(archive: Archive, settings: RestoreSettings, instant: Instant | None = None) -> RestorePlan:
-    """The plan for what `settings` select of `archive`.
-
-    Args:
-        instant: what `read_instant` tells of these options and this archive.
-
-    Raises:
-        UsageError: nothing is selected, something named is not in the archive, or two topics would become one; all at
-            once.
-    """
-    options = settings.options
-    chosen = choose_topics(archive, options)
-    cut = PlannedCut(
-        window=options.scope.window,
-        visibility=options.scope.records_of,
-        filters=options.scope.patterns,
-        provenance_headers=options.provenance_headers,
-        as_of_ms=options.scope.as_of_ms,
-        without_coordinators=instant is not None and not instant.coordinators_known,
-    )
-    if (instant is None) != (options.scope.as_of_ms is None):
-        raise ValueError("an instant is to be read where one is asked for, and nowhere else")
-    topics = tuple(_topic_plan(archive, one, options, cut, instant) for one in chosen)
-    preserved = (partition.preserved for topic in topics for partition in topic.partitions)
-    return RestorePlan(
-        format=PLAN_FORMAT,
-        archive=archive.location,
-        backup_id=archive.document.backup_id,
-        archive_id=archive.document.archive_id,
-        source_cluster_id=archive.document.cluster_id,
-        pinned=tuple(
-            PinnedEpoch(writer=writer, writer_epoch=epoch, sequences=sequences)
-            for (writer, epoch), sequences in sorted(archive.pinned.items())
-        ),
-        target=settings.target.bootstrap_servers,
-        retention_after=options.retention_after,
-        cut=cut,
-        offsets=options.offsets,
-        append=options.append,
-        fill_seconds=total_seconds(one for one in preserved if one is not None),
-        topics=topics,
-        not_there=tuple(not_there(archive, options)),
-        damaged=(
-            *(DamagedInArchive(key=one.key, reason=one.reason) for one in archive.damaged),
-            *(DamagedInArchive(key=one.key, reason=one.reason) for one in archive.lost),
-        ),
-    )
-
-
-def planned_history(archive: Archive, topic: TopicPlan, partition: PartitionPlan) -> PartitionHistory:
-    """What is read of the partition, as far as the instant lets it."""
-    id = topic.id_of(partition)
-    if partition.as_of is None:
-        return archive.history(id, partition.branch)
-    return history_at(archive.evidence(id), partition.branch, partition.as_of)
-
-
-def _topic_plan(
-    archive: Archive, chosen: ChosenTopic, options: RestoreOptions, cut: PlannedCut, instant: Instant | None
-) -> TopicPlan:
-    topic, scope = chosen.topic, options.scope
-    latest = archive.topic(topic.topic_id) or topic
-    return TopicPlan(
-        source=topic.name,
-        target=chosen.target,
-        topic_id=topic.topic_id,
-        deleted_at_source_ms=latest.deleted_ms,
-        earlier_incarnations=chosen.earlier,
-        newer_incarnations=chosen.newer,
-        configs=dict(topic.configs),
-        target_partitions=chosen.target_partitions,
-        partitions=tuple(
-            _partition_plan(
-                *_history(archive, id, scope.branches.get((topic.name, id.partition)), instant),
-                cut=cut,
-                asked=scope.offsets_of(topic.name, id.partition),
-                left_out=not scope.takes(topic.name, id.partition),
-                never_seen=_never_seen(archive, topic, id),
-                preserves=options.offsets is OffsetsMode.PRESERVE,
-            )
-            for id in topic.partition_ids
-        ),
-    )
-
-
-def _history(
-    archive: Archive, id: PartitionId, branch: int | None, instant: Instant | None
-) -> tuple[PartitionHistory, PartitionAsOf | None]:
-    if instant is None:
-        return archive.history(id, branch), None
-    cut, evidence = instant.cuts[id], archive.evidence(id)
-    state = partition_as_of(instant, evidence)
-    return history_at(evidence, ROOT_BRANCH if cut is None else cut.branch, state), state
-
-
-def _never_seen(archive: Archive, topic: ArchivedTopic, id: PartitionId) -> bool:
-    """Metadata counted the partition, and that is all: whether it was empty nobody knows."""
-    return topic.deleted_ms is None and topic.excluded_ms is None and archive.evidence(id) == PartitionEvidence(id=id)
-
-
-def _cut(cut: PlannedCut, asked: OffsetBounds, as_of: PartitionAsOf | None) -> PartitionCut:
-    return PartitionCut(
-        offsets=asked,
-        window=cut.window,
-        filter=RecordFilter(cut.filters),
-        instant_offset=None if as_of is None else as_of.next_offset,
-        completed={} if as_of is None else as_of.completed,
-    )
-
-
-def _partition_plan(
-    history: PartitionHistory,
-    as_of: PartitionAsOf | None,
-    *,
-    cut: PlannedCut,
-    asked: OffsetBounds,
-    left_out: bool,
-    never_seen: bool,
-    preserves: bool,
-) -> PartitionPlan:
-    runs = [] if left_out else list(_runs(_cut(cut, asked, as_of).needed(history)))
-    return PartitionPlan(
-        partition=history.id.partition,
-        branch=history.branch,
-        offsets=OffsetRange(history.first_offset, history.next_offset),
-        asked_offsets=asked,
-        left_out=left_out,
-        runs=len(runs),
-        runs_skipped=sum(1 for _ in _runs(history)) - len(runs),
-        batches=sum(run.batches for run in runs),
-        records=(records := sum(run.records for run in runs)),
-        download_bytes=sum(run.stored_bytes for run in runs),
-        raw_bytes=sum(run.raw_bytes for run in runs),
-        largest_read_bytes=max((run.stored_bytes + run.raw_bytes for run in runs), default=0),
-        largest_batch_bytes=max((run.largest_batch_bytes for run in runs), default=0),
-        log_append_time=any(run.flags & RunFlag.LOG_APPEND_TIME for run in runs),
-        legacy=any(run.flags & RunFlag.LEGACY_MAGIC for run in runs),
-        not_in_archive=()
-        if left_out
-        else tuple(_lacking(history, asked, never_seen=never_seen, unheard=as_of is not None and not as_of.known)),
-        open_transactions=() if left_out else tuple(_open_transactions(history, asked, cut.visibility)),
-        preserved=preserved_offsets(history, records=records) if preserves and not left_out else None,
-        as_of=as_of,
-        recovery_point_ms=recovery_point_ms(history),
-    )
-
-
-def _lacking(
-    history: PartitionHistory, asked: OffsetBounds, *, never_seen: bool, unheard: bool
-) -> Iterator[NotInArchive]:
-    """What is not in the archive of the offsets asked for, ascending."""
-    if never_seen:
-        yield NotInArchive(offsets=OffsetRange(0, 0), cause=None, meaning=NEVER_SEEN)
-        return
-    if unheard:
-        yield NotInArchive(offsets=OffsetRange(0, 0), cause=None, meaning=UNHEARD)
-        return
-    held = OffsetRange(history.first_offset, history.next_offset)
-    if asked.first_offset is not None and asked.first_offset < held.first_offset:
-        below = OffsetRange(asked.first_offset, held.first_offset)
-        yield NotInArchive(offsets=below, cause=None, meaning=BEYOND.format(held=held))
-    for one in _not_in_archive(history):
-        first = max(one.offsets.first_offset, asked.first_offset or 0)
-        following = one.offsets.next_offset
-        if asked.next_offset is not None:
-            following = min(following, asked.next_offset)
-        if first < following:
-            yield replace(one, offsets=OffsetRange(first, following))
-    if asked.next_offset is not None and asked.next_offset > held.next_offset:
-        above = OffsetRange(held.next_offset, asked.next_offset)
-        yield NotInArchive(offsets=above, cause=None, meaning=BEYOND.format(held=held))
-
-
-def _open_transactions(
-    history: PartitionHistory, asked: OffsetBounds, visibility: RecordsOf
-) -> Iterator[PlannedTransaction]:
-    outcomes = outcomes_of(history)
-    for row in history.open_transactions:
-        if asked.next_offset is None or row.first_offset < asked.next_offset:
-            outcome = outcomes.of_batch(row.producer_id, row.first_offset)
-            yield PlannedTransaction(
-                producer_id=row.producer_id,
-                producer_epoch=row.producer_epoch,
-                first_offset=row.first_offset,
-                outcome=outcome,
-                restored=outcome.kept or visibility is RecordsOf.UNCOMMITTED,
-            )
-
-
-def _runs(history: PartitionHistory) -> Iterable[Run]:
-    """Each run that is read, once."""
-    seen: set[tuple[str, int]] = set()
-    for one in history.slices:
-        for stored in one.sources:
-            place = (stored.ref.key, stored.run.position)
-            if place not in seen:
-                seen.add(place)
-                yield stored.run
-
-
-def _not_in_archive(history: PartitionHistory) -> tuple[NotInArchive, ...]:
-    gaps = [
-        NotInArchive(
-            offsets=OffsetRange(gap.first_offset, gap.next_offset), cause=gap.cause, meaning=GAP_MEANING[gap.cause]
-        )
-        for gap in history.gaps
-    ]
-    holes = [NotInArchive(offsets=hole, cause=None, meaning=HOLE_MEANING) for hole in history.holes]
-    return tuple(sorted(gaps + holes, key=lambda one: one.offsets))
-
-
-def outcomes_of(history: PartitionHistory) -> Outcomes:
-    """The partition's transaction outcomes, as far as the archive knows them."""
-    return Outcomes(
-        history.outcomes,
-        unseen=[one.offsets for one in _not_in_archive(history)],
-        last_stable_offset=_last_stable_offset(history),
-        compacted_below=max((run.next_offset for run in _runs(history) if run.flags & RunFlag.HOLES), default=0),
-    )
-
-
-def _last_stable_offset(history: PartitionHistory) -> int:
-    if len(history.branches) == 1:
-        return max((sample.last_stable_offset for sample in history.samples), default=-1)
-    # A sample does not say its branch, and a truncation takes the last stable offset back: only the newest counts.
-    return history.samples[-1].last_stable_offset if history.samples else -1
+        return self.cut.of(partition.asked_offsets, partition.as_of)

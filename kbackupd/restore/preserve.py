@@ -14,7 +14,7 @@ from enum import StrEnum
 from kbackupd.archive.history import PartitionHistory
 from kbackupd.model.positions import OffsetRange
 from kbackupd.model.units import format_duration
-from kbackupd.restore.rewrite import Holds, ProduceBatch
+from kbackupd.restore.produce_batch import Holds, ProduceBatch
 
 FILLERS_PER_SECOND = 2_000_000
 MARKERS_PER_SECOND = 10_000

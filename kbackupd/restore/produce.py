@@ -14,7 +14,7 @@ from kbackupd.flow.budget import MemoryBudget
 from kbackupd.kafka.types import ProduceAnswer, TopicPartition
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KbackupError, UnreachableError
-from kbackupd.restore.rewrite import ProduceBatch
+from kbackupd.restore.produce_batch import ProduceBatch
 from kbackupd.restore.schedule import Question, Request, Schedule
 from kbackupd.restore.send_queue import GIVE_UP_SECONDS, Entry, Listener, Patience, SendQueue
 

@@ -16,7 +16,7 @@ from kbackupd.restore.instant import PartitionAsOf
 from kbackupd.restore.offset_map import MappedRun
 from kbackupd.restore.plan import NotInArchive, PlannedCut
 from kbackupd.restore.preserve import Way
-from kbackupd.restore.rewrite import Missing
+from kbackupd.restore.tally import Missing
 from kbackupd.restore.verify import Verified
 from kbackupd.restore.visibility import Visibility
 

@@ -10,50 +10,36 @@ nothing; topics that received records stay in the configuration that protects th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import aclosing, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 
 from kbackupd.archive.archive import Archive
 from kbackupd.flow.budget import MemoryBudget
 from kbackupd.kafka.connection import KafkaConnection
-from kbackupd.kafka.metadata import cluster_metadata
-from kbackupd.kafka.offsets import list_offsets
 from kbackupd.kafka.produce import RawProducer
-from kbackupd.kafka.types import LATEST_TIMESTAMP, KafkaErrorCode, TopicPartition
-from kbackupd.model.errors import KbackupError
+from kbackupd.kafka.types import TopicPartition
 from kbackupd.model.settings import RestoreSettings
 from kbackupd.restore.acls import AclSelection
 from kbackupd.restore.configs import RestoredFacts, after_restore
-from kbackupd.restore.content_digest import ContentDigest
 from kbackupd.restore.course import Course
-from kbackupd.restore.filler import filler_batches
-from kbackupd.restore.filling import hole_filler, move_log_start
+from kbackupd.restore.execution import Execution
+from kbackupd.restore.filling import hole_filler
 from kbackupd.restore.mapped import RestoreRecord
-from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan, outcomes_of, planned_history
+from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan
 from kbackupd.restore.preflight import TargetState, examine_target
-from kbackupd.restore.preserve import KeepingOffsets
 from kbackupd.restore.produce import Producing
 from kbackupd.restore.progress import Phase, RestoreProgress
-from kbackupd.restore.provenance import Provenance
 from kbackupd.restore.report import RestoreReport
-from kbackupd.restore.results import PartitionResult, build_report
-from kbackupd.restore.resume import Landed
-from kbackupd.restore.rewrite import SEQUENCE_MODULUS, Holds, PartitionRewriter, ProduceBatch, ProducerIdentity
-from kbackupd.restore.source import Chunk, Unreadable, read_partition
+from kbackupd.restore.restore_partition import READ_AT_ONCE, acknowledged, restore_partition
+from kbackupd.restore.results import build_report
 from kbackupd.restore.target_acls import apply_acls
 from kbackupd.restore.topics import ConfigOutcome, ReadyTopic, apply_recorded, prepare_topics
-from kbackupd.restore.verify import Expected, Verified, verify_target
+from kbackupd.restore.verify import Verified, verify_target
 
 LANES = 2
 """Connections per broker: with one, a broker of two cores took compressed batches at two thirds of the pace."""
-READ_AT_ONCE = 64
-"""Partitions being read at the same time, as far as the budget lets them."""
-READ_AHEAD_BYTES = 16 << 20
-"""Of one partition, beyond its largest run."""
-REQUESTS_AT_ONCE = 128
-"""To the store, shared by the partitions being read: enough to hide its latency, not so many that they queue long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,47 +48,6 @@ class RestoreMemory:
 
     reading_bytes: int = 64 << 20
     unacknowledged_bytes: int = 32 << 20
-
-
-@dataclass(slots=True)
-class _Run:
-    """What the steps of one execution share."""
-
-    plan: RestorePlan
-    settings: RestoreSettings
-    archive: Archive
-    connection: KafkaConnection
-    progress: RestoreProgress
-    reading: MemoryBudget
-    unacknowledged: MemoryBudget
-    results: dict[TopicPartition, PartitionResult] = field(default_factory=dict)
-    landed: Mapping[TopicPartition, Landed] = field(default_factory=dict)
-    """What an earlier run restored; empty in a first one."""
-
-    async def leaders(self) -> Mapping[TopicPartition, int]:
-        metadata = await cluster_metadata(self.connection, [topic.target for topic in self.plan.topics])
-        return {
-            TopicPartition(topic.name, partition.partition): partition.leader_id
-            for topic in metadata.topics
-            for partition in topic.partitions
-            if partition.leader_id >= 0
-        }
-
-    async def replicas(self) -> Mapping[str, int]:
-        """Of each target topic, how many its partition with the fewest has."""
-        metadata = await cluster_metadata(self.connection, [topic.target for topic in self.plan.topics])
-        return {
-            topic.name: min(len(partition.replicas) for partition in topic.partitions)
-            for topic in metadata.topics
-            if topic.partitions
-        }
-
-    async def log_ends(self, node_id: int, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
-        answers = await list_offsets(self.connection, node_id, dict.fromkeys(partitions, (LATEST_TIMESTAMP, -1)))
-        return {tp: one.offset for tp, one in answers.items() if one.error_code == KafkaErrorCode.NONE}
-
-    def now(self) -> float:
-        return self.connection.clock.monotonic()
 
 
 async def execute(
@@ -136,7 +81,7 @@ async def execute(
     memory = memory or RestoreMemory()
     clock = connection.clock
     began_ms = clock.now_ms()
-    run = _Run(
+    run = Execution(
         plan=plan,
         settings=settings,
         archive=archive,
@@ -207,7 +152,7 @@ async def execute(
     return report
 
 
-async def _produce_all(run: _Run, state: TargetState, ready: Mapping[str, ReadyTopic]) -> None:
+async def _produce_all(run: Execution, state: TargetState, ready: Mapping[str, ReadyTopic]) -> None:
     """Restore every partition; what goes wrong with one is in its result and ends no other (principle P6)."""
 
     identity = state.producer
@@ -220,7 +165,7 @@ async def _produce_all(run: _Run, state: TargetState, ready: Mapping[str, ReadyT
         lanes,
         leaders=run.leaders,
         log_ends=run.log_ends,
-        acknowledged=partial(_acknowledged, run),
+        acknowledged=partial(acknowledged, run),
         fill_hole=filler.fill if filler else None,
         budget=run.unacknowledged,
         clock=run.connection.clock,
@@ -230,7 +175,7 @@ async def _produce_all(run: _Run, state: TargetState, ready: Mapping[str, ReadyT
     async def work(waiting: list[tuple[TopicPlan, PartitionPlan]]) -> None:
         while waiting:
             topic, partition = waiting.pop()
-            await _restore_partition(run, producing, identity, topic, partition, ready[topic.target])
+            await restore_partition(run, producing, identity, topic, partition, ready[topic.target])
             run.progress.partitions_done += 1
 
     async with filler or nullcontext(), producing:
@@ -245,154 +190,7 @@ async def _produce_all(run: _Run, state: TargetState, ready: Mapping[str, ReadyT
                     readers.create_task(work(waiting))
 
 
-def _acknowledged(run: _Run, tp: TopicPartition, batch: ProduceBatch) -> None:
-    result = run.results[tp]
-    result.next_offset += batch.records
-    if batch.holds is not Holds.RECORDS:
-        result.offsets_filled += batch.records
-        run.progress.filled_offsets += batch.records
-        return
-    result.records += batch.records
-    result.data_bytes += len(batch.data)
-    run.progress.acknowledged_records += batch.records
-    run.progress.acknowledged_bytes += len(batch.data)
-
-
-async def _restore_partition(
-    run: _Run,
-    producing: Producing,
-    identity: ProducerIdentity,
-    topic: TopicPlan,
-    partition: PartitionPlan,
-    ready: ReadyTopic,
-) -> None:
-    tp = TopicPartition(topic.target, partition.partition)
-    history = planned_history(run.archive, topic, partition)
-    log_end = ready.log_ends[partition.partition]
-    kept = partition.preserved
-    first_offset = log_end if kept is None else kept.log_start
-    cut = run.plan.cut_of(partition)
-    rewriter = PartitionRewriter(
-        outcomes=outcomes_of(history),
-        producer=identity,
-        max_batch_bytes=ready.max_batch_bytes,
-        cut=cut,
-        records_of=run.plan.cut.visibility,
-        provenance=Provenance(topic.source, partition.partition) if run.plan.cut.provenance_headers else None,
-        next_sequence=(first_offset - log_end) % SEQUENCE_MODULUS,
-        splits_at_holes=kept is not None,
-    )
-    result = run.results[tp] = PartitionResult(
-        tally=rewriter.tally,
-        offset_map=rewriter.offset_map,
-        expected=Expected(
-            id=ready.id_of(partition.partition),
-            first_offset=first_offset,
-            digest=ContentDigest(),
-            log_end=None if kept is None else kept.next_offset,
-        ),
-        next_offset=log_end,
-    )
-    landed = run.landed.get(tp)
-    if partition.is_empty and kept is None and not (landed and landed.offsets):
-        return
-    producing.begin(tp, next_offset=log_end + (landed.offsets if landed else 0), repeats=landed is not None)
-    keeping = KeepingOffsets(first_offset) if kept is not None else None
-    reserved = _reading_bytes(partition, readers=min(READ_AT_ONCE, run.plan.partitions))
-    await run.reading.take(reserved)
-    try:
-        if keeping is not None:
-            fillers = filler_batches(log_end, first_offset, producer=identity, first_sequence=0)
-            await _move_log_start(run, producing, tp, fillers, first_offset)
-        wanted = read_partition(run.archive, cut.needed(history), read_ahead_bytes=reserved)
-        async with aclosing(wanted) as chunks:
-            async for chunk in chunks:
-                await _restore_chunk(run, producing, tp, rewriter, keeping, result, chunk)
-        if keeping is not None and kept is not None:
-            await _put(run, producing, tp, keeping.until(kept.next_offset))
-        if landed is not None:
-            landed.check_passed()
-    except (KbackupError, ValueError) as error:
-        # A ValueError is a batch that nobody foresaw: it must not cost the other partitions their restore.
-        result.failure = str(error)
-    finally:
-        run.reading.release(reserved)
-    try:
-        await producing.finish(tp)
-    except KbackupError as error:
-        result.failure = f"{error} ({error.hint})" if error.hint else str(error)
-    if result.failure:
-        rewriter.offset_map.cut(result.records)
-
-
-async def _restore_chunk(
-    run: _Run,
-    producing: Producing,
-    tp: TopicPartition,
-    rewriter: PartitionRewriter,
-    keeping: KeepingOffsets | None,
-    result: PartitionResult,
-    chunk: Chunk | Unreadable,
-) -> None:
-    if isinstance(chunk, Unreadable):
-        result.damaged = True
-        rewriter.tally.add_missing(chunk.offsets, chunk.records, chunk.reason)
-        return
-    batches = await asyncio.to_thread(_rewrite, rewriter, result.expected, chunk)
-    await _put(run, producing, tp, batches if keeping is None else keeping.steps(batches))
-    run.progress.read_bytes += chunk.size_bytes
-
-
-async def _put(run: _Run, producing: Producing, tp: TopicPartition, batches: Iterable[ProduceBatch]) -> None:
-    landed = run.landed.get(tp)
-    for batch in batches:
-        left = batch if landed is None else landed.left_of(batch)
-        if batch.holds is Holds.RECORDS:
-            run.progress.queued_bytes += len(batch.data)
-        if left is not batch:
-            _found(run, tp, batch, left)
-        if left is None:
-            continue
-        if left.data:
-            await run.unacknowledged.take(len(left.data))
-        producing.put(tp, left)
-
-
-def _found(run: _Run, tp: TopicPartition, batch: ProduceBatch, left: ProduceBatch | None) -> None:
-    """An earlier run brought `batch` there, but for `left`."""
-    there = batch if left is None else replace(batch, records=batch.records - left.records)
-    if batch.holds is Holds.RECORDS:
-        run.results[tp].found_records += batch.records
-    _acknowledged(run, tp, there)
-
-
-async def _move_log_start(
-    run: _Run, producing: Producing, tp: TopicPartition, fillers: Iterable[ProduceBatch], first_offset: int
-) -> None:
-    """Write `fillers` up to `first_offset` and delete them again; on return the log is empty and begins there."""
-    if first_offset == 0:
-        return
-    await _put(run, producing, tp, fillers)
-    await producing.settled(tp)
-    await move_log_start(run.connection, tp, first_offset)
-
-
-def _rewrite(rewriter: PartitionRewriter, expected: Expected, chunk: Chunk) -> list[ProduceBatch]:
-    produced = [one for batch in chunk.batches for one in rewriter.rewrite(batch)]
-    for batch in produced:
-        base_offset = batch.source_first_offset if expected.has_holes else None
-        expected.digest.add(batch.data, batch.records, base_offset=base_offset)
-    return produced
-
-
-def _reading_bytes(partition: PartitionPlan, *, readers: int) -> int:
-    """What reading the partition may hold: as many runs as are fetched at a time, and at least the largest one."""
-    everything = partition.download_bytes + partition.raw_bytes
-    ahead = everything * min(max(REQUESTS_AT_ONCE // readers, 4), partition.runs) // max(partition.runs, 1)
-    return max(partition.largest_read_bytes, min(ahead, READ_AHEAD_BYTES))
-
-
-async def _verify(run: _Run, ready: Mapping[str, ReadyTopic]) -> Mapping[TopicPartition, Verified]:
+async def _verify(run: Execution, ready: Mapping[str, ReadyTopic]) -> Mapping[TopicPartition, Verified]:
     """Read back every partition that was restored to its end."""
     expected = {tp: result.expected for tp, result in run.results.items() if not result.failure}
     run.progress.to_verify_bytes = sum(one.digest.data_bytes for one in expected.values())
@@ -404,7 +202,7 @@ async def _verify(run: _Run, ready: Mapping[str, ReadyTopic]) -> Mapping[TopicPa
 
 
 async def _configure(
-    run: _Run,
+    run: Execution,
     state: TargetState,
     ready: Mapping[str, ReadyTopic],
     verified: Mapping[TopicPartition, Verified],

@@ -21,7 +21,7 @@ from kbackupd.restore.report import (
     TopicReport,
     verdict_of,
 )
-from kbackupd.restore.rewrite import Tally
+from kbackupd.restore.tally import Tally
 from kbackupd.restore.topics import ConfigOutcome, ReadyTopic
 from kbackupd.restore.verify import Expected, Verified
 

@@ -22,9 +22,10 @@ from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.positions import TopicId
 from kbackupd.model.restores import Finished, RestoreReady, Unfinished
 from kbackupd.model.settings import RestoreOptions, RetentionAfter
+from kbackupd.model.units import format_few
 from kbackupd.restore.content_digest import batch_digest
 from kbackupd.restore.plan import RestorePlan
-from kbackupd.restore.rewrite import SEQUENCE_MODULUS, Holds, ProduceBatch
+from kbackupd.restore.produce_batch import SEQUENCE_MODULUS, Holds, ProduceBatch
 
 _SET_ASIDE = "an empty directory (--plans DIR) knows nothing of it, and what is there of it stays"
 """How to begin anew where topics cannot be deleted, for they hold what others wrote."""
@@ -88,7 +89,7 @@ def gone_on_with(
         concerned = [name for name in left if any(options.target_of(t.source) == name for t in one.begun.topics)]
         if not concerned:
             continue
-        whose = f"topics {_few(concerned)} were begun to be filled at {iso(one.begun.began_ms)} ({one.begun.key})"
+        whose = f"topics {format_few(concerned)} were begun to be filled at {iso(one.begun.began_ms)} ({one.begun.key})"
         if one.begun.options != deciding(options):
             anew = "delete these topics to begin anew"
             if one.begun.options.get("append"):
@@ -99,8 +100,10 @@ def gone_on_with(
             )
         if gone:
             raise RefusedError(
-                f"{whose}, and {_few(gone)} that belong to the same restore are gone or new",
-                hint=_SET_ASIDE if one.begun.options.get("append") else f"delete {_few(left)} as well to begin anew",
+                f"{whose}, and {format_few(gone)} that belong to the same restore are gone or new",
+                hint=_SET_ASIDE
+                if one.begun.options.get("append")
+                else f"delete {format_few(left)} as well to begin anew",
             )
         return one
     return None
@@ -120,7 +123,7 @@ def refuse_twice(
         held = [topic.target for topic in one.ready.topics if there.get(topic.target) == topic.topic_id]
         if held:
             raise RefusedError(
-                f"the restore with these options into {_few(held)} is done, begun at {iso(one.begun.began_ms)}"
+                f"the restore with these options into {format_few(held)} is done, begun at {iso(one.begun.began_ms)}"
                 f" ({one.begun.key}): it would be appended twice",
                 hint=f"nothing is left to do; to have it there twice, {_SET_ASIDE}",
             )
@@ -262,8 +265,3 @@ def _differences(then: Mapping[str, object], now: Mapping[str, object]) -> str:
 def _shown(value: object) -> str:
     text = msgspec.json.encode(value).decode()
     return text if len(text) <= 200 else f"{text[:200]}…"
-
-
-def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from kbackupd.kafka.types import ProduceAnswer, TopicPartition
 from kbackupd.model.errors import KbackupError
+from kbackupd.restore.produce_batch import ProduceBatch
 from kbackupd.restore.refusals import LEADER_MOVED
-from kbackupd.restore.rewrite import ProduceBatch
 from kbackupd.restore.send_queue import (
     PAUSES_BEFORE_ASKING_AGAIN,
     REQUESTS_IN_FLIGHT,

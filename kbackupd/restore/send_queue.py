@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from kbackupd.kafka.types import KafkaErrorCode, ProduceAnswer, TopicPartition
 from kbackupd.model.errors import IncompleteError, KbackupError
+from kbackupd.restore.produce_batch import Holds, ProduceBatch
 from kbackupd.restore.refusals import is_retriable, refusal
-from kbackupd.restore.rewrite import Holds, ProduceBatch
 
 REQUESTS_IN_FLIGHT = 5
 """Per broker and lane: brokers remember a producer's last five batches, so no repeated one goes unrecognised."""

@@ -10,7 +10,7 @@ from kbackupd.model.positions import TopicId
 from kbackupd.model.settings import RestoreSettings
 from kbackupd.restore.as_of import read_instant
 from kbackupd.restore.course import Course
-from kbackupd.restore.plan import make_plan
+from kbackupd.restore.planning import make_plan
 from kbackupd.restore.progress import RestoreProgress
 from kbackupd.restore.report import RestoreReport
 from kbackupd.restore.restore import RestoreMemory, execute

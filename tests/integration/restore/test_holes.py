@@ -21,7 +21,7 @@ from kbackupd.kafka.transactions import EmptyTransactions, MarkerWriter
 from kbackupd.kafka.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, KafkaErrorCode, TopicPartition
 from kbackupd.restore.filler import filler_batches
 from kbackupd.restore.holes import MarkerFiller, TransactionFiller
-from kbackupd.restore.rewrite import ProducerIdentity
+from kbackupd.restore.produce_batch import ProducerIdentity
 from kbackupd.restore.send_queue import Patience
 from kbackupd.testbed.kafka_proxy import (
     ADD_PARTITIONS_TO_TXN,

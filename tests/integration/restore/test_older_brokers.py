@@ -20,7 +20,7 @@ from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.settings import SecuritySettings
 from kbackupd.restore.configs import SAFE
 from kbackupd.restore.markers import marker_for
-from kbackupd.restore.plan import make_plan
+from kbackupd.restore.planning import make_plan
 from kbackupd.restore.preflight import examine_target
 from kbackupd.restore.preserve import Way
 from kbackupd.restore.report import Verdict

@@ -25,7 +25,8 @@ from kbackupd.model.errors import StoreUnavailableError, UsageError
 from kbackupd.model.events import GapCause, Paused
 from kbackupd.model.path import SealedSegment
 from kbackupd.model.positions import PartitionId, TopicId
-from kbackupd.restore.plan import RestorePlan, make_plan
+from kbackupd.restore.plan import RestorePlan
+from kbackupd.restore.planning import make_plan
 from kbackupd.store.memory import MemoryStore
 from kbackupd.store.protocol import Buffer
 from kbackupd.store.scoped import ScopedStore

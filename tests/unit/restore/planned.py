@@ -24,9 +24,12 @@ from kbackupd.model.settings import (
 )
 from kbackupd.restore.as_of import read_instant
 from kbackupd.restore.cut import EVERYTHING, PartitionCut
-from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan, make_plan, outcomes_of, planned_history
-from kbackupd.restore.rewrite import PartitionRewriter, ProducerIdentity, Tally
+from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan
+from kbackupd.restore.planning import make_plan, outcomes_of, planned_history
+from kbackupd.restore.produce_batch import ProducerIdentity
+from kbackupd.restore.rewrite import PartitionRewriter
 from kbackupd.restore.source import Chunk, read_partition
+from kbackupd.restore.tally import Tally
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder
 
 

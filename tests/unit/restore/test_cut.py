@@ -16,8 +16,9 @@ from kbackupd.model.positions import OffsetRange, PartitionId, TopicId
 from kbackupd.model.scope import HeaderPattern, OffsetBounds, RecordPatterns, RecordsOf, TimeWindow
 from kbackupd.model.segment import TransactionOutcome
 from kbackupd.restore.cut import PartitionCut, Reach, RecordFilter, compiled
+from kbackupd.restore.produce_batch import ProduceBatch
 from kbackupd.restore.provenance import Provenance
-from kbackupd.restore.rewrite import PartitionRewriter, ProduceBatch
+from kbackupd.restore.rewrite import PartitionRewriter
 from kbackupd.restore.visibility import Outcomes, Visibility
 from tests.unit.format.test_legacy import message
 from tests.unit.restore.test_rewrite import CODECS, PRODUCER, Stored, read_back, stored

@@ -6,7 +6,7 @@ import pytest
 
 from kbackupd.model.events import GapCause, PartitionSeen
 from kbackupd.model.positions import OffsetRange, PartitionId
-from kbackupd.restore.plan import NEVER_SEEN
+from kbackupd.restore.planning import NEVER_SEEN
 from tests.archive_builder import ArchiveBuilder
 from tests.unit.restore.planned import archive_everything, plan_of, rewritten, settings_for
 

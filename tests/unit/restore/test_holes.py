@@ -16,7 +16,7 @@ from kbackupd.model.errors import IncompleteError, KafkaDeniedError, KafkaUnavai
 from kbackupd.restore.filler import filler_batches
 from kbackupd.restore.holes import TransactionFiller
 from kbackupd.restore.markers import ATTEMPTS, RUNS, WINDOW, Hole, HoleSchedule, marker_for
-from kbackupd.restore.rewrite import SEQUENCE_MODULUS, ProducerIdentity
+from kbackupd.restore.produce_batch import SEQUENCE_MODULUS, ProducerIdentity
 from kbackupd.restore.send_queue import Patience
 
 CODE = KafkaErrorCode

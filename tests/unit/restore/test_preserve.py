@@ -23,8 +23,9 @@ from kbackupd.restore.offset_map import MappedRun
 from kbackupd.restore.plan import PartitionPlan, RestorePlan
 from kbackupd.restore.preflight import PreflightError, TargetDeniedError, examine_target
 from kbackupd.restore.preserve import HOLE_OFFSETS, MOST_FILLERS, KeepingOffsets, PreservedOffsets, Way
+from kbackupd.restore.produce_batch import Holds, ProduceBatch
 from kbackupd.restore.progress import Phase, RestoreProgress
-from kbackupd.restore.rewrite import Holds, PartitionRewriter, ProduceBatch
+from kbackupd.restore.rewrite import PartitionRewriter
 from kbackupd.restore.schedule import Schedule
 from kbackupd.restore.send_queue import Listener, Patience
 from kbackupd.restore.visibility import Outcomes

@@ -17,7 +17,7 @@ from kbackupd.kafka.types import KafkaErrorCode, ProduceAnswer, TopicPartition
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.errors import IncompleteError, KafkaDeniedError, KafkaUnavailableError, KbackupError
 from kbackupd.restore.produce import Producing
-from kbackupd.restore.rewrite import ProduceBatch
+from kbackupd.restore.produce_batch import ProduceBatch
 from kbackupd.restore.send_queue import REQUESTS_IN_FLIGHT
 
 CODE = KafkaErrorCode

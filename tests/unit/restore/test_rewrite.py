@@ -17,12 +17,8 @@ from kbackupd.format.stored_records import Record, records_of
 from kbackupd.model.positions import OffsetRange, PartitionId, TopicId
 from kbackupd.model.segment import TransactionOutcome
 from kbackupd.restore.offset_map import MappedRun
-from kbackupd.restore.rewrite import (
-    SEQUENCE_MODULUS,
-    PartitionRewriter,
-    ProduceBatch,
-    ProducerIdentity,
-)
+from kbackupd.restore.produce_batch import SEQUENCE_MODULUS, ProduceBatch, ProducerIdentity
+from kbackupd.restore.rewrite import PartitionRewriter
 from kbackupd.restore.visibility import Outcomes, Visibility
 from tests.unit.format.test_legacy import message
 

@@ -8,7 +8,7 @@ import pytest
 
 from kbackupd.kafka.types import KafkaErrorCode, ProduceAnswer, TopicPartition
 from kbackupd.model.errors import KafkaUnavailableError
-from kbackupd.restore.rewrite import ProduceBatch
+from kbackupd.restore.produce_batch import ProduceBatch
 from kbackupd.restore.schedule import REQUEST_BYTES, Question, Request, Schedule
 from kbackupd.restore.send_queue import REQUESTS_IN_FLIGHT, Listener, Patience
 

@@ -1,0 +1,173 @@
+"""What the target's logs hold, and whether a restore may write behind it. Changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from kbackupd.kafka.connection import KafkaConnection
+from kbackupd.kafka.offsets import list_offsets
+from kbackupd.kafka.types import (
+    EARLIEST_TIMESTAMP,
+    LATEST_TIMESTAMP,
+    TopicMetadata,
+    TopicPartition,
+)
+from kbackupd.model.errors import RefusedError
+from kbackupd.model.offset_map import OffsetsMode
+from kbackupd.model.positions import OffsetRange, PartitionId
+from kbackupd.model.restores import RestoreReady, Unfinished
+from kbackupd.model.units import format_few
+from kbackupd.restore.newest_batches import newest_batches
+from kbackupd.restore.permissions import Problem
+from kbackupd.restore.plan import RestorePlan
+from kbackupd.restore.resume import Landed, NewestBatch, landed
+
+
+async def read_landed(
+    connection: KafkaConnection,
+    topics: Sequence[TopicMetadata],
+    logs: Mapping[TopicPartition, OffsetRange],
+    ready: RestoreReady,
+    offsets: OffsetsMode,
+    problems: list[Problem],
+) -> dict[TopicPartition, Landed]:
+    """What the logs hold of the restore that is gone on with; what is not of it goes to `problems`."""
+    firsts = {
+        TopicPartition(topic.target, number): first
+        for topic in ready.topics
+        for number, first in enumerate(topic.log_ends)
+    }
+    asked: dict[int, dict[TopicPartition, tuple[PartitionId, int]]] = {}
+    for topic in topics:
+        for part in topic.partitions:
+            tp = TopicPartition(topic.name, part.partition)
+            if logs[tp]:
+                asked.setdefault(part.leader_id, {})[tp] = (
+                    PartitionId(topic.topic_id, part.partition),
+                    logs[tp].next_offset,
+                )
+    newest: dict[TopicPartition, NewestBatch] = {}
+    for found in await asyncio.gather(*(newest_batches(connection, node_id, some) for node_id, some in asked.items())):
+        newest |= found
+    appended = {topic.target for topic in ready.topics if topic.appends}
+    there: dict[TopicPartition, Landed] = {}
+    for tp, first_offset in firsts.items():
+        try:
+            there[tp] = landed(
+                tp,
+                first_offset=first_offset,
+                log_end=logs[tp].next_offset,
+                newest=newest.get(tp),
+                ready=ready,
+                offsets=offsets,
+                appends=tp.topic in appended,
+            )
+        except RefusedError as error:
+            problems.append(Problem(what=error.message, remedy=error.hint))
+    return there
+
+
+async def read_logs(
+    connection: KafkaConnection,
+    plan: RestorePlan,
+    topics: Sequence[TopicMetadata],
+    going_on: Unfinished | None,
+    problems: list[Problem],
+) -> dict[TopicPartition, OffsetRange]:
+    """What each log holds. Topics that hold what is not of this restore, or do not tell, are added to `problems`."""
+    filling = going_on.filling if going_on else {}
+    starts = _log_starts(plan)
+    by_leader: dict[int, list[TopicPartition]] = {}
+    for topic in topics:
+        for partition in topic.partitions:
+            by_leader.setdefault(partition.leader_id, []).append(TopicPartition(topic.name, partition.partition))
+    logs: dict[TopicPartition, OffsetRange] = {}
+    holding: dict[str, list[str]] = {}
+    losing: dict[str, list[int]] = {}
+    silent: dict[str, list[int]] = {}
+    for node_id, partitions in by_leader.items():
+        first = await list_offsets(connection, node_id, dict.fromkeys(partitions, (EARLIEST_TIMESTAMP, -1)))
+        last = await list_offsets(connection, node_id, dict.fromkeys(partitions, (LATEST_TIMESTAMP, -1)))
+        for tp in partitions:
+            log = OffsetRange(first[tp].offset, max(last[tp].offset, first[tp].offset))
+            if first[tp].error_code or last[tp].error_code:
+                silent.setdefault(tp.topic, []).append(tp.partition)
+            elif tp.topic in filling:
+                if log.first_offset > max(filling[tp.topic].log_ends[tp.partition], starts.get(tp, 0)):
+                    losing.setdefault(tp.topic, []).append(tp.partition)
+            elif log and not plan.append:
+                holding.setdefault(tp.topic, []).append(f"{tp.partition} {log}")
+            logs[tp] = log
+    problems += [
+        Problem(
+            what=f"topic {name} is not empty: partition {format_few(sorted(partitions))}",
+            remedy="delete the topics that are not empty, if nobody needs their records, rename with topic_mapping, or"
+            " have records follow those that are there (append: true)",
+        )
+        for name, partitions in sorted(holding.items())
+    ]
+    problems += [
+        Problem(
+            what=f"topic {name} has lost the beginning of what an earlier run restored:"
+            f" partitions {format_few(partitions)}",
+            remedy="stop whoever deletes records there, "
+            + (
+                "and restore into another topic (topic_mapping)"
+                if filling[name].appends
+                else "delete the topics of this restore and begin anew"
+            ),
+        )
+        for name, partitions in sorted(losing.items())
+    ]
+    problems += [
+        Problem(
+            what=f"topic {name} does not tell its offsets: partitions {format_few(partitions)}",
+            remedy="try again when the target's leaders are settled",
+        )
+        for name, partitions in sorted(silent.items())
+    ]
+    return logs
+
+
+def _log_starts(plan: RestorePlan) -> dict[TopicPartition, int]:
+    """Where logs begin of which the offsets are kept: what is written before that is deleted by the restore itself."""
+    return {
+        TopicPartition(topic.target, partition.partition): partition.preserved.log_start
+        for topic in plan.topics
+        for partition in topic.partitions
+        if partition.preserved is not None
+    }
+
+
+def offsets_problems(plan: RestorePlan, begins: Mapping[str, Mapping[int, int]]) -> list[Problem]:
+    """Why records cannot have the offsets they had.
+
+    Args:
+        begins: topic that exists → partition → where what is written begins.
+    """
+    problems = [
+        Problem(
+            what=f"topic {topic.target}: partition {partition.partition} cannot keep its offsets: {reason}",
+            remedy=f"leave {topic.source} out, or restore it apart with `offsets: compact`",
+        )
+        for topic in plan.topics
+        for partition in topic.partitions
+        if partition.preserved is not None and (reason := partition.preserved.refused)
+    ]
+    for topic in plan.topics:
+        beyond = [
+            f"{partition.partition} ends at {end}, its records begin at {partition.preserved.log_start}"
+            for partition in topic.partitions
+            if partition.preserved is not None
+            and (end := begins.get(topic.target, {}).get(partition.partition, 0)) > partition.preserved.log_start
+        ]
+        if beyond:
+            problems.append(
+                Problem(
+                    what=f"topic {topic.target} is empty, but beyond what is to be kept:"
+                    f" partition {format_few(beyond)}",
+                    remedy=f"delete {topic.target}: it is created again",
+                )
+            )
+    return problems
