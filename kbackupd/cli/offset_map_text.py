@@ -10,7 +10,7 @@ from rich.text import Text
 
 from kbackupd.cli.output import count_of, plain_table, print_sections
 from kbackupd.model.clock import iso
-from kbackupd.model.offset_map import Exactness, MappedPosition, OffsetMapDocument, PartitionMap, TopicMap
+from kbackupd.model.offset_map import Exactness, MappedPosition, OffsetMapDocument, OffsetsMode, PartitionMap, TopicMap
 
 ROWS_ON_TERMINAL = 200
 """Piped output is complete."""
@@ -33,7 +33,6 @@ def print_map(console: Console, document: OffsetMapDocument) -> None:
     facts.add_row("from cluster", document.source_cluster_id)
     facts.add_row("to cluster", document.target_cluster_id)
     facts.add_row("written", iso(document.made_ms))
-    facts.add_row("offsets", document.mode)
     topics = _blocks(console, document) if console.is_terminal else [_rows(console, document)]
     print_sections(console, [facts, *(topics if document.topics else [Text("no topics")])])
 
@@ -80,8 +79,13 @@ def _cells(one: PartitionMap) -> tuple[str | Text, ...]:
         f"[{one.target_first_offset}, {one.target_next_offset})",
         f"{one.records:,}",
         f"{len(one.counts):,}",
-        "complete" if one.complete else Text("not to its end", "yellow"),
+        _state(one),
     )
+
+
+def _state(one: PartitionMap) -> Text:
+    state = Text("complete") if one.complete else Text("not to its end", "yellow")
+    return state.append(", offsets kept") if one.mode is OffsetsMode.PRESERVE else state
 
 
 def _partition(one: PartitionMap) -> str:

@@ -10,7 +10,6 @@ from rich.text import Text
 from kbackupd.cli.output import count_of, plain_table, print_sections
 from kbackupd.cli.restore_cut_text import choice_in_words, cut_in_words, instant_in_words, is_cut, what_came_of_it
 from kbackupd.model.clock import iso
-from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.units import format_bytes, format_duration, format_few
 from kbackupd.restore.acls import AclSelection, AclsOutcome, in_words
 from kbackupd.restore.plan import PinnedEpoch, RestorePlan, TopicPlan
@@ -47,7 +46,7 @@ def print_plan(console: Console, plan: RestorePlan) -> None:
         table.add_column(name, overflow="fold")
     if plan.append:
         head.append("\nappended to topics that hold records, which keep their own configuration")
-    if plan.offsets is OffsetsMode.PRESERVE:
+    if plan.keeping_offsets:
         head.append(_filling(plan))
     for name in ("PARTITIONS", "OFFSETS", "RECORDS ≤", "DOWNLOAD", "LARGEST BATCH"):
         table.add_column(name, justify="right")
@@ -91,9 +90,11 @@ def _skipped(plan: RestorePlan) -> str:
 
 
 def _filling(plan: RestorePlan) -> str:
-    kept = [one.preserved for topic in plan.topics for one in topic.partitions if one.preserved is not None]
+    keeping = plan.keeping_offsets
+    kept = [one.preserved for topic in keeping for one in topic.partitions if one.preserved is not None]
+    whose = "" if len(keeping) == len(plan.topics) else f" of {format_few([topic.target for topic in keeping])}"
     return (
-        f"\noffsets are kept: at least {sum(one.to_fill for one in kept):,} without a record to fill, and"
+        f"\noffsets{whose} are kept: at least {sum(one.to_fill for one in kept):,} without a record to fill, and"
         f" {sum(one.log_start for one in kept):,} before the log starts, about {format_duration(plan.fill_seconds)}"
         " (more where the target denies transaction markers)"
     )

@@ -27,6 +27,7 @@ class _Partition(Struct):
     target_first_offset: _Offset
     target_next_offset: _Offset
     complete: bool
+    offsets: OffsetsMode
     source_offsets: list[_Offset]
     target_offsets: list[_Offset]
     counts: list[_Count]
@@ -49,7 +50,6 @@ class _Document(Struct):
     source_cluster_id: str
     target_cluster_id: str
     made_ms: int
-    offsets: OffsetsMode
     topics: list[_Topic]
     digest: str = ""
 
@@ -66,7 +66,6 @@ def encode_offset_map(document: OffsetMapDocument) -> bytes:
             source_cluster_id=document.source_cluster_id,
             target_cluster_id=document.target_cluster_id,
             made_ms=document.made_ms,
-            offsets=document.mode,
             topics=[
                 _Topic(
                     source=topic.source,
@@ -90,6 +89,7 @@ def _encoded(one: PartitionMap) -> _Partition:
         target_first_offset=one.target_first_offset,
         target_next_offset=one.target_next_offset,
         complete=one.complete,
+        offsets=one.mode,
         source_offsets=list(one.source_offsets),
         target_offsets=list(one.target_offsets),
         counts=list(one.counts),
@@ -122,14 +122,13 @@ def decode_offset_map(name: str, data: bytes) -> OffsetMapDocument:
         source_cluster_id=row.source_cluster_id,
         target_cluster_id=row.target_cluster_id,
         made_ms=row.made_ms,
-        mode=row.offsets,
         topics=tuple(
             TopicMap(
                 source=topic.source,
                 topic_id=TopicId(topic.topic_id),
                 target=topic.target,
                 target_topic_id=TopicId(topic.target_topic_id),
-                partitions=tuple(_decoded(one, row.offsets) for one in topic.partitions),
+                partitions=tuple(_decoded(one) for one in topic.partitions),
             )
             for topic in row.topics
         ),
@@ -137,7 +136,7 @@ def decode_offset_map(name: str, data: bytes) -> OffsetMapDocument:
     )
 
 
-def _decoded(one: _Partition, mode: OffsetsMode) -> PartitionMap:
+def _decoded(one: _Partition) -> PartitionMap:
     return PartitionMap(
         source_partition=one.source_partition,
         target_partition=one.target_partition,
@@ -149,7 +148,7 @@ def _decoded(one: _Partition, mode: OffsetsMode) -> PartitionMap:
         source_offsets=one.source_offsets,
         target_offsets=one.target_offsets,
         counts=one.counts,
-        mode=mode,
+        mode=one.offsets,
     )
 
 

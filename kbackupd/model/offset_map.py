@@ -123,7 +123,6 @@ class OffsetMapDocument:
     source_cluster_id: str
     target_cluster_id: str
     made_ms: int
-    mode: OffsetsMode
     topics: tuple[TopicMap, ...]
     digest: str = ""
     """Over the canonical content; "" until it is encoded."""

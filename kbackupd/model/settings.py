@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 from kbackupd.model.globs import is_literal, taken_by_star
-from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.scope import RestoreScope
 
 MIB = 1 << 20
@@ -81,6 +80,17 @@ class StartPolicy(StrEnum):
 
     EARLIEST = "earliest"
     LATEST = "latest"
+
+
+class KeepOffsets(StrEnum):
+    """Which topics' records are restored at the offsets they had."""
+
+    AUTO = "auto"
+    """Those of topics that others need first, unless they are appended to what is there."""
+    COMPACT = "compact"
+    """None."""
+    PRESERVE = "preserve"
+    """All."""
 
 
 class RetentionAfter(StrEnum):
@@ -310,7 +320,7 @@ class RestoreOptions:
     sources become `topics.include`."""
     scope: RestoreScope = field(default_factory=RestoreScope)
     retention_after: RetentionAfter = RetentionAfter.AUTO
-    offsets: OffsetsMode = OffsetsMode.COMPACT
+    offsets: KeepOffsets = KeepOffsets.AUTO
     append: bool = False
     """Topics that hold records are no reason to refuse."""
     acls: bool = False

@@ -13,7 +13,8 @@ from kbackupd.kafka.offsets import list_offsets
 from kbackupd.kafka.transactions import EmptyTransactions, MarkerWriter
 from kbackupd.kafka.types import LATEST_TIMESTAMP, KafkaErrorCode, TopicPartition
 from kbackupd.model.errors import KafkaDeniedError, KbackupError
-from kbackupd.model.units import format_duration
+from kbackupd.model.settings import KeepOffsets
+from kbackupd.model.units import format_duration, format_few
 from kbackupd.restore.holes import HoleFiller, Leaders, MarkerFiller, TransactionFiller
 from kbackupd.restore.markers import RUNS
 from kbackupd.restore.permissions import Problem
@@ -47,7 +48,7 @@ async def way_to_fill(connection: KafkaConnection, plan: RestorePlan, problems: 
                 what="offsets without records cannot be filled: this principal may neither write transaction markers"
                 f" nor use the transactional id {name}",
                 remedy="grant Alter or ClusterAction on the cluster, or Write and Describe on the transactional ids"
-                f" that begin with {_ID_PREFIX}",
+                f" that begin with {_ID_PREFIX}{_without(plan)}",
                 denied=True,
             )
         )
@@ -62,11 +63,19 @@ async def way_to_fill(connection: KafkaConnection, plan: RestorePlan, problems: 
                 what=f"a partition has {slowest} offsets without records, and this principal may not write transaction"
                 f" markers: empty transactions would take {format_duration(slowest / TRANSACTIONS_PER_SECOND)}"
                 f" (at most {MOST_TRANSACTIONS} offsets are filled with them)",
-                remedy="grant Alter or ClusterAction on the cluster",
+                remedy=f"grant Alter or ClusterAction on the cluster{_without(plan)}",
                 denied=True,
             )
         )
     return Way.TRANSACTIONS
+
+
+def _without(plan: RestorePlan) -> str:
+    """The way out where nobody asked for offsets to be kept."""
+    if plan.offsets is not KeepOffsets.AUTO:
+        return ""
+    names = format_few([topic.source for topic in plan.keeping_offsets])
+    return f"; or say offsets: compact, where {names} may have new offsets"
 
 
 def transactional_id(plan: RestorePlan) -> str:

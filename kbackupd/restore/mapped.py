@@ -50,7 +50,6 @@ def offset_map_of(record: RestoreRecord, *, made_ms: int) -> OffsetMapDocument |
         source_cluster_id=plan.source_cluster_id,
         target_cluster_id=record.target_cluster_id,
         made_ms=made_ms,
-        mode=plan.offsets,
         topics=tuple(_topic_map(topic, record) for topic in plan.topics),
     )
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kbackupd.model.events import GapCause
-from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.positions import OffsetRange, PartitionId, TopicId
 from kbackupd.model.scope import OffsetBounds, RecordPatterns, RecordsOf, TimeWindow
-from kbackupd.model.settings import RetentionAfter
+from kbackupd.model.settings import KeepOffsets, RetentionAfter
 from kbackupd.restore.choice import GO_FIRST
 from kbackupd.restore.cut import PartitionCut, RecordFilter
 from kbackupd.restore.instant import PartitionAsOf
@@ -153,6 +152,10 @@ class TopicPlan:
         return self.source in GO_FIRST
 
     @property
+    def keeps_offsets(self) -> bool:
+        return any(one.preserved is not None for one in self.partitions)
+
+    @property
     def moves_log_start(self) -> bool:
         """Fillers are written before some partition's first offset, and deleted."""
         return any(one.preserved is not None and one.preserved.log_start > 0 for one in self.partitions)
@@ -187,7 +190,7 @@ class RestorePlan:
     target: tuple[str, ...]
     retention_after: RetentionAfter
     cut: PlannedCut
-    offsets: OffsetsMode
+    offsets: KeepOffsets
     append: bool
     """Into topics that hold records, too."""
     fill_seconds: float
@@ -202,6 +205,11 @@ class RestorePlan:
     @property
     def partitions(self) -> int:
         return sum(len(topic.partitions) for topic in self.topics)
+
+    @property
+    def keeping_offsets(self) -> tuple[TopicPlan, ...]:
+        """The topics whose records come back at the offsets they had."""
+        return tuple(topic for topic in self.topics if topic.keeps_offsets)
 
     @property
     def offsets_to_fill(self) -> int:

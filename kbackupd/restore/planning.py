@@ -9,12 +9,11 @@ from kbackupd.archive.archive import Archive, ArchivedTopic
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory
 from kbackupd.archive.lineage import ROOT_BRANCH
 from kbackupd.model.events import GAP_MEANING
-from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.positions import OffsetRange, PartitionId
 from kbackupd.model.scope import OffsetBounds, RecordsOf
 from kbackupd.model.segment import Run, RunFlag
-from kbackupd.model.settings import RestoreOptions, RestoreSettings
-from kbackupd.restore.choice import ChosenTopic, choose_topics, not_there
+from kbackupd.model.settings import KeepOffsets, RestoreOptions, RestoreSettings
+from kbackupd.restore.choice import GO_FIRST, ChosenTopic, choose_topics, not_there
 from kbackupd.restore.instant import Instant, PartitionAsOf, history_at, partition_as_of
 from kbackupd.restore.plan import (
     PLAN_FORMAT,
@@ -118,11 +117,17 @@ def _topic_plan(
                 asked=scope.offsets_of(topic.name, id.partition),
                 left_out=not scope.takes(topic.name, id.partition),
                 never_seen=_never_seen(archive, topic, id),
-                preserves=options.offsets is OffsetsMode.PRESERVE,
+                preserves=_keeps_offsets(options, topic.name),
             )
             for id in topic.partition_ids
         ),
     )
+
+
+def _keeps_offsets(options: RestoreOptions, source: str) -> bool:
+    if options.offsets is KeepOffsets.AUTO:
+        return source in GO_FIRST and not options.append
+    return options.offsets is KeepOffsets.PRESERVE
 
 
 def _history(

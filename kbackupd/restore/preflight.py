@@ -21,7 +21,6 @@ from kbackupd.kafka.types import (
     TopicPartition,
 )
 from kbackupd.model.errors import DeniedError, KafkaDeniedError, RefusedError
-from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.positions import TopicId
 from kbackupd.model.restores import Unfinished
 from kbackupd.model.units import format_few
@@ -145,7 +144,7 @@ async def examine_target(
     problems += await acl_problems(connection) if sets_acls else []
     producer = await _producer(connection, problems)
     # Before logs are asked where they end: an empty transaction that a dead run had begun is over then.
-    way = await way_to_fill(connection, plan, problems) if plan.offsets is OffsetsMode.PRESERVE else None
+    way = await way_to_fill(connection, plan, problems) if plan.keeping_offsets else None
     logs = await read_logs(connection, plan, [one.there for one in existing], going_on, problems)
     begins = {
         one.plan.target: dict(enumerate(filling[one.plan.target].log_ends))
@@ -160,7 +159,7 @@ async def examine_target(
     landed_before: dict[TopicPartition, Landed] = {}
     if going_on is not None and going_on.ready is not None and not problems:
         landed_before = await read_landed(
-            connection, [one.there for one in existing], logs, going_on.ready, plan.offsets, problems
+            connection, [one.there for one in existing], logs, going_on.ready, plan, problems
         )
     problems += _same_cluster(plan, metadata, problems)
     if problems or producer is None:

@@ -18,7 +18,6 @@ from kbackupd.format.header import BatchHeader
 from kbackupd.kafka.types import TopicPartition
 from kbackupd.model.clock import iso
 from kbackupd.model.errors import IncompleteError, RefusedError
-from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.positions import TopicId
 from kbackupd.model.restores import Finished, RestoreReady, Unfinished
 from kbackupd.model.settings import RestoreOptions, RetentionAfter
@@ -211,7 +210,7 @@ def landed(
     log_end: int,
     newest: NewestBatch | None,
     ready: RestoreReady,
-    offsets: OffsetsMode = OffsetsMode.COMPACT,
+    keeps_offsets: bool = False,
     appends: bool = False,
 ) -> Landed:
     """What was written from `first_offset` to `log_end` is of the restore.
@@ -226,7 +225,7 @@ def landed(
     taken = log_end - first_offset
     if taken == 0:
         return Landed(tp, 0, None, appends=appends)
-    if taken < 0 or not _is_of(ready, newest, log_end, taken, offsets):
+    if taken < 0 or not _is_of(ready, newest, log_end, taken, keeps_offsets):
         raise RefusedError(
             f"topic {tp.topic}: partition {tp.partition} ends at offset {log_end} with something that the restore begun"
             f" there did not write",
@@ -242,8 +241,7 @@ def _anew(tp: TopicPartition, appends: bool) -> str:
     return f"and restore into another topic (topic_mapping), or the rest of {tp.topic} (offset_ranges); {_SET_ASIDE}"
 
 
-def _is_of(ready: RestoreReady, newest: NewestBatch | None, log_end: int, taken: int, offsets: OffsetsMode) -> bool:
-    kept = offsets is OffsetsMode.PRESERVE
+def _is_of(ready: RestoreReady, newest: NewestBatch | None, log_end: int, taken: int, kept: bool) -> bool:
     if newest is None:
         return kept  # fillers, deleted
     header = newest.header

@@ -14,7 +14,6 @@ from kbackupd.kafka.types import (
     TopicPartition,
 )
 from kbackupd.model.errors import RefusedError
-from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.positions import OffsetRange, PartitionId
 from kbackupd.model.restores import RestoreReady, Unfinished
 from kbackupd.model.units import format_few
@@ -29,7 +28,7 @@ async def read_landed(
     topics: Sequence[TopicMetadata],
     logs: Mapping[TopicPartition, OffsetRange],
     ready: RestoreReady,
-    offsets: OffsetsMode,
+    plan: RestorePlan,
     problems: list[Problem],
 ) -> dict[TopicPartition, Landed]:
     """What the logs hold of the restore that is gone on with; what is not of it goes to `problems`."""
@@ -50,6 +49,7 @@ async def read_landed(
     newest: dict[TopicPartition, NewestBatch] = {}
     for found in await asyncio.gather(*(newest_batches(connection, node_id, some) for node_id, some in asked.items())):
         newest |= found
+    keeping = {topic.target for topic in plan.keeping_offsets}
     appended = {topic.target for topic in ready.topics if topic.appends}
     there: dict[TopicPartition, Landed] = {}
     for tp, first_offset in firsts.items():
@@ -60,7 +60,7 @@ async def read_landed(
                 log_end=logs[tp].next_offset,
                 newest=newest.get(tp),
                 ready=ready,
-                offsets=offsets,
+                keeps_offsets=tp.topic in keeping,
                 appends=tp.topic in appended,
             )
         except RefusedError as error:

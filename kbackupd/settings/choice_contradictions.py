@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from kbackupd.model.globs import is_literal, stars_in
-from kbackupd.model.offset_map import OffsetsMode
-from kbackupd.model.settings import SYSTEM_TOPICS, TopicSelection
+from kbackupd.model.settings import SYSTEM_TOPICS, KeepOffsets, TopicSelection
 from kbackupd.settings.refusal import KeyPath
 from kbackupd.settings.restore_sections import OfPartitionSection, OfTopicSection, RestoreOptionsSection
 
@@ -24,7 +23,7 @@ def choice_contradictions(options: RestoreOptionsSection) -> Iterator[Contradict
     yield from _instant(options)
     yield from _ranges(options)
     yield from _named_topics(options)
-    if options.append and options.offsets is OffsetsMode.PRESERVE:
+    if options.append and options.offsets is KeepOffsets.PRESERVE:
         yield (
             (*_OPTIONS, "append"),
             "contradicts offsets: preserve: behind records that are there no record has the offset it had",

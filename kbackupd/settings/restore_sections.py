@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.scope import RecordsOf
-from kbackupd.model.settings import RetentionAfter
+from kbackupd.model.settings import KeepOffsets, RetentionAfter
 from kbackupd.settings.fields import (
     Brokers,
     Flag,
@@ -161,8 +160,9 @@ class RestoreOptionsSection(Section):
         "auto"
     )
     """Recorded configuration is put back last: `auto` if it would delete nothing, `recorded` always, `hold` never."""
-    offsets: Annotated[OffsetsMode, one_of(*OffsetsMode), Kind("compact or preserve")] = written("compact")
-    """`compact`: records follow each other. `preserve`: each has the offset it had; committed positions stay valid."""
+    offsets: Annotated[KeepOffsets, one_of(*KeepOffsets), Kind("auto, compact or preserve")] = written("auto")
+    """`compact`: records follow each other. `preserve`: each has the offset it had; committed positions stay valid.
+    `auto`: only those of `_schemas` have."""
     append: Flag = written("false")
     """Restores behind the records of topics that hold some, too; such a topic keeps its own configuration."""
     rate_limit: Rate | None = None

@@ -16,8 +16,7 @@ from kbackupd.kafka.offsets import list_offsets
 from kbackupd.kafka.transactions import EmptyTransactions, MarkerWriter
 from kbackupd.kafka.types import LATEST_TIMESTAMP, KafkaErrorCode, TopicPartition
 from kbackupd.model.clock import SystemClock
-from kbackupd.model.offset_map import OffsetsMode
-from kbackupd.model.settings import SecuritySettings
+from kbackupd.model.settings import KeepOffsets, SecuritySettings
 from kbackupd.restore.configs import SAFE
 from kbackupd.restore.markers import marker_for
 from kbackupd.restore.planning import make_plan
@@ -115,7 +114,7 @@ async def test_offsets_are_kept_there_as_well(older_kafka: KafkaServer) -> None:
         log.end_transaction(7, committed=number % 2 == 0)
     await archive_everything(built)
 
-    report = await restore(built, settings_for(older_kafka.bootstrap, {"kept": "kept"}, offsets=OffsetsMode.PRESERVE))
+    report = await restore(built, settings_for(older_kafka.bootstrap, {"kept": "kept"}, offsets=KeepOffsets.PRESERVE))
 
     assert (report.verdict, report.filling) == (Verdict.COMPLETE, Way.MARKERS)
     for isolation in ISOLATIONS:

@@ -10,8 +10,8 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._acl import AclBinding, AclBindingFilter, AclOperation, AclPermissionType
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 
-from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.settings import (
+    KeepOffsets,
     RestoreSettings,
     SaslMechanism,
     SaslSettings,
@@ -148,7 +148,7 @@ async def test_offsets_are_kept_by_empty_transactions_unless_markers_are_permitt
 
     async def kept(target: str) -> RestoreReport:
         server = f"127.0.0.1:{strict.guarded_port}"
-        return await restore(built, logged_in(settings_for(server, {"kept": target}, offsets=OffsetsMode.PRESERVE)))
+        return await restore(built, logged_in(settings_for(server, {"kept": target}, offsets=KeepOffsets.PRESERVE)))
 
     with pytest.raises(TargetDeniedError) as denied:
         await kept(targets[0])

@@ -13,7 +13,7 @@ from confluent_kafka import TopicPartition as ConfluentPartition
 from confluent_kafka.admin import AdminClient
 
 from kbackupd.format.records import RawRecord, build_batch, encode_body
-from kbackupd.model.offset_map import OffsetsMode
+from kbackupd.model.settings import KeepOffsets
 from kbackupd.restore.preflight import PreflightError
 from kbackupd.restore.preserve import Way
 from kbackupd.restore.report import RestoreReport, Verdict
@@ -33,7 +33,7 @@ async def preserved(kafka: KafkaServer, source: str, target: str, *, partitions:
     built = await ArchiveBuilder.create()
     mirror_topic(built, kafka, source, partitions=partitions)
     await archive_everything(built)
-    return await restore(built, settings_for(kafka.bootstrap, {source: target}, offsets=OffsetsMode.PRESERVE))
+    return await restore(built, settings_for(kafka.bootstrap, {source: target}, offsets=KeepOffsets.PRESERVE))
 
 
 def drafts(seed: str, count: int, *, partition: int = 0) -> Iterator[Draft]:
@@ -118,7 +118,7 @@ async def test_a_compacted_topic_comes_back_with_the_holes_it_had(kafka: KafkaSe
         log.add(build_batch(records, base_offset=base, last_offset_delta=held[-1] - base + 2, base_timestamp_ms=1))
     await archive_everything(built)
 
-    report = await restore(built, settings_for(kafka.bootstrap, {"compacted": target}, offsets=OffsetsMode.PRESERVE))
+    report = await restore(built, settings_for(kafka.bootstrap, {"compacted": target}, offsets=KeepOffsets.PRESERVE))
 
     assert report.verdict is Verdict.COMPLETE
     assert report.topics[0].config_held["cleanup.policy"] == "compact"
@@ -128,6 +128,26 @@ async def test_a_compacted_topic_comes_back_with_the_holes_it_had(kafka: KafkaSe
     assert report.topics[0].partitions[0].target_first_offset == 5
     assert log_end(kafka, target) == log.next_offset == 1_006
     assert [resumed(kafka, target, at) for at in (5, 11, 13, 301, 1_004, 1_006)] == [9, 12, 15, 1_000, None, None]
+
+
+@pytest.mark.parametrize(("asked", "at"), [(KeepOffsets.AUTO, [7, 9, 10]), (KeepOffsets.COMPACT, [0, 1, 2])])
+async def test_schemas_keep_their_offsets_where_nobody_asks_for_others(
+    kafka: KafkaServer, unique_topic: Names, asked: KeepOffsets, at: list[int]
+) -> None:
+    built, schemas, orders = await ArchiveBuilder.create(), unique_topic(), unique_topic()
+    for name in ("_schemas", "orders"):
+        log = built.log(built.topic(name, configs={"cleanup.policy": "compact"}, first_offset=7), 0)
+        records = [RawRecord(0, 0, delta, encode_body(b"key-%d" % delta, b"v")) for delta in (0, 2, 3)]
+        log.add(build_batch(records, base_offset=7, last_offset_delta=3, base_timestamp_ms=1))
+    await archive_everything(built)
+
+    settings = settings_for(kafka.bootstrap, {"_schemas": schemas, "orders": orders}, offsets=asked)
+    report = await restore(built, settings)
+
+    assert report.verdict is Verdict.COMPLETE
+    for isolation in BOTH:
+        assert [record.offset for record in read_topic(kafka.bootstrap, schemas, isolation=isolation)[0]] == at
+        assert [record.offset for record in read_topic(kafka.bootstrap, orders, isolation=isolation)[0]] == [0, 1, 2]
 
 
 async def test_an_empty_topic_that_is_beyond_the_offsets_is_refused_and_one_that_is_before_them_is_not(
@@ -143,7 +163,7 @@ async def test_an_empty_topic_that_is_beyond_the_offsets_is_refused_and_one_that
         built = await ArchiveBuilder.create()
         built.log(built.topic("orders", first_offset=first_offset), 0).append([b"one"])
         await archive_everything(built)
-        return await restore(built, settings_for(kafka.bootstrap, {"orders": target}, offsets=OffsetsMode.PRESERVE))
+        return await restore(built, settings_for(kafka.bootstrap, {"orders": target}, offsets=KeepOffsets.PRESERVE))
 
     with pytest.raises(PreflightError) as refused:
         await kept(9)
@@ -169,7 +189,7 @@ async def test_a_look_up_by_time_in_a_log_with_filled_holes_is_never_too_late(
         log.end_transaction(7, committed=True)
     await archive_everything(built)
 
-    await restore(built, settings_for(kafka.bootstrap, {"orders": target}, offsets=OffsetsMode.PRESERVE))
+    await restore(built, settings_for(kafka.bootstrap, {"orders": target}, offsets=KeepOffsets.PRESERVE))
 
     consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": target})
     try:

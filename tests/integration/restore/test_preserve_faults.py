@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from kbackupd.model.offset_map import OffsetsMode
+from kbackupd.model.settings import KeepOffsets
 from kbackupd.restore.progress import RestoreProgress
 from kbackupd.restore.report import Verdict
 from kbackupd.testbed.kafka_proxy import LIST_OFFSETS, PRODUCE, WRITE_TXN_MARKERS
@@ -69,7 +69,7 @@ async def test_lost_answers_of_every_kind_leave_every_record_where_it_was(
     keys = [PRODUCE, WRITE_TXN_MARKERS, LIST_OFFSETS]
     rules = [proxy.strike(LoseAnswer(), api_keys=keys, share=0.05) for proxy in cluster.proxies]
     try:
-        report = await restore(built, settings_for(cluster.outside, {"orders": target}, offsets=OffsetsMode.PRESERVE))
+        report = await restore(built, settings_for(cluster.outside, {"orders": target}, offsets=KeepOffsets.PRESERVE))
     finally:
         await cluster.heal()
 
@@ -93,7 +93,7 @@ async def test_a_broker_that_dies_while_holes_are_filled_leaves_every_record_whe
     settings = settings_for(
         cluster.outside,
         {"orders": target},
-        offsets=OffsetsMode.PRESERVE,
+        offsets=KeepOffsets.PRESERVE,
         rate_limit_bytes_per_second=200 << 10,
     )
     try:

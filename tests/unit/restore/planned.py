@@ -9,10 +9,10 @@ from kbackupd.archive.archive import Archive
 from kbackupd.archive.pins import Pins
 from kbackupd.format.batch import iter_batches
 from kbackupd.format.stored_records import records_of as decoded
-from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.scope import RecordsOf, RestoreScope
 from kbackupd.model.settings import (
     FilesystemSettings,
+    KeepOffsets,
     RestoreOptions,
     RestoreSettings,
     RestoreSource,
@@ -42,7 +42,7 @@ def settings_for(
     rate_limit_bytes_per_second: int | None = None,
     scope: RestoreScope | None = None,
     provenance_headers: bool = False,
-    offsets: OffsetsMode = OffsetsMode.COMPACT,
+    offsets: KeepOffsets = KeepOffsets.AUTO,
     append: bool = False,
 ) -> RestoreSettings:
     """Restore settings whose storage nobody opens: the archive is handed over."""

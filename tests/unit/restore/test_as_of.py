@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from kbackupd.archive.archive import Archive
 from kbackupd.format.records import decode_record
 from kbackupd.model.errors import UsageError
-from kbackupd.model.offset_map import OffsetsMode
 from kbackupd.model.positions import OffsetRange
 from kbackupd.model.scope import OffsetBounds, RecordsOf, RestoreScope, TimeWindow
+from kbackupd.model.settings import KeepOffsets
 from kbackupd.restore.as_of import refuse_future
 from kbackupd.restore.plan import RestorePlan
 from kbackupd.restore.resume import plan_digest
@@ -493,7 +493,7 @@ async def test_kept_offsets_begin_and_end_where_the_log_did_at_the_instant() -> 
     life.capture(orders, 0)
     await life.flush()
 
-    asked = settings_for("kafka:9092", {}, scope=RestoreScope(as_of_ms=at_ms), offsets=OffsetsMode.PRESERVE)
+    asked = settings_for("kafka:9092", {}, scope=RestoreScope(as_of_ms=at_ms), offsets=KeepOffsets.PRESERVE)
     kept = (await plan_of(built, asked)).topics[0].partitions[0].preserved
 
     assert kept is not None

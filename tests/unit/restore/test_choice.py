@@ -16,6 +16,7 @@ from kbackupd.model.errors import UsageError
 from kbackupd.model.events import GapCause
 from kbackupd.model.positions import OffsetRange, TopicId
 from kbackupd.model.scope import OffsetBounds, RecordPatterns, RecordsOf, RestoreScope, TimeWindow
+from kbackupd.model.settings import KeepOffsets
 from kbackupd.restore.plan import PartitionPlan
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder, SourceLog
 from tests.unit.format.test_legacy import message
@@ -261,6 +262,28 @@ async def test_what_others_need_is_planned_first() -> None:
         ("A", False),
         ("orders", False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("offsets", "append", "kept"),
+    [
+        (KeepOffsets.AUTO, False, ["_schemas"]),
+        (KeepOffsets.AUTO, True, []),
+        (KeepOffsets.COMPACT, False, []),
+        (KeepOffsets.PRESERVE, False, ["_schemas", "orders"]),
+    ],
+)
+async def test_what_others_need_keeps_its_offsets_unless_it_cannot_or_need_not(
+    offsets: KeepOffsets, append: bool, kept: list[str]
+) -> None:
+    built = await ArchiveBuilder.create()
+    for name in ("_schemas", "orders"):
+        built.log(built.topic(name), 0).append([b"v"])
+    await archive_everything(built)
+
+    plan = await plan_of(built, settings_for("kafka:9092", {}, offsets=offsets, append=append))
+
+    assert [topic.source for topic in plan.keeping_offsets] == kept
 
 
 async def test_a_plan_says_what_decodes_every_batch() -> None:

@@ -69,7 +69,6 @@ def document_of(*partitions: PartitionMap) -> OffsetMapDocument:
         source_cluster_id="s",
         target_cluster_id="t",
         made_ms=1,
-        mode=OffsetsMode.COMPACT,
         topics=(topic,),
     )
 

@@ -18,7 +18,7 @@ from kbackupd.kafka.types import KafkaErrorCode, ProduceAnswer, TopicOperation, 
 from kbackupd.kafka.wire_transactions import InitTransactionsRequest, WriteMarkersRequest
 from kbackupd.model.errors import IncompleteError
 from kbackupd.model.events import GapCause
-from kbackupd.model.offset_map import OffsetsMode
+from kbackupd.model.settings import KeepOffsets
 from kbackupd.restore.offset_map import MappedRun
 from kbackupd.restore.plan import PartitionPlan, RestorePlan
 from kbackupd.restore.preflight import PreflightError, TargetDeniedError, examine_target
@@ -111,7 +111,7 @@ def test_the_time_left_counts_offsets_that_are_still_to_be_filled() -> None:
 
 async def preserved(built: ArchiveBuilder) -> PartitionPlan:
     await archive_everything(built)
-    plan = await plan_of(built, settings_for("kafka:9092", {}, offsets=OffsetsMode.PRESERVE))
+    plan = await plan_of(built, settings_for("kafka:9092", {}, offsets=KeepOffsets.PRESERVE))
     return plan.topics[0].partitions[0]
 
 
@@ -144,7 +144,7 @@ async def test_a_log_begins_behind_what_was_gone_when_capture_began_and_not_at_i
     log.add(build_batch([raw(4)], base_offset=3, last_offset_delta=4, base_timestamp_ms=0))
     life.capture(orders, 0)
     await life.flush()
-    plan = await plan_of(built, settings_for("kafka:9092", {}, offsets=OffsetsMode.PRESERVE))
+    plan = await plan_of(built, settings_for("kafka:9092", {}, offsets=KeepOffsets.PRESERVE))
 
     assert kept(plan.topics[0].partitions[0]).log_start == 3
     assert plan.topics[0].moves_log_start
@@ -257,7 +257,7 @@ class TestPreflight:
         if hole:
             log.add(build_batch([raw(0)], base_offset=log.next_offset + hole, base_timestamp_ms=0))
         await archive_everything(built)
-        return await plan_of(built, settings_for("kafka:9092", {}, offsets=OffsetsMode.PRESERVE))
+        return await plan_of(built, settings_for("kafka:9092", {}, offsets=KeepOffsets.PRESERVE))
 
     @staticmethod
     async def problems(target: ForgedTarget, plan: RestorePlan) -> list[str]:
