@@ -436,6 +436,8 @@ async def test_plan_and_report_say_what_was_chosen_in_words_and_in_json(
         "window": {"start_ms": base_ms + 3_600_000, "end_ms": base_ms + 3 * 3_600_000},
         "visibility": "committed",
         "filters": {"key": None, "value": "^lo", "headers": []},
+        "as_of_ms": None,
+        "without_coordinators": False,
         "provenance_headers": False,
     }
     assert [partition["left_out"] for partition in plan["topics"][0]["partitions"]] == [False, True, False]
