@@ -66,10 +66,11 @@ which partition, "codec" 1 that they are one zstd frame, "topics" which topics t
   n() { echo $((0x$(tail -c $1 F | head -c $2 | od -An -v -tx1 | tr -d ' \\n'))); }
   tail -c +$(($(n 48 8) + 1)) F | head -c $(n 56 4) | zstd -dc > footer.json
 
-The program takes every batch once, however often it was captured, and of a log that an election cut back the history
-that went on (a batch that the cut runs through is written whole). It takes what a writer that was killed left behind
-for as good as the rest: docs/format.md in kbackupd's source has the rules for that, and everything else. In memory it
-keeps what it knows of each run, and of each batch of the partition.
+The program takes every batch once, however often it was captured (of two captures the one with more records, for a
+compaction takes some out), and of a log that an election cut back the history that went on (a batch that the cut runs
+through is written whole). It takes what a writer that was killed left behind for as good as the rest: docs/format.md
+in kbackupd's source has the rules for that, and everything else. In memory it keeps what it knows of each run, and of
+each batch of the partition.
 
 # extract.py ARCHIVE [TOPIC_ID PARTITION OUTPUT]
 import glob, hashlib, json, os, struct, subprocess, sys
@@ -121,7 +122,7 @@ for run in runs[key]:
     of_branch = starts.setdefault(run["branch"], {})
     for epoch, start in run["epochs"]:
         of_branch[epoch] = min(start, of_branch.get(epoch, start))
-batches = {}  # base offset: where the first capture of it is
+batches = {}  # base offset: where the capture of it is that has the most records, of equal ones the first
 for number, run in enumerate(runs[key]):
     if run["branch"] not in branches:
         continue
@@ -131,15 +132,16 @@ for number, run in enumerate(runs[key]):
     data, at = read(run), 0
     while at < len(data):
         base, length = struct.unpack_from(">qi", data, at)
-        found = (run["captured_ms"], number, at, at + 12 + length)
-        if base < end and found < batches.get(base, (1 << 63,)):
+        (count,) = struct.unpack_from(">i", data, at + 57) if data[at + 16] == 2 else (0,)
+        found = (-count, run["captured_ms"], number, at, at + 12 + length)
+        if base < end and found < batches.get(base, (1,)):
             batches[base] = found
         at += 12 + length
 with open(sys.argv[4], "xb") as output:
     number = -1
     for base in sorted(batches):
-        if batches[base][1] != number:
-            number, data = batches[base][1], read(runs[key][batches[base][1]])
-        output.write(data[batches[base][2] : batches[base][3]])
+        if batches[base][2] != number:
+            number, data = batches[base][2], read(runs[key][batches[base][2]])
+        output.write(data[batches[base][3] : batches[base][4]])
 # end
 """

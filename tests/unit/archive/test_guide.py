@@ -15,6 +15,7 @@ import pytest
 from kbackupd.archive.archive import Archive
 from kbackupd.archive.guide import RESTORE_GUIDE
 from kbackupd.format import keys
+from kbackupd.format.records import RawRecord, build_batch, encode_body
 from kbackupd.model.positions import PartitionId
 from kbackupd.settings.load import load_restore_settings
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder
@@ -57,7 +58,7 @@ def sh(directory: Path, script: str) -> subprocess.CompletedProcess[str]:
         (tools / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
     return subprocess.run(
-        ["sh", "-eu"], input=script, cwd=directory, env=environment, capture_output=True, text=True, timeout=60
+        ["sh", "-eu"], input=script, cwd=directory, env=environment, capture_output=True, text=True, timeout=600
     )
 
 
@@ -129,6 +130,31 @@ async def test_the_tail_of_a_log_that_was_cut_is_left_out(tmp_path: Path, told: 
     assert (tmp_path / "orders.log").read_bytes() == b"".join(wanted)
     assert old[3] not in wanted
     assert wanted[-1] == log.batches[-1]
+
+
+async def test_hazard_55_of_two_captures_of_a_batch_the_one_before_its_compaction_comes_out_whatever_the_clock_said(
+    tmp_path: Path,
+) -> None:
+    built = await ArchiveBuilder.create()
+    topic = built.topic("table")
+    log = built.log(topic, 0)
+    whole = log.append([b"%d" % number for number in range(4)])
+    for number, writer in enumerate(("first", "second")):
+        if number:
+            records = [RawRecord(0, 0, delta, encode_body(b"k", b"%d" % delta)) for delta in (0, 3)]
+            log.batches[0] = build_batch(records, base_offset=0, base_timestamp_ms=built.clock.now_ms())
+            built.clock.step_wall(-7_200_000)
+        life = await built.start(writer)
+        life.see(topic)
+        life.capture(topic, 0)
+        await life.flush()
+    copied(built, tmp_path)
+    cut_out(tmp_path)
+
+    done = sh(tmp_path, f"python3 extract.py archive {topic} 0 table.log")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "table.log").read_bytes() == whole
 
 
 async def test_a_damaged_object_stops_the_program_which_names_it(built: ArchiveBuilder, tmp_path: Path) -> None:
