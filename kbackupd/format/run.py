@@ -16,6 +16,7 @@ from crc32c import crc32c
 
 from kbackupd.format.batch import iter_batches, scan_batches
 from kbackupd.format.codecs import LZ4, PayloadError, UnknownCodecError, decompress_payload
+from kbackupd.format.frames import zstd_frame
 from kbackupd.format.header import HEADER_BYTES, LENGTH_OVERHEAD, BatchHeader
 from kbackupd.model.errors import CorruptObjectError
 from kbackupd.model.path import RecordBatches
@@ -121,7 +122,7 @@ def store_run(draft: RunDraft, compressor: zstandard.ZstdCompressor | None) -> S
     if compressor is None or draft.compressed_bytes * 2 >= draft.raw_bytes:
         return as_it_is
     if len(draft.chunks) == 1:
-        parts = [compressor.compress(draft.chunks[0])]
+        parts = [zstd_frame(compressor, draft.chunks[0])]
     else:
         stream = compressor.compressobj(size=draft.raw_bytes)
         parts = [part for chunk in draft.chunks if (part := stream.compress(chunk))]

@@ -16,6 +16,7 @@ import msgspec
 import zstandard
 
 from kbackupd.format.columns import Count, Digest
+from kbackupd.format.frames import zstd_frame
 from kbackupd.format.run_table import RUN_COLUMNS
 from kbackupd.model.errors import CorruptObjectError
 from kbackupd.model.segment import Sample
@@ -128,7 +129,7 @@ def encode_block(columns: Sequence[array[int]]) -> bytes:
         plain = _big_endian(column).tobytes()
         planes += [plain[byte::8] for byte in range(8)]
     # A compressor of its own: blocks are made in threads, and one that two of them share ends the process.
-    return zstandard.ZstdCompressor(level=_LEVEL).compress(b"".join(planes))
+    return zstd_frame(zstandard.ZstdCompressor(level=_LEVEL), b"".join(planes))
 
 
 def decode_block(key: str, block: BlockRef, stored: bytes | memoryview) -> Columns:
