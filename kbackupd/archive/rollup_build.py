@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right, insort
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from kbackupd.archive.archive import archive_identity
 from kbackupd.archive.catalog import DamagedObject, footers_in_order
 from kbackupd.archive.rollup_draft import ROWS_PER_DRAFT, RollupDraft
+from kbackupd.archive.rollup_due import KeptRollup, due
 from kbackupd.archive.rollup_merge import merge
-from kbackupd.archive.rollup_rows import OF_SEGMENTS
 from kbackupd.archive.rollup_source import OpenedRollup, Place, open_stored
 from kbackupd.format import keys
 from kbackupd.format.rollup import SealedRollup
@@ -136,7 +136,7 @@ class _Writer:
         self._report = report
         self._on_built = on_built
         self._listed: list[keys.RollupKey] = []
-        self._kept: list[OpenedRollup] = []
+        self._kept: list[KeptRollup] = []
         self._ranges: list[tuple[Place, Place]] = []
         self._distrusted: set[str] = set()
         self._uncovered_count = 0
@@ -158,18 +158,35 @@ class _Writer:
         """Cover and merge; False if a source proved damaged: then again without it, from what it was made of."""
         await self._choose()
         await self._cover_segments()
-        while sources := next(iter(self._due()), None):
-            first, last = sources[0].at.first, sources[-1].at.last
-            generation = self._free_generation(sources[0].at.level + 1, first, last)
-            try:
-                merged = await merge(self._store, sources, generation=generation)
-            except CorruptObjectError as error:
-                self._distrust(error.key, error)
+        limits = self._limits
+        while sources := next(due(self._kept, fan_in=limits.fan_in, merged_bytes=limits.merged_bytes), None):
+            if not await self._merge(sources):
                 return False
-            self._kept = [one for one in self._kept if one not in sources]
-            await self._store_rollup(merged)
-            self._report.merged.append(merged.ref.key)
         return True
+
+    async def _merge(self, sources: Sequence[KeptRollup]) -> bool:
+        """One of the next level; False if a source proved damaged, or went away. Nothing of it is held on return."""
+        merged = await self._merged(sources)
+        if merged is None:
+            return False
+        self._kept = [one for one in self._kept if one not in sources]
+        await self._store_rollup(merged)
+        self._report.merged.append(merged.ref.key)
+        return True
+
+    async def _merged(self, sources: Sequence[KeptRollup]) -> SealedRollup | None:
+        opened: list[OpenedRollup] = []
+        for source in sources:
+            found = await self._opened(source.at)
+            if found is None:
+                return None
+            opened.append(found)
+        generation = self._free_generation(sources[0].at.level + 1, sources[0].at.first, sources[-1].at.last)
+        try:
+            return await merge(self._store, opened, generation=generation)
+        except CorruptObjectError as error:
+            self._distrust(error.key, error)
+            return None
 
     async def _choose(self) -> None:
         """Open the roll-ups that count: the highest level first, and none that covers what another does.
@@ -183,7 +200,7 @@ class _Writer:
                 continue  # it covers its own ends, and need not be opened
             opened = await self._opened(at)
             if opened is not None and not self._meets(opened):
-                self._kept.append(opened)
+                self._kept.append(KeptRollup.of(at, opened.footer, opened.size_bytes))
                 for epoch, first, following in opened.coverage:
                     insort(self._ranges, ((epoch, first), (epoch, following)))
         self._kept.sort(key=lambda one: one.at.first)
@@ -193,7 +210,7 @@ class _Writer:
         if key in self._distrusted:
             return None
         try:
-            return replace(await open_stored(self._store, key, self._identity), tail=b"")
+            return await open_stored(self._store, key, self._identity)
         except ObjectMissingError:
             return None
         except (CorruptObjectError, UnsupportedFormatError) as error:
@@ -246,9 +263,8 @@ class _Writer:
         """So many segments are worth a roll-up: fewer, where footers are as heavy as those of the newest one were."""
         if not self._kept:
             return self._limits.segments
-        newest = self._kept[-1].footer
-        rows = sum(block.rows for block in newest.blocks if block.table in OF_SEGMENTS)
-        return max(1, min(self._limits.segments, self._limits.rows * newest.segments // max(1, rows)))
+        newest = self._kept[-1]
+        return max(1, min(self._limits.segments, self._limits.rows * newest.segments // max(1, newest.rows)))
 
     async def _roll_between(self, waiting: list[ObjectInfo]) -> list[ObjectInfo]:
         while len(waiting) >= self._limits.between:
@@ -323,39 +339,5 @@ class _Writer:
         at = keys.parse_rollup_key(sealed.ref.key)
         assert at is not None
         self._listed.append(at)
-        self._kept.append(OpenedRollup(at=at, ref=sealed.ref, footer=sealed.footer, size_bytes=sealed.size_bytes))
+        self._kept.append(KeptRollup.of(at, sealed.footer, sealed.size_bytes))
         self._kept.sort(key=lambda one: one.at.first)
-
-    def _apart(self) -> set[str]:
-        """Keys of those that lie between no other's ends. What was late lies within what was made without it: merged
-        with either's neighbours the two would go on overlapping, on every level."""
-        apart = {one.ref.key for one in self._kept}
-        widest: OpenedRollup | None = None
-        for one in self._kept:
-            if widest is not None and one.at.first <= widest.at.last:
-                apart -= {one.ref.key, widest.ref.key}
-            if widest is None or one.at.last > widest.at.last:
-                widest = one
-        return apart
-
-    def _due(self) -> Iterator[list[OpenedRollup]]:
-        """Neighbours of one level: as many as one of the next is made of, or as fit into it."""
-        at = 0
-        apart = self._apart()
-        while at < len(self._kept):
-            level, size = self._kept[at].at.level, 0
-            taken: list[OpenedRollup] = []
-            full = False
-            for one in self._kept[at : at + self._limits.fan_in]:
-                if one.at.level != level or level == keys.MAX_LEVEL or one.ref.key not in apart:
-                    break
-                full = size + one.size_bytes > self._limits.merged_bytes
-                if full:
-                    break
-                taken.append(one)
-                size += one.size_bytes
-            if len(taken) == self._limits.fan_in or (full and len(taken) > 1):
-                yield taken
-            # Fewer than a merge takes: what follows on the same level cannot make more of them, unless these were
-            # stopped by their size.
-            at += 1 if full else max(1, len(taken))

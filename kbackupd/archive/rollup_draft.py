@@ -23,7 +23,7 @@ from kbackupd.archive.rollup_rows import (
     partition_rows,
     rollup_key,
     run_stretches,
-    sorted_rows,
+    sort_rows,
 )
 from kbackupd.archive.segments import CatalogSegment
 from kbackupd.format.rollup import LEDGER_EVENTS, Mention, RollupBody, RollupHead, SealedRollup
@@ -177,9 +177,9 @@ class RollupDraft:
         for table in OF_SEGMENTS:
             columns = tables[table]
             columns[0] = array("q", map(moved.__getitem__, columns[0]))
-            tables[table] = sorted_rows(columns)
-        tables[PARTITIONS] = columns_of(PARTITIONS, list(partition_rows(tables)))
-        tables[STRETCHES] = columns_of(STRETCHES, list(coalesced(run_stretches(tables[RUNS], tables[LEADER_EPOCHS]))))
+            sort_rows(columns)
+        tables[PARTITIONS] = columns_of(PARTITIONS, partition_rows(tables))
+        tables[STRETCHES] = columns_of(STRETCHES, coalesced(run_stretches(tables[RUNS], tables[LEADER_EPOCHS])))
         head = RollupHead(
             level=1,
             generation=generation,

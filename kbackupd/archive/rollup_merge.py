@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import pairwise
 
-from kbackupd.archive.rollup_rows import Mentions, Row, TableWriter, coalesced, coverage_of, groups_of, rollup_key
+from kbackupd.archive.rollup_rows import (
+    ROWS_AT_ONCE,
+    Coalescing,
+    Mentions,
+    Row,
+    TableWriter,
+    coverage_of,
+    groups_of,
+    rollup_key,
+)
 from kbackupd.archive.rollup_source import OpenedRollup, read_blocks
 from kbackupd.format.rollup import Mention, RollupBody, RollupHead, SealedRollup
 from kbackupd.format.tables import BY_TOPIC, COLUMNS, PARTITIONS, STRETCHES, BlockRef, Columns
@@ -61,7 +70,9 @@ async def merge(store: ObjectStore, sources: Sequence[OpenedRollup], *, generati
                 writer.extend(columns, first, following)
         else:
             for one in inputs:
-                async for _, columns in read_blocks(store, one.rollup, one.rollup.footer.blocks_of(table)):
+                async for _, columns in read_blocks(
+                    store, one.rollup, one.rollup.footer.blocks_of(table), read_bytes=MERGE_READ_BYTES
+                ):
                     writer.extend(_moved(one, table, columns))
         writer.close()
     coverage = coverage_of(part for one in sources for part in one.coverage)
@@ -127,7 +138,7 @@ class _Cursor:
 
 async def _groups(
     store: ObjectStore, inputs: Sequence[_Input], table: str
-) -> AsyncIterator[tuple[Columns, int, int, tuple[int, int]]]:
+) -> AsyncGenerator[tuple[Columns, int, int, tuple[int, int]], None]:
     """Rows of one partition after the other, of each the sources' in their order: columns, first, following, place."""
     cursors = []
     heap: list[tuple[tuple[int, int], int]] = []
@@ -149,6 +160,10 @@ async def _groups(
             heapq.heappop(heap)
 
 
+def _rows(columns: Columns, first: int, following: int) -> Iterator[Row]:
+    return zip(*(column[first:following] for column in columns), strict=True)
+
+
 async def _by_partition(store: ObjectStore, inputs: Sequence[_Input], table: str) -> AsyncGenerator[list[Row], None]:
     held: list[Row] = []
     at: tuple[int, int] | None = None
@@ -157,7 +172,7 @@ async def _by_partition(store: ObjectStore, inputs: Sequence[_Input], table: str
             yield held
             held = []
         at = place
-        held += zip(*(column[first:following] for column in columns), strict=True)
+        held += _rows(columns, first, following)
     if held:
         yield held
 
@@ -169,18 +184,20 @@ async def _merge_sums(store: ObjectStore, inputs: Sequence[_Input], writer: Tabl
             counts = [sum(column) for column in zip(*(row[2:6] for row in rows), strict=True)]
             newest = max(rows, key=lambda row: row[6])
             waiting.append((*rows[0][:2], *counts, *newest[6:]))
-            if len(waiting) >= 1024:
+            if len(waiting) >= ROWS_AT_ONCE:
                 writer.append_all(waiting)
                 waiting = []
     writer.append_all(waiting)
 
 
 async def _merge_stretches(store: ObjectStore, inputs: Sequence[_Input], writer: TableWriter) -> None:
+    # Not partition by partition: where they do not add up, one may have as many as it has runs.
+    made = Coalescing()
     waiting: list[Row] = []
-    async with aclosing(_by_partition(store, inputs, STRETCHES)) as partitions:
-        async for rows in partitions:
-            waiting += coalesced(rows)
-            if len(waiting) >= 1024:
+    async with aclosing(_groups(store, inputs, STRETCHES)) as groups:
+        async for columns, first, following, _ in groups:
+            waiting += made.then(_rows(columns, first, following))
+            if len(waiting) >= ROWS_AT_ONCE:
                 writer.append_all(waiting)
                 waiting = []
-    writer.append_all(waiting)
+    writer.append_all([*waiting, *made.rest()])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 from operator import itemgetter
 
 from kbackupd.format import keys
@@ -36,6 +36,9 @@ _CORRUPT = int(RunFlag.CORRUPT)
 
 Row = tuple[int, ...]
 
+ROWS_AT_ONCE = 1024
+"""As Python numbers, where they have to be: these weigh ten times as much as in an array."""
+
 OF_SEGMENTS = (RUNS, LEADER_EPOCHS, SAMPLES, OUTCOMES, OPEN_TRANSACTIONS, SEEN, GAPS, TRUNCATIONS)
 """Tables that repeat rows of footers, sorted by partition."""
 
@@ -50,11 +53,15 @@ class TableWriter:
 
     def extend(self, columns: Sequence[array[int]], first: int = 0, following: int | None = None) -> None:
         """Append the rows `[first, following)` of `columns`."""
-        for held, column in zip(self._waiting, columns, strict=True):
-            held.extend(column[first:following])
-        while len(self._waiting[0]) >= BLOCK_ROWS:
-            self._body.add(self._table, [column[:BLOCK_ROWS] for column in self._waiting])
-            self._waiting = [column[BLOCK_ROWS:] for column in self._waiting]
+        following = len(columns[0]) if following is None else following
+        while first < following:
+            reached = min(following, first + BLOCK_ROWS - len(self._waiting[0]))
+            for held, column in zip(self._waiting, columns, strict=True):
+                held.extend(column[first:reached])
+            first = reached
+            if len(self._waiting[0]) == BLOCK_ROWS:
+                self._body.add(self._table, self._waiting)
+                self._waiting = empty_columns(self._table)
 
     def append_all(self, rows: Sequence[Row]) -> None:
         self.extend(columns_of(self._table, rows))
@@ -93,15 +100,22 @@ def rollup_key(writer: str, level: int, coverage: Coverage, generation: int) -> 
     return keys.rollup_key(keys.RollupKey(writer, level, first_epoch, first_seq, last_epoch, following - 1, generation))
 
 
-def columns_of(table: str, rows: Sequence[Row]) -> Columns:
-    return [array("q", column) for column in zip(*rows, strict=True)] if rows else empty_columns(table)
+def columns_of(table: str, rows: Iterable[Row]) -> Columns:
+    """The rows as they come; few of them are Python numbers at a time."""
+    columns, coming = empty_columns(table), iter(rows)
+    while some := list(islice(coming, ROWS_AT_ONCE)):
+        for column, values in zip(columns, zip(*some, strict=True), strict=True):
+            column.extend(values)
+    return columns
 
 
-def sorted_rows(columns: Columns) -> Columns:
-    """Rows by (topic, partition); those of one partition stay in the order in which they came."""
+def sort_rows(columns: Columns) -> None:
+    """By (topic, partition), in place; rows of one partition stay in the order in which they came."""
     places = list(zip(columns[0], columns[1], strict=True))
     order = sorted(range(len(places)), key=places.__getitem__)
-    return [array("q", map(column.__getitem__, order)) for column in columns]
+    # One column after the other, so that none but the one at hand is there twice.
+    for number in range(len(columns)):
+        columns[number] = array("q", map(columns[number].__getitem__, order))
 
 
 def groups_of(columns: Sequence[array[int]]) -> Iterator[tuple[tuple[int, int], int, int]]:
@@ -192,29 +206,49 @@ def run_stretches(runs: Sequence[array[int]], epochs: Sequence[array[int]]) -> I
         )
 
 
+class Coalescing:
+    """Neighbours that follow each other without a break become one; see the specification for what a break is.
+
+    Holds one stretch: the last so far, which the next row may lengthen.
+    """
+
+    def __init__(self) -> None:
+        self._held: Row | None = None
+
+    def then(self, stretches: Iterable[Row]) -> Iterator[Row]:
+        """The stretches that are complete, as the next rows show."""
+        held = self._held
+        for row in stretches:
+            if held is not None:
+                if held[15] and row[15] and held[:3] == row[:3] and held[4] == row[3] and held[14] <= row[13]:
+                    held = (
+                        *held[:4],
+                        row[4],
+                        held[5] + row[5],
+                        held[6] + row[6],
+                        held[7] + row[7],
+                        held[8] + row[8],
+                        held[9] + row[9],
+                        min(held[10], row[10]),
+                        max(held[11], row[11]),
+                        max(held[12], row[12]),
+                        held[13],
+                        row[14],
+                        1,
+                    )
+                    continue
+                yield held
+            held = row
+        self._held = held
+
+    def rest(self) -> Iterator[Row]:
+        """The last one, when there are no more rows."""
+        if self._held is not None:
+            yield self._held
+
+
 def coalesced(stretches: Iterable[Row]) -> Iterator[Row]:
-    """Neighbours that follow each other without a break become one; see the specification for what a break is."""
-    held: Row | None = None
-    for row in stretches:
-        if held is not None:
-            if held[15] and row[15] and held[:3] == row[:3] and held[4] == row[3] and held[14] <= row[13]:
-                held = (
-                    *held[:4],
-                    row[4],
-                    held[5] + row[5],
-                    held[6] + row[6],
-                    held[7] + row[7],
-                    held[8] + row[8],
-                    held[9] + row[9],
-                    min(held[10], row[10]),
-                    max(held[11], row[11]),
-                    max(held[12], row[12]),
-                    held[13],
-                    row[14],
-                    1,
-                )
-                continue
-            yield held
-        held = row
-    if held is not None:
-        yield held
+    """All of them, as `Coalescing` makes them."""
+    made = Coalescing()
+    yield from made.then(stretches)
+    yield from made.rest()

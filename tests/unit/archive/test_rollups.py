@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from kbackupd.archive.describe import ArchiveDescription, describe, describe_sto
 from kbackupd.archive.rollup_build import RollupLimits, RollupReport, build_rollups
 from kbackupd.archive.sums import read_sums
 from kbackupd.format import keys
+from kbackupd.format.rollup import RollupFooter, SealedRollup
 from kbackupd.model.errors import StoreUnavailableError
 from kbackupd.model.events import GapCause, Paused
 from kbackupd.model.positions import PartitionId, TopicId
@@ -206,6 +208,42 @@ async def test_opening_for_one_topic_asks_for_a_handful_of_objects() -> None:
     everything = Counting()
     await Archive.open(MeteredStore(built.store, everything), BACKUP_ID, through_rollups=False)
     assert everything.reads > 200
+
+
+async def test_building_holds_the_rollup_at_hand_and_no_footer_of_those_before_it() -> None:
+    """A footer names every topic and block; an archive of years has thousands of roll-ups (I9)."""
+    built = await long_archive(60)
+    before = held_of(RollupFooter), held_of(SealedRollup)
+    held: list[tuple[int, int]] = []
+
+    def count(key: str, size_bytes: int) -> None:
+        held.append((held_of(RollupFooter) - before[0], held_of(SealedRollup) - before[1]))
+
+    await build_rollups(built.scoped, limits=SMALL, on_built=count)
+    assert len(held) == 19
+    assert set(held) == {(1, 1)}
+
+
+def held_of(kind: type) -> int:
+    """How many values of that kind are in memory."""
+    return sum(type(one) is kind for one in gc.get_objects())
+
+
+async def test_a_source_that_goes_away_before_it_is_merged_is_rolled_up_anew() -> None:
+    """Somebody prunes, by hand even: its segments are there, and it is they that count (I3)."""
+    built = await long_archive(14)
+    gone: list[str] = []
+
+    def lose(key: str, size_bytes: int) -> None:
+        if not gone:
+            gone.append(key)
+            built.tamper(key, None)
+
+    report = await build_rollups(built.scoped, limits=SMALL, on_built=lose)
+    assert gone[0] in report.built
+    assert gone[0].replace("-0000.kbr", "-0001.kbr") in report.built
+    assert (len(report.merged), report.damaged) == (1, [])
+    assert len((await assert_same(built)).catalog.rollups) == 1
 
 
 async def test_building_again_finds_nothing_to_do() -> None:
