@@ -106,7 +106,9 @@ class SourceLog:
             )
         )
 
-    def end_transaction(self, producer_id: int, *, committed: bool, producer_epoch: int = 0) -> bytes:
+    def end_transaction(
+        self, producer_id: int, *, committed: bool, producer_epoch: int = 0, timestamp_ms: int | None = None
+    ) -> bytes:
         """A transaction marker, as the coordinator writes it."""
         self._open.pop(producer_id, None)
         # Key: version 0, type; value: version 0, coordinator epoch 0 (KIP-98).
@@ -116,7 +118,7 @@ class SourceLog:
             build_batch(
                 [RawRecord(0, 0, 0, body)],
                 base_offset=self.next_offset,
-                base_timestamp_ms=self._clock.now_ms(),
+                base_timestamp_ms=self._clock.now_ms() if timestamp_ms is None else timestamp_ms,
                 leader_epoch=self.leader_epoch,
                 transactional=True,
                 control=True,

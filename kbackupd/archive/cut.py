@@ -18,6 +18,9 @@ from kbackupd.model.segment import Sample
 _TAKEN_IN_WITHIN_MS = 10_000
 """Between an answer that tells of a cut log, whose time its sample bears, and the event that notes it."""
 
+_NEW_LEADER_SETTLES_MS = 60_000
+"""Twice the brokers' default `replica.lag.time.max.ms`: a follower that has not fetched by then is none any more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
@@ -66,6 +69,27 @@ def cut_at(evidence: PartitionEvidence, at_ms: int | None) -> Cut | None:
         held_until_ms=held_until_ms,
         grown_ms=grown_ms,
     )
+
+
+def told_after(evidence: PartitionEvidence, at_ms: int) -> Sample | None:
+    """The first answer to a question of after `at_ms`: below its high watermark lies all that was in the log then.
+
+    A new leader's high watermark lags behind that of the old one for a moment: it is given time. None: no such answer.
+    """
+    heard = max(
+        (sample for sample in evidence.samples if sample.answered_ms <= at_ms),
+        key=lambda sample: sample.answered_ms,
+        default=None,
+    )
+    later = sorted(
+        (sample for sample in evidence.samples if sample.sent_ms >= at_ms and sample.high_watermark >= 0),
+        key=lambda sample: sample.answered_ms,
+    )
+    for sample in later:
+        same_leader = heard is None or sample.leader_epoch == heard.leader_epoch
+        if same_leader or sample.sent_ms >= later[0].answered_ms + _NEW_LEADER_SETTLES_MS:
+            return sample
+    return None
 
 
 def _log_end(sample: Sample) -> tuple[int, int]:

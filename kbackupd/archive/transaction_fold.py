@@ -120,12 +120,15 @@ class TransactionFold:
     """Whole transactions may be missing there, and steps of others."""
     unreadable: int = 0
     """Records that this version cannot read: newer than it, or malformed."""
+    compacted: bool = False
+    """It was compacted before it was captured: whole transactions may be missing."""
     _open: dict[str, LoggedTransaction] = field(default_factory=dict)
 
     def feed(self, item: LogItem) -> Iterator[LoggedTransaction]:
         """Take the next item in; yields the transactions that are over with it."""
         match item:
             case CoordinatorBatch():
+                self.compacted |= item.compacted
                 for record in item.records:
                     yield from self._record(record)
             case LostRange():

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from kbackupd.archive.archive import Archive, ArchivedTopic
 from kbackupd.archive.coordinator_items import LostRange
 from kbackupd.archive.coordinator_log import READ_AHEAD_BYTES, read_coordinator_log
-from kbackupd.archive.cut import Cut, cut_at
+from kbackupd.archive.cut import Cut, cut_at, told_after
+from kbackupd.archive.history import PartitionEvidence, PartitionHistory
 from kbackupd.archive.transaction_fold import LoggedTransaction, TransactionFold
 from kbackupd.model.positions import PartitionId
 
@@ -31,6 +32,19 @@ class TransactionsOfPartition:
     lost: tuple[LostRange, ...]
     """Transactions of these offsets may be missing."""
     unreadable: int
+    told_until: int | None
+    """Below it lies all that the log held at the instant (None: at last); None: nobody asked for it afterwards."""
+    read_until: int
+    """Below it everything was read that the archive has."""
+    compacted: bool
+    """Something of it was captured after it had been compacted: whole transactions may be missing."""
+
+    @property
+    def complete(self) -> bool:
+        """No transaction can be missing that was decided at the instant and not over before what was read."""
+        if self.told_until is None or self.told_until > self.read_until or self.compacted or self.unreadable:
+            return False
+        return all(one.first_offset >= self.told_until for one in self.lost)
 
 
 async def transactions_in_log(
@@ -87,6 +101,7 @@ async def transactions_of(
     history = archive.history(id, None if cut is None else cut.branch)
     since = None if since_ms is None else cut_at(evidence, since_ms)
     until = None if until_ms is None else cut_at(evidence, until_ms)
+    next_offset = history.next_offset if until is None else until.next_offset
     fold = TransactionFold(id.partition)
     found: list[LoggedTransaction] = []
     reading = read_coordinator_log(
@@ -94,7 +109,7 @@ async def transactions_of(
         history,
         # A log that was cut back in between has other records at those offsets.
         first_offset=since.next_offset if since is not None and since.branch == history.branch else 0,
-        next_offset=history.next_offset if until is None else until.next_offset,
+        next_offset=next_offset,
         read_ahead_bytes=read_ahead_bytes,
     )
     async with aclosing(reading):
@@ -102,5 +117,22 @@ async def transactions_of(
             found += [one for one in fold.feed(item) if wanted is None or wanted(one)]
     found += [one for one in fold.still_open() if wanted is None or wanted(one)]
     return TransactionsOfPartition(
-        id=id, cut=cut, transactions=tuple(found), lost=tuple(fold.lost), unreadable=fold.unreadable
+        id=id,
+        cut=cut,
+        transactions=tuple(found),
+        lost=tuple(fold.lost),
+        unreadable=fold.unreadable,
+        told_until=_told_until(history, evidence, cut, at_ms),
+        read_until=next_offset,
+        compacted=fold.compacted,
     )
+
+
+def _told_until(
+    history: PartitionHistory, evidence: PartitionEvidence, cut: Cut | None, at_ms: int | None
+) -> int | None:
+    if at_ms is None or cut is None:
+        return None if cut is None else cut.next_offset
+    later = told_after(evidence, at_ms)
+    # A log that was cut back in between has other records at those offsets.
+    return later.high_watermark if later is not None and len(history.branches) == 1 else None

@@ -7,13 +7,18 @@ written, then writes Complete. The clocks are those of brokers, so the answer sa
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import NamedTuple
 
 from kbackupd.archive.transaction_fold import Decision, LoggedTransaction
 
 NO_OTHER_MS = (1 << 63) - 1
 """Margin where there is no second candidate."""
+CLOCKS_NEVER_APART_MS = 60_000
+"""A marker that is farther from a transaction, by the clocks of two brokers, is of another one."""
+_FOR_EVER_MS = NO_OTHER_MS
 
 
 class Owner(NamedTuple):
@@ -24,6 +29,33 @@ class Owner(NamedTuple):
     """How much farther it is from those of any other. Below the skew of the brokers' clocks the answer is a guess."""
 
 
+class _Story:
+    """One producer id's transactions in the order of its log, found by time without looking at all of them."""
+
+    __slots__ = ("_begun_until_ms", "_ended_until_ms", "all_over", "began_ms", "ended_ms", "transactions")
+
+    def __init__(self, transactions: list[LoggedTransaction]) -> None:
+        self.transactions = transactions
+        self.began_ms = [one.started_ms if one.decided is None else one.decided.at_ms for one in transactions]
+        following = [one.started_ms for one in transactions[1:]] + [_FOR_EVER_MS]
+        # Not completed as far as the log goes: its markers may have been written until the next one began.
+        self.ended_ms = [
+            max(began, after if one.completed is None else one.completed.at_ms)
+            for one, began, after in zip(transactions, self.began_ms, following, strict=True)
+        ]
+        self.all_over = all(one.completed is not None for one in transactions)
+        self._begun_until_ms = list(accumulate(self.began_ms, max))
+        self._ended_until_ms = list(accumulate(self.ended_ms, max))
+
+    def about(self, at_ms: int) -> range:
+        """Places of all whose markers may bear that time, and of a few others."""
+        first = bisect_right(self._ended_until_ms, at_ms - CLOCKS_NEVER_APART_MS - 1)
+        return range(first, bisect_right(self._begun_until_ms, at_ms + CLOCKS_NEVER_APART_MS))
+
+    def distance_ms(self, place: int, at_ms: int) -> int:
+        return max(self.began_ms[place] - at_ms, at_ms - self.ended_ms[place], 0)
+
+
 class TransactionOwners:
     """Everything the coordinators' logs tell of the producers somebody is interested in.
 
@@ -32,28 +64,55 @@ class TransactionOwners:
     """
 
     def __init__(self, transactions: Iterable[LoggedTransaction]) -> None:
-        self._by_producer: dict[int, list[LoggedTransaction]] = {}
+        by_producer: dict[int, list[LoggedTransaction]] = {}
+        self._of_epoch: dict[tuple[int, int], list[LoggedTransaction]] = {}
         for one in transactions:
-            self._by_producer.setdefault(one.producer_id, []).append(one)
+            by_producer.setdefault(one.producer_id, []).append(one)
+            self._of_epoch.setdefault((one.producer_id, one.marker_epoch), []).append(one)
+        self._stories = {producer_id: _Story(told) for producer_id, told in by_producer.items()}
+
+    def of_producer(self, producer_id: int) -> list[LoggedTransaction]:
+        """All of that producer id, in order."""
+        story = self._stories.get(producer_id)
+        return [] if story is None else story.transactions
+
+    def all_over(self, producer_id: int) -> bool:
+        """All of that producer id are completed."""
+        story = self._stories.get(producer_id)
+        return story is None or story.all_over
 
     def of_data(self, producer_id: int, producer_epoch: int, partition: tuple[str, int]) -> Iterator[LoggedTransaction]:
         """Those that may have written a data batch of that producer id and epoch into (topic, partition), in order."""
-        for one in self._by_producer.get(producer_id, ()):
+        for one in self.of_producer(producer_id):
             if one.writes_with(producer_id, producer_epoch) and _may_cover(one, partition):
                 yield one
 
     def ended_with(
         self, producer_id: int, marker_epoch: int, partition: tuple[str, int], *, committed: bool
     ) -> Iterator[LoggedTransaction]:
-        """Those that such a marker in (topic, partition) may have ended, in order."""
-        outcome = Decision.COMMITTED if committed else Decision.ABORTED
-        for one in self._by_producer.get(producer_id, ()):
-            if (
-                one.decision in (outcome, Decision.UNKNOWN)
-                and one.marker_epoch in (marker_epoch, -1)
-                and _may_cover(one, partition)
-            ):
-                yield one
+        """Those that such a marker in (topic, partition) may have ended; take as many as are needed."""
+        for epoch in dict.fromkeys((marker_epoch, -1)):
+            for one in self._of_epoch.get((producer_id, epoch), ()):
+                if _may_end(one, marker_epoch, partition, committed=committed):
+                    yield one
+
+    def about(
+        self, producer_id: int, marker_epoch: int, partition: tuple[str, int], *, committed: bool, timestamp_ms: int
+    ) -> list[tuple[int, LoggedTransaction]]:
+        """(distance in milliseconds, transaction) of those that such a marker of that time may have ended.
+
+        The nearest first; empty: none within `CLOCKS_NEVER_APART_MS`.
+        """
+        story = self._stories.get(producer_id)
+        if story is None:
+            return []
+        found = [
+            (distance, place)
+            for place in story.about(timestamp_ms)
+            if (distance := story.distance_ms(place, timestamp_ms)) <= CLOCKS_NEVER_APART_MS
+            and _may_end(story.transactions[place], marker_epoch, partition, committed=committed)
+        ]
+        return [(distance, story.transactions[place]) for distance, place in sorted(found)]
 
     def of_marker(
         self, producer_id: int, marker_epoch: int, partition: tuple[str, int], *, committed: bool, timestamp_ms: int
@@ -63,25 +122,21 @@ class TransactionOwners:
         Args:
             timestamp_ms: of the control batch.
         """
-        distances = [
-            (_distance_ms(one, timestamp_ms), number, one)
-            for number, one in enumerate(self.ended_with(producer_id, marker_epoch, partition, committed=committed))
-        ]
-        if not distances:
+        found = self.about(producer_id, marker_epoch, partition, committed=committed, timestamp_ms=timestamp_ms)
+        if not found:
             return None
-        distances.sort()
-        nearest, _, owner = distances[0]
-        margin = distances[1][0] - nearest if len(distances) > 1 else NO_OTHER_MS
-        return Owner(owner, nearest, margin)
+        nearest, owner = found[0]
+        return Owner(owner, nearest, found[1][0] - nearest if len(found) > 1 else NO_OTHER_MS)
+
+
+def _may_end(one: LoggedTransaction, marker_epoch: int, partition: tuple[str, int], *, committed: bool) -> bool:
+    outcome = Decision.COMMITTED if committed else Decision.ABORTED
+    return (
+        one.decision in (outcome, Decision.UNKNOWN)
+        and one.marker_epoch in (marker_epoch, -1)
+        and _may_cover(one, partition)
+    )
 
 
 def _may_cover(one: LoggedTransaction, partition: tuple[str, int]) -> bool:
     return partition in one.partitions or not one.partitions_known
-
-
-def _distance_ms(one: LoggedTransaction, timestamp_ms: int) -> int:
-    earliest = one.decided.at_ms if one.decided is not None else one.started_ms
-    if timestamp_ms < earliest:
-        return earliest - timestamp_ms
-    # Not completed as far as the log goes: its markers may have been written at any later time.
-    return max(0, timestamp_ms - one.completed.at_ms) if one.completed is not None else 0

@@ -7,53 +7,23 @@ it is missing, marker epochs have it for clients that raise them with each trans
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 from kbackupd.archive.transaction_fold import Decision, LoggedTransaction
 from kbackupd.archive.transaction_owners import TransactionOwners
 from kbackupd.model.positions import PartitionId
 from kbackupd.restore.instant import AmbiguousTransaction, DecidedTransactions
+from kbackupd.restore.told import Facts, LeftOpen, LogOfCoordinators, Marker
 
 CLOCKS_APART_MS = 1_000
 """Between brokers that are synchronised; a marker farther from its transaction by their clocks belongs to another."""
 NO_LOG = (
     "its producer uses one epoch for many transactions, and __transaction_state of then, which could tell them apart,"
-    " is not in the archive"
+    " is not in the archive, or not all of it"
 )
 NOT_TOLD_APART = "its producer uses one epoch for many transactions, and by their times its marker may be of several"
-
-
-class Marker(NamedTuple):
-    """A commit marker in a user's partition."""
-
-    id: PartitionId
-    offset: int
-    producer_id: int
-    producer_epoch: int
-
-
-class LeftOpen(NamedTuple):
-    """Data of a producer in a user's partition, of which the archive holds no marker."""
-
-    id: PartitionId
-    producer_id: int
-    producer_epoch: int
-    """Of the data."""
-    next_offset: int
-    """Where what was captured of the partition ends."""
-    last: Marker | None
-    """The producer's last marker there, of whatever outcome."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogOfCoordinators:
-    """What `__transaction_state` tells: each partition's transactions, and how far it went at the instant."""
-
-    transactions: tuple[LoggedTransaction, ...] = ()
-    next_offsets: Mapping[int, int]
-    """Cuts by partition; one that is not here had not been heard of by then."""
 
 
 class Owned(NamedTuple):
@@ -63,17 +33,15 @@ class Owned(NamedTuple):
     place: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What was read of single batches."""
+class _Possible(NamedTuple):
+    """The transactions that a marker can be of, by all that is known."""
 
-    marker_ms: Mapping[tuple[PartitionId, int], int]
-    """(partition, offset of a marker) → its timestamp."""
-    data_epochs: Mapping[tuple[PartitionId, int], int]
-    """(partition, offset of a marker) → producer epoch of the data it ended."""
+    owners: tuple[Owned, ...]
+    surely: bool
+    """It is one of them; else it may also be of one that the log does not tell of."""
 
 
-NOTHING_READ = Facts(marker_ms={}, data_epochs={})
+_OF_NONE = _Possible((), False)
 
 
 class Decisions:
@@ -85,6 +53,7 @@ class Decisions:
         left_open: what capture ended in the middle of, begun by the instant.
         names: topic of a partition.
         log: None: not captured by then.
+        heard_ms: when a leader first told of the marker at that offset; None: not known.
     """
 
     def __init__(
@@ -95,12 +64,14 @@ class Decisions:
         *,
         names: Mapping[PartitionId, str],
         log: LogOfCoordinators | None,
+        heard_ms: Callable[[Marker], int | None] = lambda _: None,
     ) -> None:
         self._beyond = sorted(beyond, key=lambda one: (one.id, one.offset))
         self._below = list(below)
         self._left_open = list(left_open)
         self._names = names
         self._log = log
+        self._heard_ms = heard_ms
         told = () if log is None else log.transactions
         self._owners = TransactionOwners(told)
         self._places: dict[LoggedTransaction, Owned] = {}
@@ -111,9 +82,11 @@ class Decisions:
 
     def asks_time(self) -> Iterator[Marker]:
         """Markers of which the timestamp is needed: those that by their epoch may be of several transactions."""
-        for marker in (*self._beyond, *(marker for marker, _ in self._below)):
-            found = self._candidates(marker, committed=True) or self._candidates(marker, committed=False)
-            if found and not (len(found) == 1 and found[0].has_its_own_epoch):
+        for marker, committed in self._below:
+            if not self._tells_nothing_new(marker) and self._is_of_several(marker, committed=committed):
+                yield marker
+        for marker in self._beyond:
+            if self._is_of_several(marker, committed=True):
                 yield marker
         yield from (one.last for one in self._left_open if one.last is not None and self._log is not None)
 
@@ -122,7 +95,7 @@ class Decisions:
         epochs = self._last_epochs()
         for marker in self._beyond:
             last = epochs.get(marker.producer_id, -1)
-            if marker.producer_epoch == last and not self._candidates(marker, committed=True):
+            if marker.producer_epoch == last and not self._log_is_complete(marker.producer_id):
                 yield marker
 
     def decided(self, facts: Facts) -> Mapping[PartitionId, DecidedTransactions]:
@@ -131,8 +104,12 @@ class Decisions:
         epochs = self._last_epochs(frontier)
         completed: dict[PartitionId, dict[int, int]] = {}
         doubtful: dict[PartitionId, list[AmbiguousTransaction]] = {}
+        before = {(marker.id, marker.producer_id): self._owner(marker, facts, committed=c) for marker, c in self._below}
         for marker in self._beyond:
-            verdict = self._verdict(marker, facts, frontier, epochs)
+            possible = self._possible(marker, facts, committed=True, after=before.get((marker.id, marker.producer_id)))
+            if possible.surely and len(possible.owners) == 1:
+                before[marker.id, marker.producer_id] = possible.owners[0]
+            verdict = self._verdict(marker, possible, facts, frontier, epochs)
             if verdict is True:
                 completed.setdefault(marker.id, {})[marker.producer_id] = marker.offset
             elif verdict is not False:
@@ -145,14 +122,19 @@ class Decisions:
                     )
                 )
         unmarked: dict[PartitionId, list[int]] = {}
+        aborted: dict[PartitionId, list[int]] = {}
         for data in self._left_open:
-            if self._committed(data, facts, frontier):
+            decision = self._decision_of(data, facts, frontier)
+            if decision is Decision.COMMITTED:
                 completed.setdefault(data.id, {})[data.producer_id] = data.next_offset
                 unmarked.setdefault(data.id, []).append(data.producer_id)
+            elif decision is Decision.ABORTED:
+                aborted.setdefault(data.id, []).append(data.producer_id)
         return {
             id: DecidedTransactions(
                 completed=completed.get(id, {}),
                 unmarked=tuple(sorted(unmarked.get(id, ()))),
+                aborted=tuple(sorted(aborted.get(id, ()))),
                 # One before another that was decided was decided itself.
                 ambiguous=tuple(
                     one
@@ -160,46 +142,84 @@ class Decisions:
                     if one.marker_offset > completed.get(id, {}).get(one.producer_id, -1)
                 ),
             )
-            for id in {**completed, **doubtful}
+            for id in {**completed, **doubtful, **aborted}
         }
 
+    def _partition(self, id: PartitionId) -> tuple[str, int]:
+        return self._names[id], id.partition
+
     def _candidates(self, marker: Marker, *, committed: bool) -> list[LoggedTransaction]:
-        partition = (self._names[marker.id], marker.id.partition)
-        return list(self._owners.ended_with(marker.producer_id, marker.producer_epoch, partition, committed=committed))
+        """Two at most: there is none, or one, or time must tell."""
+        partition = self._partition(marker.id)
+        found = self._owners.ended_with(marker.producer_id, marker.producer_epoch, partition, committed=committed)
+        return list(islice(found, 2))
 
-    def _owner(self, marker: Marker, facts: Facts, *, committed: bool) -> Owned | str | None:
-        """The transaction that it ended; None: the log does not tell of it; a text: why it is one of several."""
+    def _is_of_several(self, marker: Marker, *, committed: bool) -> bool:
         found = self._candidates(marker, committed=committed)
-        if len(found) == 1 and found[0].has_its_own_epoch:
-            return self._places[found[0]]
-        at_ms = facts.marker_ms.get((marker.id, marker.offset))
-        if not found or at_ms is None:
-            return NOT_TOLD_APART if found else None
-        partition = (self._names[marker.id], marker.id.partition)
-        owner = self._owners.of_marker(
-            marker.producer_id, marker.producer_epoch, partition, committed=committed, timestamp_ms=at_ms
-        )
-        if owner is None or owner.off_by_ms > CLOCKS_APART_MS:
-            return None
-        # Within its own Prepare and Complete a marker can be of no other; beside them only if all others are far.
-        certain = owner.margin_ms > (0 if owner.off_by_ms == 0 else CLOCKS_APART_MS)
-        return self._places[owner.transaction] if certain else NOT_TOLD_APART
+        return bool(found) and not (len(found) == 1 and found[0].has_its_own_epoch)
 
-    def _committed(self, data: LeftOpen, facts: Facts, frontier: Mapping[str, int]) -> bool:
-        """Whether the log tells that its transaction was committed by then, though its marker was never captured."""
-        partition = (self._names[data.id], data.id.partition)
+    def _tells_nothing_new(self, marker: Marker) -> bool:
+        """It was there before its coordinator's log was heard of, so that log tells of it, and of all before it."""
+        told = self._owners.of_producer(marker.producer_id)
+        if self._log is None or not told or not self._owners.all_over(marker.producer_id):
+            return False
+        heard_ms, sent_ms = self._heard_ms(marker), self._log.sent_ms.get(told[0].log_partition)
+        return heard_ms is not None and sent_ms is not None and heard_ms <= sent_ms
+
+    def _log_is_complete(self, producer_id: int) -> bool:
+        if self._log is None:
+            return False
+        told = self._owners.of_producer(producer_id)
+        return told[0].log_partition in self._log.complete if told else self._log.is_complete
+
+    def _possible(self, marker: Marker, facts: Facts, *, committed: bool, after: Owned | None = None) -> _Possible:
+        """`after`: whose marker came before it in that partition; each transaction has one."""
+        found = self._candidates(marker, committed=committed)
+        if not found:
+            return _OF_NONE
+        if len(found) == 1 and found[0].has_its_own_epoch:
+            return _Possible((self._places[found[0]],), True)
+        of, partition = (marker.producer_id, marker.producer_epoch), self._partition(marker.id)
+        at_ms = facts.marker_ms.get((marker.id, marker.offset))
+        if at_ms is None:
+            all_of_them = self._owners.ended_with(*of, partition, committed=committed)
+            return _Possible(tuple(self._places[one] for one in all_of_them), False)
+        near = self._owners.about(*of, partition, committed=committed, timestamp_ms=at_ms)
+        told = [(off_by_ms, self._places[one]) for off_by_ms, one in near]
+        told = [(off_by_ms, owned) for off_by_ms, owned in told if not _is_over(owned, after)]
+        if not told:
+            return _OF_NONE
+        nearest_ms = told[0][0]
+        within = tuple(owned for off_by_ms, owned in told if off_by_ms == 0)
+        if within:
+            # Between its own Prepare and Complete a marker can be of no other.
+            return _Possible(within, True)
+        close = tuple(owned for off_by_ms, owned in told if off_by_ms <= nearest_ms + CLOCKS_APART_MS)
+        if nearest_ms <= CLOCKS_APART_MS and self._log_is_complete(marker.producer_id):
+            return _Possible(close, True)
+        return _Possible(tuple(owned for _, owned in told), False)
+
+    def _owner(self, marker: Marker, facts: Facts, *, committed: bool) -> Owned | None:
+        """The first of the transactions that it can be of; None: the log does not tell of it for certain."""
+        possible = self._possible(marker, facts, committed=committed)
+        return min(possible.owners, key=lambda one: one.place) if possible.surely else None
+
+    def _decision_of(self, data: LeftOpen, facts: Facts, frontier: Mapping[str, int]) -> Decision:
+        """What the log tells of its transaction by then, though its marker was never captured."""
         last_ms = -1 if data.last is None else facts.marker_ms.get((data.id, data.last.offset))
-        for one in self._owners.of_data(data.producer_id, data.producer_epoch, partition):
+        for one in self._owners.of_data(data.producer_id, data.producer_epoch, self._partition(data.id)):
             if not one.has_its_own_epoch:
                 if last_ms is None:
-                    return False
+                    return Decision.UNKNOWN
                 if one.decided is not None and one.decided.at_ms <= last_ms:
                     continue
             # The first that the last marker did not end: a later one's data would follow this one's marker.
-            owned = self._places[one]
-            decided = owned.place <= frontier.get(owned.transactional_id, -1)
-            return decided and one.decision is Decision.COMMITTED
-        return False
+            return one.decision if self._is_decided(self._places[one], frontier) else Decision.OPEN
+        return Decision.UNKNOWN
+
+    @staticmethod
+    def _is_decided(one: Owned, frontier: Mapping[str, int]) -> bool:
+        return one.place <= frontier.get(one.transactional_id, -1)
 
     def _frontier(self, facts: Facts) -> dict[str, int]:
         """Transactional id → the last of its transactions that was decided."""
@@ -213,7 +233,7 @@ class Decisions:
                 frontier[owned.transactional_id] = owned.place
         for marker, committed in self._below:
             owner = self._owner(marker, facts, committed=committed)
-            if isinstance(owner, Owned):
+            if owner is not None:
                 frontier[owner.transactional_id] = max(owner.place, frontier.get(owner.transactional_id, -1))
         return frontier
 
@@ -223,22 +243,35 @@ class Decisions:
         for marker, _ in self._below:
             last[marker.producer_id] = max(marker.producer_epoch, last.get(marker.producer_id, -1))
         for one, owned in self._places.items():
-            if frontier is not None and owned.place <= frontier.get(owned.transactional_id, -1):
+            if frontier is not None and self._is_decided(owned, frontier):
                 last[one.producer_id] = max(one.marker_epoch, last.get(one.producer_id, -1))
         return last
 
     def _verdict(
-        self, marker: Marker, facts: Facts, frontier: Mapping[str, int], epochs: Mapping[int, int]
+        self,
+        marker: Marker,
+        possible: _Possible,
+        facts: Facts,
+        frontier: Mapping[str, int],
+        epochs: Mapping[int, int],
     ) -> bool | str:
         """Whether its transaction was decided by then, or why nobody can tell."""
-        owner = self._owner(marker, facts, committed=True)
-        if isinstance(owner, Owned):
-            return owner.place <= frontier.get(owner.transactional_id, -1)
         last = epochs.get(marker.producer_id, -1)
-        if marker.producer_epoch != last:
-            return marker.producer_epoch < last
-        if isinstance(owner, str):
-            return owner
+        if marker.producer_epoch < last:
+            return True
+        decided = {self._is_decided(one, frontier) for one in possible.owners}
+        if possible.surely:
+            return decided.pop() if len(decided) == 1 else NOT_TOLD_APART
+        complete = self._log_is_complete(marker.producer_id)
+        if possible.owners and True in decided:
+            return NOT_TOLD_APART if complete else NO_LOG
+        if complete or marker.producer_epoch > last:
+            # One that the log does not tell of had not been decided.
+            return False
         data_epoch = facts.data_epochs.get((marker.id, marker.offset), marker.producer_epoch)
         # An epoch that its own end has raised names one transaction.
         return True if data_epoch < marker.producer_epoch else NO_LOG
+
+
+def _is_over(one: Owned, after: Owned | None) -> bool:
+    return after is not None and one.transactional_id == after.transactional_id and one.place <= after.place

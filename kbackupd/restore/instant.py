@@ -35,6 +35,8 @@ class DecidedTransactions:
     """Producer id → offset of the last commit marker at or beyond the cut that counts; all before it do too."""
     unmarked: tuple[int, ...] = ()
     """Producers of these whose last commit marker is not in the archive: the offset is where what was captured ends."""
+    aborted: tuple[int, ...] = ()
+    """Producers whose last transaction was aborted, the marker of which is not in the archive."""
     ambiguous: tuple[AmbiguousTransaction, ...] = ()
 
 
@@ -58,6 +60,8 @@ class PartitionAsOf:
     """As `DecidedTransactions.completed`."""
     unmarked: tuple[int, ...]
     """As `DecidedTransactions.unmarked`."""
+    aborted: tuple[int, ...]
+    """As `DecidedTransactions.aborted`."""
     ambiguous: tuple[AmbiguousTransaction, ...]
 
     @property
@@ -96,6 +100,7 @@ def partition_as_of(instant: Instant, evidence: PartitionEvidence) -> PartitionA
             compacted_since=False,
             completed={},
             unmarked=(),
+            aborted=(),
             ambiguous=(),
         )
     return PartitionAsOf(
@@ -108,6 +113,7 @@ def partition_as_of(instant: Instant, evidence: PartitionEvidence) -> PartitionA
         compacted_since=_compacted_since(evidence, cut),
         completed=dict(sorted(decided.completed.items())),
         unmarked=decided.unmarked,
+        aborted=decided.aborted,
         ambiguous=decided.ambiguous,
     )
 
@@ -129,7 +135,12 @@ def history_at(evidence: PartitionEvidence, branch: int, state: PartitionAsOf) -
     """
     end = state.reads_until
     rows = tuple(one for one in evidence.outcomes if _counts(one.row, state))
-    rows += tuple(_marker_of(evidence.id, producer, branch, state) for producer in state.unmarked)
+    rows += tuple(_marker_of(evidence, producer, branch, state.completed[producer]) for producer in state.unmarked)
+    if state.aborted:
+        captured_until = build_history(evidence, branch).next_offset
+        rows += tuple(
+            _marker_of(evidence, producer, branch, captured_until, committed=False) for producer in state.aborted
+        )
     begun = tuple(one for one in evidence.open_transactions if _was_open(one.row, state))
     whole = build_history(replace(evidence, outcomes=rows, open_transactions=begun), branch)
     first = min(max(whole.first_offset, state.log_start_offset), end)
@@ -143,10 +154,10 @@ def history_at(evidence: PartitionEvidence, branch: int, state: PartitionAsOf) -
         for gap in whole.gaps
         if max(gap.first_offset, first) < min(gap.next_offset, end)
     )
-    captured = OffsetRange(max(whole.next_offset, first), max(whole.next_offset, end))
+    uncaptured = OffsetRange(max(whole.next_offset, first), max(whole.next_offset, end))
     holes = tuple(
         OffsetRange(max(hole.first_offset, first), min(hole.next_offset, end))
-        for hole in (*whole.holes, captured)
+        for hole in (*whole.holes, uncaptured)
         if max(hole.first_offset, first) < min(hole.next_offset, end)
     )
     return replace(
@@ -161,10 +172,12 @@ def history_at(evidence: PartitionEvidence, branch: int, state: PartitionAsOf) -
     )
 
 
-def _marker_of(id: PartitionId, producer_id: int, branch: int, state: PartitionAsOf) -> OnBranches:
+def _marker_of(
+    evidence: PartitionEvidence, producer_id: int, branch: int, offset: int, *, committed: bool = True
+) -> OnBranches:
     """The marker that the archive lacks, behind all that it holds."""
     row = TransactionOutcome(
-        id=id, offset=state.completed[producer_id], producer_id=producer_id, producer_epoch=-1, committed=True
+        id=evidence.id, offset=offset, producer_id=producer_id, producer_epoch=-1, committed=committed
     )
     return OnBranches(branches=frozenset((branch,)), row=row)
 

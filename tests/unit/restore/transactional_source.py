@@ -42,10 +42,23 @@ class TransactionalSource:
 
     Args:
         own_epochs: producers raise their epoch with each transaction (KIP-890).
+        brokers_ahead_ms: of the daemon, by their clocks.
+        padding: behind every value.
     """
 
-    def __init__(self, built: ArchiveBuilder, life: Life, partitions: int, *, own_epochs: bool, logged: bool) -> None:
+    def __init__(
+        self,
+        built: ArchiveBuilder,
+        life: Life,
+        partitions: int,
+        *,
+        own_epochs: bool,
+        logged: bool,
+        brokers_ahead_ms: int = 0,
+        padding: bytes = b"",
+    ) -> None:
         self.built, self.life = built, life
+        self.brokers_ahead_ms, self.padding = brokers_ahead_ms, padding
         self.own_epochs, self.logged = own_epochs, logged
         self.partitions = partitions
         self.orders: TopicId = built.topic("orders", partitions=partitions)
@@ -59,9 +72,25 @@ class TransactionalSource:
             life.see(self.coordinators)
 
     @classmethod
-    async def create(cls, partitions: int, *, own_epochs: bool = True, logged: bool = True) -> Self:
+    async def create(
+        cls,
+        partitions: int,
+        *,
+        own_epochs: bool = True,
+        logged: bool = True,
+        brokers_ahead_ms: int = 0,
+        padding: bytes = b"",
+    ) -> Self:
         built = await ArchiveBuilder.create()
-        return cls(built, await built.start(), partitions, own_epochs=own_epochs, logged=logged)
+        return cls(
+            built,
+            await built.start(),
+            partitions,
+            own_epochs=own_epochs,
+            logged=logged,
+            brokers_ahead_ms=brokers_ahead_ms,
+            padding=padding,
+        )
 
     def now(self) -> int:
         return self.built.clock.now_ms()
@@ -72,7 +101,7 @@ class TransactionalSource:
 
     def write_plain(self, partition: int) -> None:
         log = self.built.log(self.orders, partition)
-        value = b"plain-%d-%d" % (partition, log.next_offset)
+        value = b"plain-%d-%d" % (partition, log.next_offset) + self.padding
         self.plain[partition].append((log.next_offset, value))
         log.append([value])
 
@@ -86,7 +115,7 @@ class TransactionalSource:
             current = WrittenTransaction(producer=producer, number=number, started_ms=self.now())
             self.transactions.append(current)
         log = self.built.log(self.orders, partition)
-        value = b"tx-%d-%d-%d-%d" % (producer, current.number, partition, log.next_offset)
+        value = b"tx-%d-%d-%d-%d" % (producer, current.number, partition, log.next_offset) + self.padding
         if partition not in current.data:
             current.data[partition] = []
             self._log(current, TransactionState.ONGOING, epoch=self._epoch(current))
@@ -108,7 +137,12 @@ class TransactionalSource:
         if left:
             log = self.built.log(self.orders, left[0])
             current.markers[left[0]] = log.next_offset
-            log.end_transaction(producer, committed=current.committed, producer_epoch=epoch)
+            log.end_transaction(
+                producer,
+                committed=current.committed,
+                producer_epoch=epoch,
+                timestamp_ms=self.now() + self.brokers_ahead_ms,
+            )
             return
         self._log(current, (_COMMIT if current.committed else _ABORT)[1], epoch=epoch, partitions=False)
         current.completed = True
@@ -175,7 +209,7 @@ class TransactionalSource:
             producer_id=one.producer,
             producer_epoch=epoch,
             partitions=[("orders", number) for number in sorted(one.data)] if partitions else (),
-            started_ms=one.started_ms,
-            updated_ms=self.now(),
+            started_ms=one.started_ms + self.brokers_ahead_ms,
+            updated_ms=self.now() + self.brokers_ahead_ms,
             client_version=2 if self.own_epochs else 0,
         )

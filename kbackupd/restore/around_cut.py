@@ -1,0 +1,124 @@
+"""One partition around its cut at an instant: which of its markers can be of transactions begun by then. Pure.
+
+What was decided by the instant was written before it, so only transactions count that had begun below what the leader
+told first after the instant; their markers may lie anywhere.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from kbackupd.archive.cut import Cut, told_after
+from kbackupd.archive.history import PartitionEvidence, PartitionHistory
+from kbackupd.model.positions import PartitionId
+from kbackupd.model.segment import OpenTransaction, TransactionOutcome
+from kbackupd.restore.told import LeftOpen, Marker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AroundCut:
+    """A partition that was there, and what of it can be of transactions that were begun by the instant."""
+
+    history: PartitionHistory
+    evidence: PartitionEvidence
+    cut: Cut
+    begun_below: int
+    """All that was in the log at the instant lies below it."""
+    all_ended: bool
+    """Whatever was begun below it had its marker below it too."""
+
+    @classmethod
+    def of(cls, history: PartitionHistory, evidence: PartitionEvidence, cut: Cut, at_ms: int) -> AroundCut:
+        told = told_after(evidence, at_ms)
+        if told is None or len(history.branches) > 1:
+            begun_below, all_ended = history.next_offset, False
+        else:
+            begun_below = max(told.high_watermark, cut.next_offset)
+            all_ended = told.last_stable_offset >= begun_below
+        return cls(history=history, evidence=evidence, cut=cut, begun_below=begun_below, all_ended=all_ended)
+
+    @property
+    def was_cut_back(self) -> bool:
+        """The log that was there at the instant lost a tail since."""
+        return self.history.branch != max(self.history.branches)
+
+    def heard_ms(self, offset: int) -> int | None:
+        """When a leader first told that its log goes beyond that offset; None: not known."""
+        if len(self.history.branches) > 1:
+            return None
+        told = (one.answered_ms for one in self.evidence.samples if one.high_watermark > offset)
+        return min(told, default=None)
+
+
+def _marker(id: PartitionId, row: TransactionOutcome) -> Marker:
+    return Marker(id, row.offset, row.producer_id, row.producer_epoch)
+
+
+def markers(there: AroundCut) -> Iterator[Marker]:
+    """Commit markers at or beyond the cut that can be of transactions begun by the instant."""
+    outcomes = there.history.outcomes
+    passed: set[int] = set()
+    for row in outcomes[bisect_left(outcomes, there.cut.next_offset, key=lambda row: row.offset) :]:
+        if row.offset >= there.begun_below:
+            if there.all_ended:
+                return
+            if row.producer_id in passed:
+                continue
+            # The first one there ends what may have begun below; the next ones begin and end beyond.
+            passed.add(row.producer_id)
+        if row.committed:
+            yield _marker(there.history.id, row)
+
+
+def left_open(there: AroundCut) -> Iterator[LeftOpen]:
+    """What was begun by the instant, and has no marker in the archive."""
+    history = there.history
+    for row in history.open_transactions:
+        if row.first_offset < there.begun_below:
+            last = last_marker(history, row.producer_id)
+            yield LeftOpen(history.id, row.producer_id, row.producer_epoch, history.next_offset, last)
+
+
+def last_marker(history: PartitionHistory, producer_id: int) -> Marker | None:
+    """Of whatever outcome."""
+    rows = (row for row in reversed(history.outcomes) if row.producer_id == producer_id)
+    return next((_marker(history.id, row) for row in rows), None)
+
+
+def last_below(there: AroundCut, producers: set[int]) -> Sequence[tuple[Marker, bool]]:
+    """Of each of the producers the last marker below the cut, and whether it commits."""
+    last = {
+        row.producer_id: (_marker(there.history.id, row), row.committed)
+        for row in there.history.outcomes
+        if row.offset < there.cut.next_offset and row.producer_id in producers
+    }
+    return list(last.values())
+
+
+def begun_before(there: AroundCut, marker: Marker) -> OpenTransaction | None:
+    """What a footer called open of the transaction that the marker ended; None: it is all in the marker's segment."""
+    before = -1
+    for outcome in there.history.outcomes:
+        if outcome.producer_id == marker.producer_id and outcome.offset < marker.offset:
+            before = outcome.offset
+    for one in there.evidence.open_transactions:
+        row = one.row
+        if (
+            isinstance(row, OpenTransaction)
+            and row.producer_id == marker.producer_id
+            and before < row.first_offset < marker.offset
+        ):
+            return row
+    return None
+
+
+def segment_of(history: PartitionHistory, offset: int) -> int:
+    """Where what one segment holds of the partition, that offset in it, begins."""
+    at = bisect_right(history.slices, offset, key=lambda one: one.first_offset) - 1
+    if at < 0:
+        return offset
+    while at and history.slices[at - 1].key == history.slices[at].key:
+        at -= 1
+    return history.slices[at].first_offset

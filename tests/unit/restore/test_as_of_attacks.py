@@ -1,0 +1,349 @@
+"""Sequences that were thought up to have an instant split a transaction, lose one or double one (hazard 38).
+
+Those of a random source are in test_as_of.py; here each has a story.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from kbackupd.model.coordinators import TransactionState
+from kbackupd.model.events import GapCause
+from kbackupd.model.positions import PartitionId
+from kbackupd.model.scope import RestoreScope
+from kbackupd.restore.instant import AmbiguousTransaction
+from tests.coordinator_logs import transaction
+from tests.unit.restore.test_as_of import plan_at, restored
+from tests.unit.restore.transactional_source import TransactionalSource
+
+HOUR_SECONDS = 3_600
+MINUTE_SECONDS = 60
+Found = tuple[dict[int, list[bytes]], list[AmbiguousTransaction]]
+
+
+async def found_at(source: TransactionalSource, at_ms: int) -> Found:
+    """What comes back, and what nobody could tell."""
+    plan = await plan_at(source.built, RestoreScope(as_of_ms=at_ms))
+    [topic] = plan.topics
+    ambiguous = [one for partition in topic.partitions if partition.as_of for one in partition.as_of.ambiguous]
+    return await restored(source.built, plan), ambiguous
+
+
+def end(source: TransactionalSource, producer: int, *, commit: bool = True) -> None:
+    """Every step of the transaction's end."""
+    open_ones = [one for one in source.transactions if one.producer == producer and not one.completed]
+    while any(not one.completed for one in open_ones):
+        source.tick()
+        source.go_on(producer, commit=commit)
+
+
+def whole(source: TransactionalSource, producer: int, *partitions: int, commit: bool = True) -> None:
+    for partition in partitions:
+        source.tick()
+        source.write(producer, partition)
+    end(source, producer, commit=commit)
+
+
+def hear_all(source: TransactionalSource) -> None:
+    for number in range(-1, source.partitions):
+        source.tick()
+        source.hear(number, capture=True)
+
+
+@pytest.mark.parametrize("pause_seconds", [30, 90, HOUR_SECONDS])
+@pytest.mark.parametrize("pinned", [False, True])
+async def test_a_producer_that_pauses_over_the_instant_has_nothing_that_nobody_can_tell(
+    pause_seconds: int, pinned: bool
+) -> None:
+    """One epoch for all its transactions; another's open transaction may hold the last stable offset back."""
+    source = await TransactionalSource.create(2, own_epochs=False)
+    if pinned:
+        source.write(8, 0)
+        source.write(8, 1)
+    whole(source, 7, 0, 1)
+    hear_all(source)
+    source.tick()
+    at_ms = source.now()
+    hear_all(source)
+    source.built.clock.advance(pause_seconds)
+    whole(source, 7, 0, 1)
+    await source.end()
+
+    values, ambiguous = await found_at(source, at_ms)
+
+    assert values == source.state(at_ms)
+    assert ambiguous == []
+
+
+async def test_a_transaction_that_the_coordinators_log_lost_to_compaction_is_not_taken_for_the_one_before() -> None:
+    """Capture was away after the instant for so long that the log was compacted: of B nothing is left there."""
+    source = await TransactionalSource.create(2, own_epochs=False)
+    whole(source, 7, 0, 1)
+    hear_all(source)
+    source.tick()
+    at_ms = source.now()
+    first = source.built.log(source.coordinators, 0).next_offset
+    whole(source, 7, 0, 1)
+    second = source.built.log(source.coordinators, 0).next_offset
+    source.built.clock.advance(5)
+    whole(source, 7, 0, 1)
+    third = source.built.log(source.coordinators, 0).next_offset
+    source.built.log(source.coordinators, 0).compact([*range(first), *range(second, third)])
+    await source.end()
+
+    values, ambiguous = await found_at(source, at_ms)
+
+    assert values == source.state(at_ms)
+    assert {one.marker_offset for one in ambiguous} == {3}, "the next one's; the log told it once, and nobody else does"
+
+
+@pytest.mark.parametrize("late_seconds", [10, 2 * HOUR_SECONDS])
+@pytest.mark.parametrize("own_epochs", [True, False])
+async def test_a_marker_that_comes_hours_late_ends_its_own_transaction_and_no_later_one(
+    own_epochs: bool, late_seconds: int
+) -> None:
+    """One partition had no leader. Another producer's open transaction holds the last stable offsets back."""
+    source = await TransactionalSource.create(2, own_epochs=own_epochs)
+    for number in (0, 1):
+        source.write(8, number)
+    for number in (0, 1):
+        source.write(7, number)
+    hear_all(source)
+    for _ in range(2):
+        source.tick()
+        source.go_on(7, commit=True)
+    source.tick()
+    source.hear(0, capture=True)
+    source.hear(-1, capture=True)
+    source.tick()
+    at_ms = source.now()
+    source.tick()
+    source.hear(0, capture=True)
+    source.built.clock.advance(late_seconds)
+    end(source, 7)
+    source.built.clock.advance(1)
+    whole(source, 7, 0, 1)
+    await source.end()
+
+    values, ambiguous = await found_at(source, at_ms)
+
+    assert values == source.state(at_ms)
+    assert [len(rows) for rows in values.values()] == [1, 1]
+    assert ambiguous == []
+
+
+@pytest.mark.parametrize("minutes", [-30, 30])
+async def test_brokers_whose_clocks_are_wrong_by_half_an_hour_change_nothing(minutes: int) -> None:
+    source = await TransactionalSource.create(2, own_epochs=False, brokers_ahead_ms=minutes * 60_000)
+    for _ in range(3):
+        whole(source, 7, 0, 1)
+        source.built.clock.advance(1)
+    hear_all(source)
+    source.write(7, 0)
+    source.write(7, 1)
+    for _ in range(2):
+        source.tick()
+        source.go_on(7, commit=True)
+    source.tick()
+    source.hear(0, capture=True)
+    at_ms = source.now()
+    end(source, 7)
+    source.built.clock.advance(1)
+    whole(source, 7, 0, 1)
+    await source.end()
+
+    values, ambiguous = await found_at(source, at_ms)
+
+    assert values == source.state(at_ms)
+    assert [len(rows) for rows in values.values()] == [4, 4]
+    assert ambiguous == []
+
+
+async def test_an_unclean_election_between_cut_and_marker_loses_nothing_that_was_decided_by_then() -> None:
+    """The marker was in the tail that the partition lost, or never came: the coordinators' log has the decision."""
+    source = await TransactionalSource.create(2, own_epochs=False)
+    source.write(7, 0)
+    source.write(7, 1)
+    hear_all(source)
+    await source.life.flush()
+    for _ in range(2):
+        source.tick()
+        source.go_on(7, commit=True)
+    source.tick()
+    source.hear(0, capture=True)
+    source.hear(-1, capture=True)
+    at_ms = source.now()
+    source.built.clock.advance(60)
+    log = source.built.log(source.orders, 1)
+    log.truncate(0)
+    source.life.follow_cut(source.orders, 1)
+    source.write_plain(1)
+    await source.end()
+
+    values, ambiguous = await found_at(source, at_ms)
+
+    assert [[value.split(b"-")[0] for value in rows] for rows in values.values()] == [[b"tx"], [b"tx"]]
+    assert ambiguous == []
+
+
+async def test_an_unclean_election_soon_after_capture_loses_nothing_that_was_decided_by_then() -> None:
+    """The same within one segment: its footer knows the log as it was after the cut, and no open transaction."""
+    source = await TransactionalSource.create(2, own_epochs=False)
+    await source.life.flush()
+    source.write(7, 0)
+    source.write(7, 1)
+    hear_all(source)
+    for _ in range(2):
+        source.tick()
+        source.go_on(7, commit=True)
+    source.tick()
+    source.hear(0, capture=True)
+    source.hear(-1, capture=True)
+    at_ms = source.now()
+    source.tick()
+    log = source.built.log(source.orders, 1)
+    log.truncate(0)
+    source.life.follow_cut(source.orders, 1)
+    source.write_plain(1)
+    await source.end()
+
+    values, ambiguous = await found_at(source, at_ms)
+
+    assert [[value.split(b"-")[0] for value in rows] for rows in values.values()] == [[b"tx"], [b"tx"]]
+    assert ambiguous == []
+
+
+@pytest.mark.parametrize("commit", [True, False])
+@pytest.mark.parametrize("own_epochs", [True, False])
+async def test_where_capture_was_behind_and_never_caught_up_the_coordinators_log_decides(
+    own_epochs: bool, commit: bool
+) -> None:
+    """The marker was there at the instant, and lies among what the archive lacks."""
+    source = await TransactionalSource.create(2, own_epochs=own_epochs)
+    source.write(7, 0)
+    source.write(7, 1)
+    hear_all(source)
+    end(source, 7, commit=commit)
+    source.tick()
+    source.hear(0, capture=True)
+    source.hear(1, capture=False)
+    source.hear(-1, capture=True)
+    at_ms = source.now()
+    await source.life.flush()
+
+    plan = await plan_at(source.built, RestoreScope(as_of_ms=at_ms))
+
+    assert await restored(source.built, plan) == source.state(at_ms)
+    assert [len(one.not_in_archive) for one in plan.topics[0].partitions] == [0, 1]
+
+
+@pytest.mark.parametrize("heard", [0, 1, 2])
+async def test_a_fenced_producers_transaction_is_nowhere_and_its_successors_everywhere_or_nowhere(heard: int) -> None:
+    """The successor has the producer id and a later epoch; the coordinator ended the transaction with one between."""
+    source = await TransactionalSource.create(2, own_epochs=False)
+    logs = [source.built.log(source.orders, number) for number in (0, 1)]
+    coordinators = source.built.log(source.coordinators, 0)
+    both = [("orders", 0), ("orders", 1)]
+
+    def told(state: TransactionState, epoch: int, started_ms: int) -> None:
+        source.tick()
+        transaction(
+            coordinators, "tx-7", state, producer_id=7, producer_epoch=epoch, partitions=both,
+            started_ms=started_ms, updated_ms=source.now(),
+        )  # fmt: skip
+
+    def life(epoch: int, *, commit: bool, marker_epoch: int) -> None:
+        began_ms = source.now()
+        told(TransactionState.ONGOING, epoch, began_ms)
+        for log in logs:
+            log.append([b"%d" % epoch], producer_id=7, producer_epoch=epoch, transactional=True)
+        told(TransactionState.PREPARE_COMMIT if commit else TransactionState.PREPARE_ABORT, marker_epoch, began_ms)
+        for number, log in enumerate(logs):
+            source.tick()
+            log.end_transaction(7, committed=commit, producer_epoch=marker_epoch)
+            if heard == marker_epoch and number == 0:
+                source.hear(0, capture=True)
+                moments.append(source.now())
+        told(TransactionState.COMPLETE_COMMIT if commit else TransactionState.COMPLETE_ABORT, marker_epoch, began_ms)
+
+    moments: list[int] = []
+    hear_all(source)
+    life(0, commit=True, marker_epoch=0)
+    life(0, commit=False, marker_epoch=1)
+    life(2, commit=True, marker_epoch=2)
+    await source.end()
+
+    values, ambiguous = await found_at(source, moments[0])
+
+    wanted = {0: [b"0"], 1: [b"0"], 2: [b"0", b"2"]}[heard]
+    assert values == {0: wanted, 1: wanted}
+    assert ambiguous == []
+
+
+async def test_markers_that_a_new_coordinator_writes_a_second_time_double_nothing() -> None:
+    source = await TransactionalSource.create(2, own_epochs=False)
+    hear_all(source)
+    source.write(7, 0)
+    source.write(7, 1)
+    for _ in range(3):
+        source.tick()
+        source.go_on(7, commit=True)
+    source.tick()
+    source.hear(0, capture=True)
+    at_ms = source.now()
+    source.tick()
+    for number in (0, 1):
+        source.built.log(source.orders, number).end_transaction(7, committed=True)
+    end(source, 7)
+    whole(source, 7, 0, 1)
+    await source.end()
+
+    values, ambiguous = await found_at(source, at_ms)
+
+    assert values == source.state(at_ms)
+    assert [len(rows) for rows in values.values()] == [1, 1]
+    assert ambiguous == []
+
+
+async def test_records_that_the_coordinators_log_lacks_make_a_doubt_and_no_split() -> None:
+    """A gap in the captured log of coordinators swallowed a whole transaction."""
+    source = await TransactionalSource.create(2, own_epochs=False)
+    whole(source, 7, 0, 1)
+    hear_all(source)
+    at_ms = source.now()
+    whole(source, 7, 0, 1)
+    log = source.built.log(source.coordinators, 0)
+    source.life.gap(source.coordinators, 0, log.next_offset, GapCause.LOG_START_MOVED)
+    source.built.clock.advance(5)
+    whole(source, 7, 0, 1)
+    await source.end()
+
+    values, _ = await found_at(source, at_ms)
+
+    assert values == source.state(at_ms)
+
+
+async def test_a_new_leader_whose_high_watermark_lags_hides_no_transaction_that_was_decided() -> None:
+    """For a moment after an election a leader tells less than the one before did, and than it soon will."""
+    source = await TransactionalSource.create(2, own_epochs=True)
+    hear_all(source)
+    for _ in range(3):
+        whole(source, 7, 0, 1)
+    source.tick()
+    source.hear(0, capture=True)
+    at_ms = source.now()
+    source.built.clock.advance(1)
+    log = source.built.log(source.orders, 1)
+    log.epochs.append((1, log.next_offset))
+    ends, log.next_offset = log.next_offset, 1
+    source.life.sample(source.orders, 1)
+    log.next_offset = ends
+    source.built.clock.advance(1)
+    await source.end()
+
+    values, ambiguous = await found_at(source, at_ms)
+
+    assert values == source.state(at_ms)
+    assert [len(rows) for rows in values.values()] == [3, 3]
+    assert ambiguous == []
+    assert source.built.log(source.orders, 1).id == PartitionId(source.orders, 1)
