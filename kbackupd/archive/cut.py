@@ -46,8 +46,12 @@ class Cut:
 
 
 def cut_at(evidence: PartitionEvidence, at_ms: int | None) -> Cut | None:
-    """By the last sample that was received at or before `at_ms` (None: by the last one); None if there is none."""
-    in_time = sorted(evidence.samples, key=lambda sample: sample.answered_ms)
+    """By the last sample that was received at or before `at_ms` (None: by the last one); None if there is none.
+
+    An answer without a high watermark (−1) says nothing.
+    """
+    told = (sample for sample in evidence.samples if sample.high_watermark >= 0)
+    in_time = sorted(told, key=lambda sample: sample.answered_ms)
     heard = [sample for sample in in_time if at_ms is None or sample.answered_ms <= at_ms]
     if not heard:
         return None
@@ -61,7 +65,7 @@ def cut_at(evidence: PartitionEvidence, at_ms: int | None) -> Cut | None:
         held_until_ms = max(held_until_ms, sample.sent_ms)
     return Cut(
         branch=_branch_of(chosen, evidence.truncations),
-        next_offset=max(chosen.high_watermark, 0),
+        next_offset=chosen.high_watermark,
         stable_offset=chosen.last_stable_offset,
         log_start_offset=max(chosen.log_start_offset, 0),
         sent_ms=chosen.sent_ms,
@@ -76,18 +80,15 @@ def told_after(evidence: PartitionEvidence, at_ms: int) -> Sample | None:
 
     A new leader's high watermark lags behind that of the old one for a moment: it is given time. None: no such answer.
     """
-    heard = max(
-        (sample for sample in evidence.samples if sample.answered_ms <= at_ms),
-        key=lambda sample: sample.answered_ms,
-        default=None,
+    told = sorted(
+        (sample for sample in evidence.samples if sample.high_watermark >= 0), key=lambda sample: sample.answered_ms
     )
-    later = sorted(
-        (sample for sample in evidence.samples if sample.sent_ms >= at_ms and sample.high_watermark >= 0),
-        key=lambda sample: sample.answered_ms,
-    )
-    for sample in later:
-        same_leader = heard is None or sample.leader_epoch == heard.leader_epoch
-        if same_leader or sample.sent_ms >= later[0].answered_ms + _NEW_LEADER_SETTLES_MS:
+    leads_since_ms: dict[int, int] = {}
+    for sample in told:
+        first_of_all = not leads_since_ms
+        since_ms = -_NEW_LEADER_SETTLES_MS if first_of_all else sample.answered_ms
+        settled_ms = leads_since_ms.setdefault(sample.leader_epoch, since_ms) + _NEW_LEADER_SETTLES_MS
+        if sample.sent_ms >= max(at_ms, settled_ms):
             return sample
     return None
 

@@ -198,6 +198,6 @@ def _samples(evidence: PartitionEvidence, state: PartitionAsOf) -> tuple[Sample,
         for one in evidence.samples
         if one.answered_ms == state.answered_ms
         and one.sent_ms == state.sent_ms
-        and max(one.high_watermark, 0) == state.next_offset
+        and one.high_watermark == state.next_offset
     ]
     return tuple(found[-1:])

@@ -27,7 +27,7 @@ from kbackupd.restore.plan import (
     TopicPlan,
 )
 from kbackupd.restore.preserve import preserved_offsets, total_seconds
-from kbackupd.restore.recovery_point import recovery_point_ms
+from kbackupd.restore.recovery_point import recovery_point_at, recovery_point_ms
 from kbackupd.restore.visibility import Outcomes
 
 NEVER_SEEN = "it existed at the source and was never looked into: it had no leader, or the daemon was killed too soon"
@@ -178,7 +178,9 @@ def _partition_plan(
         open_transactions=() if left_out else tuple(_open_transactions(history, asked, cut.visibility)),
         preserved=preserved_offsets(history, records=records) if preserves and not left_out else None,
         as_of=as_of,
-        recovery_point_ms=recovery_point_ms(history),
+        recovery_point_ms=recovery_point_ms(history)
+        if as_of is None or cut.as_of_ms is None
+        else recovery_point_at(history, as_of, cut.as_of_ms),
     )
 
 

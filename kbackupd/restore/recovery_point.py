@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kbackupd.archive.history import PartitionHistory
+from kbackupd.restore.instant import PartitionAsOf
 
 
 def recovery_point_ms(history: PartitionHistory) -> int | None:
@@ -19,6 +20,20 @@ def recovery_point_ms(history: PartitionHistory) -> int | None:
     covered = history.contiguous_next_offset
     proofs = (sample.sent_ms for sample in history.samples if 0 <= sample.high_watermark <= covered)
     return max(proofs, default=None)
+
+
+def recovery_point_at(history: PartitionHistory, state: PartitionAsOf, at_ms: int) -> int | None:
+    """The same of what a partition held at `at_ms`: that instant itself, where nothing more came until then.
+
+    The cut at an instant says which branch it is of. None: no leader had told of it by then, what was there is not
+    covered, or part of it may have been compacted away before it was captured.
+
+    Args:
+        history: as of the instant (`history_at`).
+    """
+    if not state.known or state.compacted_since or history.contiguous_next_offset < state.next_offset:
+        return None
+    return max(state.sent_ms, min(state.held_until_ms, at_ms))
 
 
 def oldest(points_ms: Iterable[int | None]) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kbackupd.archive.cut import Cut, cut_at
+from kbackupd.archive.cut import Cut, cut_at, told_after
 from kbackupd.archive.group_base import GroupsBase
 from kbackupd.archive.history import PartitionEvidence
 from kbackupd.model.positions import PartitionId, TopicId
@@ -43,6 +43,29 @@ def test_what_later_answers_repeat_held_until_the_last_of_them_was_asked_for() -
 
 def test_samples_of_several_writers_are_taken_in_the_order_of_their_receipt() -> None:
     assert end(cut(250, sample(200, 210, 9), sample(100, 110, 5))) == (9, 200, 200, None)
+
+
+def test_an_answer_without_a_high_watermark_says_nothing() -> None:
+    samples = sample(100, 110, 5), sample(200, 230, -1), sample(300, 310, 5)
+    assert end(cut(250, *samples)) == (5, 100, 300, None)
+    assert cut(None, sample(200, 230, -1)) is None
+
+
+def test_what_was_told_after_an_instant_was_asked_for_after_it_and_by_a_leader_that_knows() -> None:
+    """A new leader tells less for a moment, and its answer of a minute later counts."""
+    old = sample(100, 110, 5), sample(200, 210, 7), sample(300, 310, 9)
+    elected = [
+        one._replace(leader_epoch=1) for one in (sample(200, 210, 6), sample(300, 310, 8), sample(70_300, 70_310, 9))
+    ]
+
+    def told(at_ms: int, *samples: Sample) -> int | None:
+        found = told_after(PartitionEvidence(id=ID, samples=samples), at_ms)
+        return None if found is None else found.high_watermark
+
+    assert (told(150, *old), told(205, *old), told(301, *old)) == (7, 9, None)
+    assert told(150, old[0], *elected) == 9
+    assert told(150, old[0], *elected[:2]) is None
+    assert told(250, old[0], *elected) == 9
 
 
 def test_a_snapshot_answered_after_the_cut_is_no_beginning_for_it() -> None:

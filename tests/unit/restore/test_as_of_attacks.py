@@ -12,7 +12,9 @@ from kbackupd.model.events import GapCause
 from kbackupd.model.positions import PartitionId
 from kbackupd.model.scope import RestoreScope
 from kbackupd.restore.instant import AmbiguousTransaction
+from kbackupd.restore.resume import plan_digest
 from tests.coordinator_logs import transaction
+from tests.unit.restore.planned import plan_of, settings_for
 from tests.unit.restore.test_as_of import plan_at, restored
 from tests.unit.restore.transactional_source import TransactionalSource
 
@@ -211,6 +213,27 @@ async def test_an_unclean_election_soon_after_capture_loses_nothing_that_was_dec
 
     assert [[value.split(b"-")[0] for value in rows] for rows in values.values()] == [[b"tx"], [b"tx"]]
     assert ambiguous == []
+
+
+async def test_what_is_stored_later_of_answers_from_before_the_instant_changes_no_restore_that_has_begun() -> None:
+    """Answers are stored with the next segment: a later run could know more of the instant than the first one did."""
+    source = await TransactionalSource.create(2)
+    whole(source, 7, 0, 1)
+    hear_all(source)
+    await source.life.flush()
+    at_ms = source.now() + 10_000
+    before = await plan_at(source.built, RestoreScope(as_of_ms=at_ms))
+    pinned = {(one.writer, one.writer_epoch): one.sequences for one in before.pinned}
+    whole(source, 7, 0, 1)
+    hear_all(source)
+    await source.end()
+
+    later = await plan_of(
+        source.built, settings_for("kafka:9092", {}, scope=RestoreScope(as_of_ms=at_ms)), pinned=pinned
+    )
+
+    assert plan_digest(later) == plan_digest(before)
+    assert plan_digest(await plan_at(source.built, RestoreScope(as_of_ms=at_ms))) != plan_digest(before)
 
 
 @pytest.mark.parametrize("commit", [True, False])

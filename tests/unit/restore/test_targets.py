@@ -12,6 +12,7 @@ from kbackupd.cli.restore_targets_text import recovery_document, recovery_lines
 from kbackupd.cli.restore_text import print_report
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.positions import TopicId
+from kbackupd.model.scope import RestoreScope
 from kbackupd.model.settings import TierSettings
 from kbackupd.model.snapshots import Acl
 from kbackupd.restore.acls import AclLeft, AclSelection, AclsOutcome
@@ -87,6 +88,11 @@ def report(*topics: TopicReport) -> RestoreReport:
     )
 
 
+async def point_at(built: ArchiveBuilder, at_ms: int) -> int | None:
+    plan = await plan_of(built, settings_for("kafka:9092", {}, scope=RestoreScope(as_of_ms=at_ms)))
+    return plan.topics[0].recovery_point_ms
+
+
 class TestRecoveryPoint:
     async def test_it_is_when_the_question_was_sent_whose_answer_is_covered(self) -> None:
         built = await ArchiveBuilder.create()
@@ -109,6 +115,89 @@ class TestRecoveryPoint:
         assert recovery_point_ms(history) == captured_ms - 5
         assert plan.topics[0].recovery_point_ms == captured_ms - 5
         assert recovery_point_ms(replace(history, branches=(0, 1))) is None, "samples do not tell of which branch"
+
+    async def test_an_answer_without_a_high_watermark_proves_nothing(self) -> None:
+        built = await ArchiveBuilder.create()
+        orders = built.topic("orders")
+        built.log(orders, 0).append([b"v"])
+        life = await built.start()
+        life.see(orders)
+        life.capture(orders, 0)
+        await life.flush()
+        archive = await Archive.open(built.store, BACKUP_ID)
+        history = archive.history(built.log(orders, 0).id)
+        [told] = history.samples
+        silent = told._replace(sent_ms=told.sent_ms + 60_000, answered_ms=told.answered_ms + 60_000, high_watermark=-1)
+
+        assert recovery_point_ms(replace(history, samples=(told, silent))) == told.sent_ms
+        assert recovery_point_ms(replace(history, samples=(silent,))) is None
+
+    async def test_as_of_an_instant_it_is_that_instant_where_nothing_more_came_until_then(self) -> None:
+        built = await ArchiveBuilder.create()
+        orders = built.topic("orders")
+        life = await built.start()
+        life.see(orders)
+        built.log(orders, 0).append([b"v"])
+        life.capture(orders, 0)
+        heard_ms = built.clock.now_ms()
+        built.clock.advance(60)
+        life.sample(orders, 0)
+        repeated_ms = built.clock.now_ms()
+        built.clock.advance(60)
+        built.log(orders, 0).append([b"more"])
+        life.capture(orders, 0)
+        await life.flush()
+
+        assert await point_at(built, heard_ms + 10_000) == heard_ms + 10_000, "it is exact"
+        assert await point_at(built, repeated_ms + 10_000) == repeated_ms - 5, "the last question before it"
+        assert await point_at(built, built.clock.now_ms()) == built.clock.now_ms() - 1_005, "a flush takes a second"
+
+    async def test_as_of_an_instant_before_a_log_was_cut_back_it_is_known_for_a_cut_has_its_branch(self) -> None:
+        built = await ArchiveBuilder.create()
+        orders = built.topic("orders")
+        life, log = await built.start(), built.log(orders, 0)
+        log.append([b"a"])
+        log.append([b"lost"])
+        life.capture(orders, 0)
+        heard_ms = built.clock.now_ms()
+        built.clock.advance(60)
+        log.truncate(1)
+        life.follow_cut(orders, 0)
+        log.append([b"instead"])
+        life.capture(orders, 0)
+        await life.flush()
+
+        assert await point_at(built, heard_ms) == heard_ms - 5
+
+    async def test_as_of_an_instant_at_which_capture_was_behind_and_stayed_so_it_is_not_known(self) -> None:
+        built = await ArchiveBuilder.create()
+        orders = built.topic("orders")
+        life, log = await built.start(), built.log(orders, 0)
+        log.append([b"a"])
+        life.capture(orders, 0)
+        log.append([b"b"])
+        built.clock.advance(1)
+        life.sample(orders, 0)
+        await life.flush()
+
+        assert await point_at(built, built.clock.now_ms()) is None
+
+    async def test_as_of_an_instant_whose_records_may_have_been_compacted_away_it_is_not_known(self) -> None:
+        built = await ArchiveBuilder.create()
+        orders = built.topic("orders")
+        life, log = await built.start(), built.log(orders, 0)
+        for value in (b"a", b"b", b"c"):
+            log.append([value])
+        life.see(orders)
+        life.sample(orders, 0)
+        at_ms = built.clock.now_ms()
+        built.clock.advance(10)
+        log.append([b"d"])
+        log.compact([0, 3])
+        life.capture(orders, 0)
+        await life.flush()
+
+        assert await point_at(built, at_ms) is None
 
     def test_of_several_partitions_it_is_the_oldest_and_unknown_if_one_is(self) -> None:
         assert oldest([5, 3, 4]) == 3
