@@ -1,4 +1,4 @@
-"""Archives that a real daemon makes, for tests of their restore."""
+"""Archives that a real daemon makes, for tests of their restore; and a target that refuses much."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.s3 import S3Server
 from tests.integration.capture.backup import Backup
+from tests.integration.restore.picky_kafka import PickyKafka
 
 
 @pytest.fixture
@@ -20,3 +21,16 @@ def backup(
     made = Backup(kafka, s3_server, s3_bucket, s3_prefix, short_path)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="package")
+def picky_kafka() -> Iterator[PickyKafka]:
+    """One broker for all tests of refusals; ACLs, quotas and defaults are gone again when a test returns."""
+    with PickyKafka() as server:
+        yield server
+
+
+@pytest.fixture
+def picky(picky_kafka: PickyKafka) -> Iterator[PickyKafka]:
+    yield picky_kafka
+    picky_kafka.revoke()
