@@ -125,6 +125,28 @@ class TestWhatTheArchiveKnows:
 
         assert (await recorded_acls(store, IDENTITY, await plan(), OPTIONS)).known_ms == NOW_MS - 9_000
 
+    async def test_of_an_instant_they_are_those_of_the_newest_snapshot_by_then(self) -> None:
+        store = MemoryStore()
+        log = await SnapshotLog.open(store, CLUSTER_FORMAT, identity=IDENTITY, writer="main", writer_epoch=1)
+        for number, acls in enumerate(((topic("orders"),), (topic("orders"), topic("orders", permission="DENY")), ())):
+            at_ms = NOW_MS + 10_000 * number
+            part = PartState(outcome=ReadOutcome.OK, answered_ms=at_ms)
+            content = replace(example_cluster().content, acls_part=part, acls=acls)
+            await log.append(content, asked_ms=at_ms, taken_ms=at_ms)
+
+        async def set_at(at_ms: int | None) -> list[str]:
+            return [
+                acl.permission
+                for acl in (await recorded_acls(store, IDENTITY, await plan(), OPTIONS, at_ms=at_ms)).apply
+            ]
+
+        assert await set_at(NOW_MS + 9_999) == ["ALLOW"]
+        assert await set_at(NOW_MS + 10_000) == ["ALLOW", "DENY"]
+        assert await set_at(NOW_MS + 20_000) == [], "they were taken away, which is known"
+        assert await set_at(None) == []
+        with pytest.raises(RefusedError, match="no snapshot of the cluster was captured by then"):
+            await set_at(NOW_MS - 1)
+
     @pytest.mark.parametrize("store", [None, PartState(outcome=ReadOutcome.DENIED, cause="no Describe")])
     async def test_an_archive_that_knows_none_is_refused_rather_than_restored_without(
         self, store: PartState | None
