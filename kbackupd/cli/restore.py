@@ -32,7 +32,7 @@ from kbackupd.cli.restore_targets_text import print_recovery, recovery_document
 from kbackupd.cli.restore_text import interruption, print_acls, print_plan, print_report
 from kbackupd.groups.after_restore import GroupsOutcome
 from kbackupd.kafka.connection import KafkaConnection
-from kbackupd.model.clock import Clock, SystemClock
+from kbackupd.model.clock import Clock, SystemClock, iso
 from kbackupd.model.errors import UsageError
 from kbackupd.model.segment import Identity
 from kbackupd.model.settings import FilesystemSettings, RestoreOptions, RestoreSettings, StorageSettings
@@ -92,8 +92,8 @@ def command(
     """
     settings = load_restore_settings(config, os.environ)
     targets = load_daemon_settings(tiers, os.environ).tiers if tiers is not None else None
-    disaster_ms = instant("--disaster-at", disaster_at)
     clock = SystemClock()
+    disaster_ms = _past("--disaster-at", instant("--disaster-at", disaster_at), clock.now_ms())
     progress = RestoreProgress(began_at=clock.monotonic())
     console = stdout_console()
     if dry_run:
@@ -132,6 +132,13 @@ def command(
             print_recovery(console, report, targets, disaster_ms)
             print_groups_outcome(console, groups)
     raise typer.Exit(report.exit_code or (0 if groups is None or groups.complete else 6))
+
+
+def _past(option: str, at_ms: int | None, now_ms: int) -> int | None:
+    """A slip of the date or the zone would become a figure in a report that nobody doubts."""
+    if at_ms is not None and at_ms > now_ms:
+        raise UsageError(f"{option}: {iso(at_ms)} is in the future", hint=f"it is {iso(now_ms)}")
+    return at_ms
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from kbackupd.restore.progress import Phase, RestoreProgress
 
 _BAR_SECONDS = 0.2
 _LINE_SECONDS = 5.0
+_NOTE_SECONDS = 0.1
 
 
 @asynccontextmanager
@@ -60,29 +61,42 @@ def _percent(progress: RestoreProgress) -> int:
 
 
 async def _lines(progress: RestoreProgress, clock: Clock) -> None:
-    told = 0
-    while True:
-        await asyncio.sleep(_LINE_SECONDS)
-        for note in progress.notes[told:]:
-            print(note, file=sys.stderr)
-        told = len(progress.notes)
-        print(progress_line(progress, clock.monotonic()), file=sys.stderr, flush=True)
+    """Notes as soon as there are some, for they may be a reason to stop it; where it is only now and then."""
+    told, next_line_at = 0, clock.monotonic() + _LINE_SECONDS
+    console = Console(stderr=True, soft_wrap=True, emoji=False)
+    try:
+        while True:
+            await asyncio.sleep(_NOTE_SECONDS)
+            told = _tell(progress, told, console)
+            if clock.monotonic() >= next_line_at:
+                print(progress_line(progress, clock.monotonic()), file=sys.stderr, flush=True)
+                next_line_at += _LINE_SECONDS
+    finally:
+        _tell(progress, told, console)
+
+
+def _tell(progress: RestoreProgress, told: int, console: Console) -> int:
+    """Print the notes behind the first `told`; how many there are."""
+    for note in progress.notes[told:]:
+        console.print(note, markup=False, highlight=False)
+    return len(progress.notes)
 
 
 async def _bar(progress: RestoreProgress, clock: Clock) -> None:
     columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        told = 0
-        while True:
-            for note in progress.notes[told:]:
-                bar.console.print(note, markup=False, highlight=False)
-            told = len(progress.notes)
-            bar.update(
-                task,
-                total=max(progress.expected_bytes, 1),
-                completed=progress.done_bytes,
-                description=progress_line(progress, clock.monotonic()),
-            )
-            bar.refresh()
-            await asyncio.sleep(_BAR_SECONDS)
+    told, console = 0, Console(stderr=True, emoji=False)
+    try:
+        with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
+            task = bar.add_task("", total=None)
+            while True:
+                told = _tell(progress, told, console)
+                bar.update(
+                    task,
+                    total=max(progress.expected_bytes, 1),
+                    completed=progress.done_bytes,
+                    description=progress_line(progress, clock.monotonic()),
+                )
+                bar.refresh()
+                await asyncio.sleep(_BAR_SECONDS)
+    finally:
+        _tell(progress, told, console)

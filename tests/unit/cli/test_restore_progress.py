@@ -1,0 +1,40 @@
+"""What a running restore tells on stderr while nobody looks: notes at once, how far it is now and then."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from kbackupd.cli.restore_progress import showing
+from kbackupd.model.clock import ManualClock
+from kbackupd.restore.progress import RestoreProgress
+from tests.virtual_time import run
+
+NOTE = "a producer quota of the target slows it"
+
+
+def told_within(seconds: float, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    clock = ManualClock()
+
+    async def restoring() -> None:
+        progress = RestoreProgress(began_at=clock.monotonic())
+        async with showing(progress, clock):
+            await asyncio.sleep(0)
+            progress.notes.append(NOTE)
+            await asyncio.sleep(seconds)
+
+    run(restoring(), clock=clock)
+    return capsys.readouterr().err.splitlines()
+
+
+def test_a_note_is_told_before_the_first_line_and_once(capsys: pytest.CaptureFixture[str]) -> None:
+    told = told_within(11.0, capsys)
+
+    assert told[0] == NOTE
+    assert len(told) == 3, "and a line every five seconds"
+    assert told.count(NOTE) == 1
+
+
+def test_a_note_is_told_even_where_all_is_over_in_a_moment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert told_within(0.0, capsys) == [NOTE]
