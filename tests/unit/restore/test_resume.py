@@ -12,6 +12,7 @@ from kbackupd.format.keys import restore_key
 from kbackupd.format.records import RawRecord, build_batch, encode_body
 from kbackupd.format.restores import decode_stage, encode_restore
 from kbackupd.kafka.types import TopicPartition
+from kbackupd.model.clock import SystemClock
 from kbackupd.model.errors import CorruptObjectError, IncompleteError, RefusedError, StoreDeniedError
 from kbackupd.model.positions import TopicId
 from kbackupd.model.restores import (
@@ -28,9 +29,11 @@ from kbackupd.model.segment import Identity
 from kbackupd.model.settings import RestoreOptions, TopicMapping, TopicSelection
 from kbackupd.restore.content_digest import batch_digest
 from kbackupd.restore.produce_batch import SEQUENCE_MODULUS, ProduceBatch
+from kbackupd.restore.course import Course
 from kbackupd.restore.resume import Landed, NewestBatch, deciding, gone_on_with, landed, own_overrides, refuse_twice
 from kbackupd.restore.stored import StoredRestores
 from kbackupd.store.memory import MemoryStore
+from tests.unit.restore.forged_target import ForgedTarget, ForgedTopic
 
 IDENTITY = Identity(backup_id="main", archive_id="0d3e…", cluster_id="source")
 ID = "20261126T041500Z-5f0c2a91"
@@ -309,6 +312,29 @@ class TestAppending:
 
         assert [one.begun.restore_id for one in await restores.finished(IDENTITY)] == [ID]
         assert [one.begun.restore_id for one in await restores.unfinished(IDENTITY)] == [other]
+
+    @pytest.mark.parametrize("damaged", [begun(), ready()], ids=["begun", "ready"])
+    @pytest.mark.parametrize("ended", [True, False], ids=["done", "killed"])
+    async def test_where_a_document_cannot_be_read_nothing_is_appended_and_nothing_deleted(
+        self, damaged: RestoreBegun | RestoreReady, ended: bool
+    ) -> None:
+        store = MemoryStore()
+        for document in (begun(), ready(), *((done(),) if ended else ())):
+            sound = encode_restore(document)
+            await store.put_if_absent(document.key, [sound[:-5] if document.key == damaged.key else sound])
+        target = ForgedTarget(topics={"restored": ForgedTopic(partitions=2, records=3)})
+
+        async def found(options: RestoreOptions) -> Unfinished | None:
+            course = await Course.read(StoredRestores(store), IDENTITY, SystemClock())
+            await course.find(target, options)
+            return course.going_on
+
+        with pytest.raises(RefusedError, match=f"{damaged.key}: cannot be read, .*appended before") as refused:
+            await found(self.OPTIONS)
+        assert "delete" not in refused.value.hint
+        assert "--plans DIR" in refused.value.hint
+        assert await found(replace(self.OPTIONS, append=False)) is None, "it appends to nothing"
+        assert target.written == []
 
     def test_with_other_options_nobody_is_told_to_delete_what_others_wrote(self) -> None:
         half = Unfinished(begun=begun(options=deciding(self.OPTIONS)), ready=ready())
