@@ -1,4 +1,4 @@
-"""Leaders that move while a restore is under way."""
+"""Leaders that move while a restore is under way, and brokers that are away before it begins."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
+from kbackupd.restore.preflight import PreflightError
 from kbackupd.restore.progress import RestoreProgress
 from kbackupd.restore.report import Verdict
 from kbackupd.testbed.kafka import KafkaCluster
@@ -17,11 +20,18 @@ from tests.integration.restore.mirror import restore
 from tests.unit.restore.planned import archive_everything, settings_for
 
 
-@pytest.fixture
-def cluster() -> Iterator[KafkaCluster]:
+@pytest.fixture(scope="module")
+def three_brokers() -> Iterator[KafkaCluster]:
     properties = {"default.replication.factor": "3", "min.insync.replicas": "2"}
     with KafkaCluster(3, properties=properties, heap="256m") as servers:
         yield servers
+
+
+@pytest.fixture
+def cluster(three_brokers: KafkaCluster) -> KafkaCluster:
+    """All three are up, whatever the test before did to them."""
+    three_brokers.start()
+    return three_brokers
 
 
 async def test_a_broker_that_dies_in_the_middle_doubles_and_loses_nothing(cluster: KafkaCluster) -> None:
@@ -51,3 +61,38 @@ async def test_a_broker_that_dies_in_the_middle_doubles_and_loses_nothing(cluste
         assert [
             record.value[: len(expected[i])] for i, record in enumerate(found[partition]) if record.value
         ] == expected
+
+
+async def test_what_a_broker_that_is_away_would_do_to_a_restore_is_told_before_the_first_write(
+    cluster: KafkaCluster,
+) -> None:
+    built = await ArchiveBuilder.create()
+    for name in ("alone", "all", "enough"):
+        built.log(built.topic(name), 0).append([b"x"])
+    await archive_everything(built)
+    new = [
+        NewTopic("alone", num_partitions=1, replica_assignment=[[3]]),
+        NewTopic("all", num_partitions=1, replication_factor=3, config={"min.insync.replicas": "3"}),
+        NewTopic("enough", num_partitions=1, replication_factor=3),
+    ]
+    admin = AdminClient({"bootstrap.servers": cluster.nodes[0].bootstrap, "log_level": 0})
+    for made in admin.create_topics(new, operation_timeout=60).values():
+        made.result(120)
+    await cluster.nodes[2].akill()
+
+    def is_missed() -> bool:
+        there = admin.list_topics(timeout=60).topics
+        return there["alone"].partitions[0].leader == -1 and len(there["all"].partitions[0].isrs) == 2
+
+    await reaches(is_missed, "the controller knows that it is away")
+
+    with pytest.raises(PreflightError) as refused:
+        await restore(built, settings_for(cluster.bootstrap, {}))
+
+    assert {problem.what: problem.remedy for problem in refused.value.problems} == {
+        "topic alone has no leader for partitions 0": "bring the target's brokers back first",
+        "topic all: partition 0 has 2 of 3 replicas in sync, and min.insync.replicas is 3: no record would be"
+        " acknowledged": "bring the target's brokers back first, or lower min.insync.replicas of the topic",
+    }
+    for name in ("all", "enough"):
+        assert read_topic(cluster.nodes[0].bootstrap, name) == {0: []}
