@@ -28,8 +28,8 @@ from kbackupd.model.scope import HeaderPattern, OffsetBounds, RecordPatterns, Re
 from kbackupd.model.segment import Identity
 from kbackupd.model.settings import RestoreOptions, TopicMapping, TopicSelection
 from kbackupd.restore.content_digest import batch_digest
-from kbackupd.restore.produce_batch import SEQUENCE_MODULUS, ProduceBatch
 from kbackupd.restore.course import Course
+from kbackupd.restore.produce_batch import SEQUENCE_MODULUS, ProduceBatch
 from kbackupd.restore.resume import Landed, NewestBatch, deciding, gone_on_with, landed, own_overrides, refuse_twice
 from kbackupd.restore.stored import StoredRestores
 from kbackupd.store.memory import MemoryStore
