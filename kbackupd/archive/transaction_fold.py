@@ -113,9 +113,12 @@ class TransactionFold:
 
     Args:
         log_partition: of `__transaction_state`.
+        settled_below: of what lies below this offset only the last record of each id is looked at, as compaction would
+            leave it. It tells what was under way there, its partitions included; what was over is not told in full.
     """
 
     log_partition: int
+    settled_below: int = 0
     lost: list[LostRange] = field(default_factory=list)
     """Whole transactions may be missing there, and steps of others."""
     unreadable: int = 0
@@ -123,6 +126,7 @@ class TransactionFold:
     compacted: bool = False
     """It was compacted before it was captured: whole transactions may be missing."""
     _open: dict[str, LoggedTransaction] = field(default_factory=dict)
+    _last_settled: dict[bytes, CoordinatorRecord] = field(default_factory=dict)
 
     def feed(self, item: LogItem) -> Iterator[LoggedTransaction]:
         """Take the next item in; yields the transactions that are over with it."""
@@ -130,15 +134,26 @@ class TransactionFold:
             case CoordinatorBatch():
                 self.compacted |= item.compacted
                 for record in item.records:
+                    if record.offset < self.settled_below:
+                        self._last_settled[record.key] = record
+                        continue
+                    yield from self._settled()
                     yield from self._record(record)
             case LostRange():
+                yield from self._settled()
                 self._lose(item)
             case CoordinatorMarker():
                 pass
 
     def still_open(self) -> Iterator[LoggedTransaction]:
         """What had not been completed where the log ends, decided or not."""
+        yield from self._settled()
         yield from self._open.values()
+
+    def _settled(self) -> Iterator[LoggedTransaction]:
+        last, self._last_settled = self._last_settled, {}
+        for record in sorted(last.values(), key=lambda one: one.offset):
+            yield from self._record(record)
 
     def _lose(self, lost: LostRange) -> None:
         """Whatever was under way may have grown or ended there; a later record of it says so."""

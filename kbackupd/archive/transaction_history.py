@@ -93,16 +93,17 @@ async def transactions_of(
     wanted: Callable[[LoggedTransaction], bool] | None = None,
     since_ms: int | None = None,
     until_ms: int | None = None,
+    settled_below: int = 0,
     read_ahead_bytes: int = READ_AHEAD_BYTES,
 ) -> TransactionsOfPartition:
-    """As `transactions_in_log`, of one partition of it."""
+    """As `transactions_in_log`, of one partition of it; `settled_below` as of `TransactionFold`."""
     evidence = archive.evidence(id)
     cut = cut_at(evidence, at_ms)
     history = archive.history(id, None if cut is None else cut.branch)
     since = None if since_ms is None else cut_at(evidence, since_ms)
     until = None if until_ms is None else cut_at(evidence, until_ms)
     next_offset = history.next_offset if until is None else until.next_offset
-    fold = TransactionFold(id.partition)
+    fold = TransactionFold(id.partition, settled_below=settled_below)
     found: list[LoggedTransaction] = []
     reading = read_coordinator_log(
         archive,

@@ -47,10 +47,10 @@ class _Story:
         self._begun_until_ms = list(accumulate(self.began_ms, max))
         self._ended_until_ms = list(accumulate(self.ended_ms, max))
 
-    def about(self, at_ms: int) -> range:
-        """Places of all whose markers may bear that time, and of a few others."""
-        first = bisect_right(self._ended_until_ms, at_ms - CLOCKS_NEVER_APART_MS - 1)
-        return range(first, bisect_right(self._begun_until_ms, at_ms + CLOCKS_NEVER_APART_MS))
+    def about(self, at_ms: int, within_ms: int) -> range:
+        """Places of all that are no farther from that time, and of a few others."""
+        first = bisect_right(self._ended_until_ms, at_ms - within_ms - 1)
+        return range(first, bisect_right(self._begun_until_ms, at_ms + within_ms))
 
     def distance_ms(self, place: int, at_ms: int) -> int:
         return max(self.began_ms[place] - at_ms, at_ms - self.ended_ms[place], 0)
@@ -97,19 +97,26 @@ class TransactionOwners:
                     yield one
 
     def about(
-        self, producer_id: int, marker_epoch: int, partition: tuple[str, int], *, committed: bool, timestamp_ms: int
+        self,
+        producer_id: int,
+        marker_epoch: int,
+        partition: tuple[str, int],
+        *,
+        committed: bool,
+        timestamp_ms: int,
+        within_ms: int = CLOCKS_NEVER_APART_MS,
     ) -> list[tuple[int, LoggedTransaction]]:
         """(distance in milliseconds, transaction) of those that such a marker of that time may have ended.
 
-        The nearest first; empty: none within `CLOCKS_NEVER_APART_MS`.
+        The nearest first; empty: none `within_ms`.
         """
         story = self._stories.get(producer_id)
         if story is None:
             return []
         found = [
             (distance, place)
-            for place in story.about(timestamp_ms)
-            if (distance := story.distance_ms(place, timestamp_ms)) <= CLOCKS_NEVER_APART_MS
+            for place in story.about(timestamp_ms, within_ms)
+            if (distance := story.distance_ms(place, timestamp_ms)) <= within_ms
             and _may_end(story.transactions[place], marker_epoch, partition, committed=committed)
         ]
         return [(distance, story.transactions[place]) for distance, place in sorted(found)]

@@ -122,6 +122,7 @@ async def _log(
                 at_ms,
                 wanted=wanted,
                 since_ms=earliest_ms - LONGEST_TRANSACTION_MS,
+                settled_below=over_below,
                 until_ms=max(at_ms + _SETTLED_MS, -1 if told is None else told.answered_ms),
                 read_ahead_bytes=_READ_AHEAD_BYTES,
             )

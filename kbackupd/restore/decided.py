@@ -12,7 +12,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from kbackupd.archive.transaction_fold import Decision, LoggedTransaction
-from kbackupd.archive.transaction_owners import TransactionOwners
+from kbackupd.archive.transaction_owners import CLOCKS_NEVER_APART_MS, TransactionOwners
 from kbackupd.model.positions import PartitionId
 from kbackupd.restore.instant import AmbiguousTransaction, DecidedTransactions
 from kbackupd.restore.told import Facts, LeftOpen, LogOfCoordinators, Marker
@@ -184,9 +184,15 @@ class Decisions:
         if at_ms is None:
             all_of_them = self._owners.ended_with(*of, partition, committed=committed)
             return _Possible(tuple(self._places[one] for one in all_of_them), False)
-        near = self._owners.about(*of, partition, committed=committed, timestamp_ms=at_ms)
-        told = [(off_by_ms, self._places[one]) for off_by_ms, one in near]
-        told = [(off_by_ms, owned) for off_by_ms, owned in told if not _is_over(owned, after)]
+        told: list[tuple[int, Owned]] = []
+        # Of a busy producer the next minute holds hundreds, and the next second nearly always the one.
+        complete = self._log_is_complete(marker.producer_id)
+        for within_ms in (2 * CLOCKS_APART_MS, CLOCKS_NEVER_APART_MS) if complete else (CLOCKS_NEVER_APART_MS,):
+            near = self._owners.about(*of, partition, committed=committed, timestamp_ms=at_ms, within_ms=within_ms)
+            told = [(off_by_ms, self._places[one]) for off_by_ms, one in near]
+            told = [(off_by_ms, owned) for off_by_ms, owned in told if not _is_over(owned, after)]
+            if told and told[0][0] <= CLOCKS_APART_MS:
+                break
         if not told:
             return _OF_NONE
         nearest_ms = told[0][0]
@@ -195,7 +201,7 @@ class Decisions:
             # Between its own Prepare and Complete a marker can be of no other.
             return _Possible(within, True)
         close = tuple(owned for off_by_ms, owned in told if off_by_ms <= nearest_ms + CLOCKS_APART_MS)
-        if nearest_ms <= CLOCKS_APART_MS and self._log_is_complete(marker.producer_id):
+        if nearest_ms <= CLOCKS_APART_MS and complete:
             return _Possible(close, True)
         return _Possible(tuple(owned for _, owned in told), False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from kbackupd.archive.archive import Archive
 from kbackupd.archive.coordinator_items import CoordinatorBatch, CoordinatorRecord, LostRange
 from kbackupd.archive.group_history import coordinator_topic_at
 from kbackupd.archive.transaction_fold import Decision, LoggedTransaction, TransactionFold
-from kbackupd.archive.transaction_history import TransactionsOfPartition, transactions_in_log
+from kbackupd.archive.transaction_history import TransactionsOfPartition, transactions_in_log, transactions_of
 from kbackupd.archive.transaction_owners import NO_OTHER_MS, Owner, TransactionOwners
 from kbackupd.model.coordinators import TRANSACTION_STATE, TransactionState
 from kbackupd.model.events import GapCause
@@ -217,6 +218,40 @@ async def test_a_reading_between_two_instants_tells_of_what_was_decided_between_
     assert (long.producer_id, long.partitions_known) == (9, True)
     assert long.decision is Decision.COMMITTED
     assert found.lost == ()
+
+
+async def test_where_only_the_last_record_of_each_id_is_looked_at_what_was_not_over_is_told_the_same(
+    built: ArchiveBuilder, log: SourceLog
+) -> None:
+    for number in range(4):
+        for name, producer_id in (("a", 7), ("b", 8)):
+            started_ms = 100 * number + producer_id
+            for partitions in ([ORDERS], [ORDERS, PAYMENTS]):
+                transaction(log, name, ONGOING, partitions=partitions, producer_id=producer_id, started_ms=started_ms)
+        for name, producer_id in (("b", 8), ("a", 7)):
+            started_ms = 100 * number + producer_id
+            prepared, completed = (PREPARE_ABORT, COMPLETE_ABORT) if number == 2 else (PREPARE_COMMIT, COMPLETE_COMMIT)
+            both = [ORDERS, PAYMENTS]
+            transaction(log, name, prepared, partitions=both, producer_id=producer_id, started_ms=started_ms)
+            transaction(log, name, completed, producer_id=producer_id, started_ms=started_ms)
+    life = await built.start()
+    life.capture(log.id.topic_id, 0)
+    await life.flush()
+    archive = await Archive.open(built.store, BACKUP_ID)
+    whole = (await transactions_of(archive, log.id, None)).transactions
+    assert len(whole) == 8
+
+    for settled_below in range(log.next_offset + 1):
+        found = (await transactions_of(archive, log.id, None, settled_below=settled_below)).transactions
+        wanted = [one for one in whole if one.completed is None or one.completed.offset >= settled_below]
+        not_over = [one for one in found if one.completed is None or one.completed.offset >= settled_below]
+        assert list(map(but_for_beginnings, not_over)) == list(map(but_for_beginnings, wanted))
+
+
+def but_for_beginnings(one: LoggedTransaction) -> LoggedTransaction:
+    """Of one that is heard of by its end: where it began, and, if it was aborted, which epoch its data had."""
+    aborted = one.decision is Decision.ABORTED
+    return replace(one, begun=None, producer_epoch=-1 if aborted else one.producer_epoch)
 
 
 async def test_an_expired_id_and_records_of_the_future_end_no_reading(built: ArchiveBuilder, log: SourceLog) -> None:
