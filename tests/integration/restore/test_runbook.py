@@ -25,7 +25,7 @@ from kbackupd.testbed.topics import create_topic, delete_topic
 from kbackupd.testbed.truth import read_topic
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "restore.md"
-CASES = ("look", "whole-cluster", "deleted-topic", "bad-data", "some-records", "groups")
+CASES = ("look", "whole-cluster", "deleted-topic", "bad-data", "as-of", "some-records", "groups")
 BLOCK = re.compile(r"^```sh runbook ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 FIRST_MS = int(time.time()) // 60 * 60_000 - 3_600_000
@@ -99,6 +99,22 @@ def fill(bootstrap: str) -> None:
     consumer.close()
 
 
+def work_off(bootstrap: str, first: int, following: int) -> None:
+    """Records `first` to `following` in both partitions of invoices, all of one time, and billing has read them."""
+    producer = Producer({"bootstrap.servers": bootstrap, "log_level": 0})
+    for partition in range(2):
+        for number in range(first, following):
+            producer.produce("invoices", value(partition, number), partition=partition, timestamp=FIRST_MS)
+    assert producer.flush(60) == 0
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "billing", "log_level": 0})
+    consumer.commit(offsets=[TopicPartition("invoices", p, following) for p in range(2)], asynchronous=False)
+    consumer.close()
+
+
+def backed_up(daemon: Daemon) -> None:
+    daemon.cli("run", "--once", "--config", str(daemon.config)).require(0)
+
+
 def positions(bootstrap: str, group: str, topic: str) -> dict[int, int]:
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "log_level": 0})
     try:
@@ -135,14 +151,20 @@ async def test_every_command_of_the_runbook_does_what_it_says(
         daemon = Daemon(
             short_path / "daemon", bootstrap=kafka.bootstrap, s3=s3_server, bucket=s3_bucket, prefix=s3_prefix
         )
-        finished = await asyncio.to_thread(daemon.cli, "run", "--once", "--config", str(daemon.config))
-        finished.require(0)
+        create_topic(kafka.bootstrap, "invoices", partitions=2)
+        await asyncio.to_thread(work_off, kafka.bootstrap, 0, GOOD)
+        await asyncio.to_thread(backed_up, daemon)
+        before_ms = time.time_ns() // 1_000_000
+        await asyncio.to_thread(work_off, kafka.bootstrap, GOOD, GOOD + BAD)
+        await asyncio.to_thread(backed_up, daemon)
         await asyncio.to_thread(kafka.destroy)
         await asyncio.to_thread(kafka.start)
-        await asyncio.to_thread(follow, kafka.bootstrap, daemon.path, short_path, kbackupd_environment(s3_server))
+        environment = kbackupd_environment(s3_server)
+        await asyncio.to_thread(follow, kafka.bootstrap, daemon.path, short_path, environment, before_ms)
 
 
-def follow(bootstrap: str, path: str, directory: Path, environment: Mapping[str, str]) -> None:
+def follow(bootstrap: str, path: str, directory: Path, environment: Mapping[str, str], before_ms: int) -> None:
+    """`before_ms`: when of invoices only the good records were there."""
     values = {
         "ARCHIVE": path,
         "ID": "main",
@@ -172,6 +194,11 @@ def follow(bootstrap: str, path: str, directory: Path, environment: Mapping[str,
     assert restored(bootstrap, "orders-good") == {p: [value(p, n) for n in range(GOOD)] for p in range(2)}
     assert restored(bootstrap, "orders") == everything(), "the live topic is as it was"
     assert instant(BAD_SINCE_MS)[:19] in said
+
+    said = typed("as-of", directory, {**values, "TOPIC": "invoices", "AS_OF": instant(before_ms)}, environment)
+    assert restored(bootstrap, "invoices-then") == {p: [value(p, n) for n in range(GOOD)] for p in range(2)}
+    assert positions(bootstrap, "billing", "invoices-then") == dict.fromkeys(range(2), GOOD)
+    assert "everything as of" in said
 
     typed("some-records", directory, values, environment)
     wanted = {p: [value(p, n) for n in range(20, GOOD + BAD) if n % 10 in (3, 7)] for p in range(2)}

@@ -56,7 +56,8 @@ def test_every_file_that_is_written_is_a_configuration_without_a_mistake(
 ) -> None:
     directory, _ = typed
     files = sorted(directory.glob("*.yaml"))
-    assert [file.name for file in files] == ["all.yaml", "before.yaml", "groups.yaml", "some.yaml", "topic.yaml"]
+    names = ["all.yaml", "as-of.yaml", "before.yaml", "groups.yaml", "some.yaml", "topic.yaml"]
+    assert [file.name for file in files] == names
     for file in files:
         settings = load_restore_settings(file, {})
         assert settings.source.path == "s3://my-kafka-backups/production"
@@ -70,7 +71,7 @@ def test_every_command_is_one_that_kbackupd_knows_with_options_that_it_has(
     verbs = [parse(typer.main.get_command(app), call) for call in calls]
     assert verbs == [
         *("describe", "validate"),
-        *["restore"] * 8,
+        *["restore"] * 10,
         *("offset-reset plan", "offset-reset execute", "offset-reset rollback"),
     ]
 
