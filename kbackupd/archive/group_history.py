@@ -9,14 +9,38 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kbackupd.archive.archive import Archive, ArchivedTopic
-from kbackupd.archive.coordinator_items import LostRange
+from kbackupd.archive.coordinator_items import CoordinatorBatch, CoordinatorMarker, LogItem, LostRange
 from kbackupd.archive.coordinator_log import READ_AHEAD_BYTES, read_coordinator_log
 from kbackupd.archive.cut import Cut, cut_at
 from kbackupd.archive.group_base import GroupsBase
 from kbackupd.archive.group_fold import DELETE_RETENTION_MS, FoldedPosition, GroupFold, PendingPosition
 from kbackupd.model.positions import PartitionId
+
+
+class DecidedPositions(NamedTuple):
+    """Of one partition: transactions that were committed by the instant, as somebody found out elsewhere."""
+
+    completed: Mapping[int, int]
+    """Producer id → offset of the last commit marker at or beyond the cut that counts; all before it do too."""
+    unmarked: tuple[int, ...] = ()
+    """Producers of these whose marker is not in the archive: the offset is where what was captured ends."""
+
+    @property
+    def reads_until(self) -> int:
+        return max((offset + 1 for offset in self.completed.values()), default=0)
+
+    def count(self, item: LogItem) -> bool:
+        """Whether the item, at or beyond the cut, is of one of them."""
+        match item:
+            case CoordinatorBatch():
+                return item.first_offset < self.completed.get(item.producer_id, -1)
+            case CoordinatorMarker():
+                return item.offset <= self.completed.get(item.producer_id, -1)
+            case _:
+                return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +86,7 @@ async def groups_in_log(
     *,
     wanted: Callable[[str], bool] | None = None,
     bases: Mapping[int, GroupsBase] | None = None,
+    decided: Mapping[int, DecidedPositions] | None = None,
     read_ahead_bytes: int = READ_AHEAD_BYTES,
 ) -> AsyncGenerator[GroupsOfPartition, None]:
     """For each partition of `topic`, by number: its groups at `at_ms` (None: as of the last sample).
@@ -73,6 +98,7 @@ async def groups_in_log(
         topic: an incarnation of `__consumer_offsets`.
         wanted: whose groups are asked for.
         bases: by partition, of the same groups; spares reading what lies before it, where it fits.
+        decided: by partition, what counts beyond the cut; None: nothing does.
 
     Raises:
         KbackupError: the store could not say for certain what is there.
@@ -99,6 +125,8 @@ async def groups_in_log(
         async with aclosing(reading):
             async for item in reading:
                 fold.feed(item)
+        if decided is not None and id.partition in decided:
+            await _complete(fold, archive, id, cut, decided[id.partition], read_ahead_bytes)
         positions, pending = tuple(fold.positions()), tuple(fold.pending())
         yield GroupsOfPartition(
             id=id,
@@ -111,6 +139,26 @@ async def groups_in_log(
             unreadable=fold.unreadable,
             base="" if base is None or first_offset is None else base.key,
         )
+
+
+async def _complete(
+    fold: GroupFold, archive: Archive, id: PartitionId, cut: Cut, decided: DecidedPositions, read_ahead_bytes: int
+) -> None:
+    """Feed what counts beyond the cut."""
+    history = archive.history(id, cut.branch)
+    reading = read_coordinator_log(
+        archive,
+        history,
+        first_offset=cut.next_offset,
+        next_offset=min(decided.reads_until, history.next_offset),
+        read_ahead_bytes=read_ahead_bytes,
+    )
+    async with aclosing(reading):
+        async for item in reading:
+            if decided.count(item):
+                fold.feed(item)
+    for producer_id in decided.unmarked:
+        fold.feed(CoordinatorMarker(decided.completed[producer_id], producer_id, -1, True))
 
 
 def _delete_retention_ms(topic: ArchivedTopic) -> int:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from fnmatch import fnmatchcase
 
 from kbackupd.archive.archive import Archive, ArchivedTopic
 from kbackupd.archive.cut import cut_at
 from kbackupd.archive.group_base import GroupsBase, base_of
-from kbackupd.archive.group_history import GroupsOfPartition, coordinator_topic_at, groups_in_log
+from kbackupd.archive.group_history import DecidedPositions, GroupsOfPartition, coordinator_topic_at, groups_in_log
 from kbackupd.archive.group_reports import BOTH, LOG, SNAPSHOT, CoordinatorReport, GroupsReport
 from kbackupd.archive.group_witnesses import GroupWitnesses
+from kbackupd.archive.pins import Pins
 from kbackupd.archive.snapshots import FoundSnapshot, archive_snapshot_at, snapshot_among
 from kbackupd.format.groups_snapshot import GROUPS_FORMAT
 from kbackupd.model.clock import iso
@@ -34,6 +35,8 @@ async def groups_at(
     glob: str = "*",
     *,
     whole_log_bytes: int = WHOLE_LOG_BYTES,
+    pinned: Pins | None = None,
+    decided: Mapping[int, DecidedPositions] | None = None,
 ) -> GroupsReport:
     """The groups that `glob` matches as they were at `at_ms` (None: last), in the archive `backup_id` under `store`.
 
@@ -41,13 +44,15 @@ async def groups_at(
 
     Args:
         whole_log_bytes: up to so much of the log is read from its beginning; more of it from a snapshot on, if it can.
+        pinned: go by these segments' log.
+        decided: as of `groups_in_log`.
 
     Raises:
         IncompleteError: nothing had been captured by then, or nothing of it can be trusted.
         KbackupError: as `Archive.open` and `archive_snapshot_at`.
     """
     found = await archive_snapshot_at(store, backup_id, GROUPS_FORMAT, at_ms)
-    archive = await Archive.open(store, backup_id, wanted=lambda name: name == CONSUMER_OFFSETS)
+    archive = await Archive.open(store, backup_id, pinned=pinned, wanted=lambda name: name == CONSUMER_OFFSETS)
     topic = coordinator_topic_at(archive, CONSUMER_OFFSETS, at_ms)
     parts: list[GroupsOfPartition] = []
     if topic is not None:
@@ -58,7 +63,7 @@ async def groups_at(
         bases: dict[int, GroupsBase] = {}
         if _log_bytes(archive, topic) > whole_log_bytes:
             bases = await _bases(ScopedStore(store, backup_id), archive, topic, at_ms, wanted)
-        reading = groups_in_log(archive, topic, at_ms, wanted=wanted, bases=bases)
+        reading = groups_in_log(archive, topic, at_ms, wanted=wanted, bases=bases, decided=decided)
         async with aclosing(reading):
             parts = [part async for part in reading]
     snapshot = found.snapshot

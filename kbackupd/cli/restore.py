@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 import typer
@@ -39,6 +39,7 @@ from kbackupd.model.settings import FilesystemSettings, RestoreOptions, RestoreS
 from kbackupd.restore.acls import AclSelection
 from kbackupd.restore.as_of import read_instant, refuse_future, wanted_at
 from kbackupd.restore.course import Course
+from kbackupd.restore.instant import Instant
 from kbackupd.restore.map_file import OffsetMapFile
 from kbackupd.restore.mapped import RestoreRecord
 from kbackupd.restore.plan import RestorePlan
@@ -159,7 +160,7 @@ async def _plan(settings: RestoreSettings) -> tuple[RestorePlan, AclSelection | 
     refuse_future(settings.options, SystemClock().now_ms())
     store = await open_store(settings.source.storage)
     try:
-        _, plan = await _planned(store, settings)
+        plan = (await _planned(store, settings)).plan
         scoped = ScopedStore(store, settings.source.backup_id)
         return plan, await _acls(scoped, await archive_identity(scoped), plan, settings.options)
     finally:
@@ -172,15 +173,20 @@ async def _acls(
     return await recorded_acls(store, identity, plan, options, at_ms=options.scope.as_of_ms) if options.acls else None
 
 
-async def _planned(
-    store: ObjectStore, settings: RestoreSettings, pinned: Pins | None = None
-) -> tuple[Archive, RestorePlan]:
+class _Planned(NamedTuple):
+    archive: Archive
+    plan: RestorePlan
+    instant: Instant | None
+
+
+async def _planned(store: ObjectStore, settings: RestoreSettings, pinned: Pins | None = None) -> _Planned:
     """The archive, with the rows of the topics that will be restored and of no other, and what will be done."""
     options = settings.options
     archive = await Archive.open(
         store, settings.source.backup_id, pinned=pinned, wanted=lambda name: wanted_at(options, name)
     )
-    return archive, make_plan(archive, settings, await read_instant(archive, options))
+    of = await read_instant(archive, options)
+    return _Planned(archive, make_plan(archive, settings, of), of)
 
 
 async def _restore(
@@ -210,7 +216,7 @@ async def _restore(
             course = await Course.read(restores, identity, clock)
             for key, reason in restores.damaged.items():
                 print(f"{key}: {reason}; whether topics belong to that restore is not known", file=sys.stderr)
-            planned: tuple[Archive, RestorePlan] | None = None
+            planned: _Planned | None = None
             if not course.may_go_on:  # then what is wrong with the configuration shows before the target is looked at
                 planned = await _planned(store, settings)
             progress.enter(Phase.CONNECTING, clock.monotonic())
@@ -219,7 +225,7 @@ async def _restore(
                 if planned is None:
                     progress.enter(Phase.OPENING, clock.monotonic())
                     planned = await _planned(store, settings, course.pinned)
-                archive, plan = planned
+                archive, plan, of = planned
                 report = await execute(
                     plan,
                     settings=settings,
@@ -232,7 +238,15 @@ async def _restore(
                 )
                 if map_file is None or not settings.options.consumer_groups.restore:
                     return report, None
-                groups = await bring_groups(report, map_file, settings=settings, store=store, connection=connection)
+                groups = await bring_groups(
+                    report,
+                    map_file,
+                    settings=settings,
+                    store=store,
+                    connection=connection,
+                    archive=archive,
+                    instant=of,
+                )
                 return report, groups
     finally:
         if beside is not store:

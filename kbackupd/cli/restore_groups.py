@@ -9,6 +9,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from kbackupd.archive.archive import Archive
 from kbackupd.cli.group_target import over
 from kbackupd.cli.offset_reset_text import left_out_text
 from kbackupd.cli.output import count_of, print_sections
@@ -20,6 +21,7 @@ from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.model.clock import iso
 from kbackupd.model.errors import KbackupError
 from kbackupd.model.settings import RestoreSettings
+from kbackupd.restore.instant import Instant
 from kbackupd.restore.map_file import OffsetMapFile
 from kbackupd.restore.report import RestoreReport, Verdict
 from kbackupd.restore.source_records import ArchivedRecords
@@ -46,8 +48,15 @@ async def bring_groups(
     settings: RestoreSettings,
     store: ObjectStore,
     connection: KafkaConnection,
+    archive: Archive | None = None,
+    instant: Instant | None = None,
 ) -> GroupsOutcome:
-    """Let the configured groups go on in what was restored, unless the restore itself is not what it should be."""
+    """Let the configured groups go on in what was restored, unless the restore itself is not what it should be.
+
+    Args:
+        archive: as it was restored from.
+        instant: of which it was; positions are of then, by the same archive, and with the same transactions.
+    """
     if report.verdict not in (Verdict.COMPLETE, Verdict.DECLARED_GAPS):
         return _nothing("the restore is incomplete: groups were left alone", "kbackupd offset-reset plan moves them")
     try:
@@ -60,6 +69,8 @@ async def bring_groups(
         groups=settings.options.consumer_groups.include,
         at_ms=settings.options.scope.as_of_ms,
         offset_map=document,
+        pinned=archive.pinned if archive is not None and instant is not None else None,
+        decided=None if instant is None else instant.positions,
     )
 
     async def make() -> MadePlan:

@@ -106,7 +106,14 @@ async def identify(drafting: Drafting) -> None:
 
 async def _archived(drafting: Drafting) -> ArchivedPositions:
     request = drafting.request
-    found = await positions_at(drafting.store, drafting.settings.source.backup_id, request.at_ms, request.groups)
+    found = await positions_at(
+        drafting.store,
+        drafting.settings.source.backup_id,
+        request.at_ms,
+        request.groups,
+        pinned=request.pinned,
+        decided=request.decided,
+    )
     drafting.notes += found.notes
     assert drafting.archive is not None
     drafting.archive = replace(drafting.archive, positions_ms=found.as_of_ms)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from kbackupd.archive.group_history import DecidedPositions
 from kbackupd.archive.group_reports import GroupReport, GroupsReport
 from kbackupd.archive.groups import groups_at
+from kbackupd.archive.pins import Pins
 from kbackupd.groups.plan import NotPlanned
 from kbackupd.groups.planning import selects
 from kbackupd.groups.strategies import SourcePosition
@@ -29,17 +31,26 @@ class ArchivedPositions:
 
 
 async def positions_at(
-    store: ObjectStore, backup_id: str, at_ms: int | None, globs: Sequence[str]
+    store: ObjectStore,
+    backup_id: str,
+    at_ms: int | None,
+    globs: Sequence[str],
+    *,
+    pinned: Pins | None = None,
+    decided: Mapping[int, DecidedPositions] | None = None,
 ) -> ArchivedPositions:
     """The positions of the groups that `globs` match, at `at_ms` (None: the newest); see `groups_at` for who tells.
 
     The backup's own groups count only where they are named: how far a backup of the source was means nothing elsewhere.
 
+    Args:
+        pinned, decided: as of `groups_at`.
+
     Raises:
         IncompleteError: nothing had been captured by then.
         KbackupError: as `groups_at`.
     """
-    report = await groups_at(store, backup_id, at_ms)
+    report = await groups_at(store, backup_id, at_ms, pinned=pinned, decided=decided)
     own = f"kbackupd-{backup_id}"
     chosen = [
         group

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kbackupd.archive.group_history import DecidedPositions
+from kbackupd.archive.pins import Pins
 from kbackupd.groups.plan import Strategy
 from kbackupd.groups.strategies import GivenPosition
 from kbackupd.model.offset_map import OffsetMapDocument
@@ -21,6 +24,10 @@ class PlanRequest:
     offset: int | None = None
     given: tuple[GivenPosition, ...] = ()
     offset_map: OffsetMapDocument | None = None
+    pinned: Pins | None = None
+    """Go by the archive as a restore saw it; None: as it is."""
+    decided: Mapping[int, DecidedPositions] | None = None
+    """By partition of `__consumer_offsets`: what the restore found to be decided, though this log told of it later."""
 
     @property
     def named_groups(self) -> tuple[str, ...]:

@@ -9,11 +9,11 @@ import asyncio
 
 from kbackupd.archive.archive import Archive, ArchivedTopic
 from kbackupd.archive.cut import cut_at, told_after
-from kbackupd.archive.group_history import coordinator_topic_at
+from kbackupd.archive.group_history import DecidedPositions, coordinator_topic_at
 from kbackupd.archive.transaction_fold import LoggedTransaction
 from kbackupd.archive.transaction_history import TransactionsOfPartition, transactions_of
 from kbackupd.model.clock import iso
-from kbackupd.model.coordinators import TRANSACTION_STATE
+from kbackupd.model.coordinators import CONSUMER_OFFSETS, TRANSACTION_STATE
 from kbackupd.model.errors import UsageError
 from kbackupd.model.positions import PartitionId
 from kbackupd.model.scope import RecordsOf
@@ -25,6 +25,7 @@ from kbackupd.restore.decided import Decisions
 from kbackupd.restore.instant import Instant
 from kbackupd.restore.told import LogOfCoordinators
 
+_COORDINATORS = (TRANSACTION_STATE, CONSUMER_OFFSETS)
 LONGEST_TRANSACTION_MS = 20 * 60_000
 """The brokers' `transaction.max.timeout.ms`, 15 minutes, and the markers that are then to be written."""
 _SETTLED_MS = 60_000
@@ -35,7 +36,7 @@ _LOGS_AT_ONCE = 16
 
 def wanted_at(options: RestoreOptions, topic: str) -> bool:
     """Whether an archive must be opened with that topic's rows to restore by `options`."""
-    return options.target_of(topic) is not None or (options.scope.as_of_ms is not None and topic == TRANSACTION_STATE)
+    return options.target_of(topic) is not None or (options.scope.as_of_ms is not None and topic in _COORDINATORS)
 
 
 def refuse_future(options: RestoreOptions, now_ms: int) -> None:
@@ -65,9 +66,13 @@ async def read_instant(archive: Archive, options: RestoreOptions) -> Instant | N
     if options.scope.records_of is RecordsOf.UNCOMMITTED:
         # As a reader of uncommitted records would have seen it: all that was there, and no more.
         return Instant(at_ms=at_ms, cuts=cuts, coordinators_known=coordinators is not None)
+    # A group's position can be part of a transaction: evidence like any record, and to be as whole.
+    positions = coordinator_topic_at(archive, CONSUMER_OFFSETS, at_ms)
+    of_groups = {} if positions is None else {id: cut_at(archive.evidence(id), at_ms) for id in positions.partition_ids}
+    names |= dict.fromkeys(of_groups, CONSUMER_OFFSETS)
     there = {
         id: AroundCut.of(archive.history(id, cut.branch), archive.evidence(id), cut, at_ms)
-        for id, cut in cuts.items()
+        for id, cut in {**cuts, **of_groups}.items()
         if cut is not None
     }
     beyond = [marker for one in there.values() for marker in markers(one)]
@@ -89,7 +94,18 @@ async def read_instant(archive: Archive, options: RestoreOptions) -> Instant | N
         beyond, below, unended, names=names, log=log, heard_ms=lambda marker: there[marker.id].heard_ms(marker.offset)
     )
     facts = await read_facts(archive, there, decisions)
-    return Instant(at_ms=at_ms, cuts=cuts, decided=decisions.decided(facts), coordinators_known=log is not None)
+    decided = decisions.decided(facts)
+    return Instant(
+        at_ms=at_ms,
+        cuts=cuts,
+        decided={id: one for id, one in decided.items() if id in cuts},
+        coordinators_known=log is not None,
+        positions={
+            id.partition: DecidedPositions(one.completed, one.unmarked)
+            for id, one in decided.items()
+            if id in of_groups
+        },
+    )
 
 
 def _refuse_before_capture(archive: Archive, at_ms: int) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from kbackupd.archive.cut import Cut
+from kbackupd.archive.group_history import DecidedPositions
 from kbackupd.archive.history import OnBranches, PartitionEvidence, PartitionHistory, build_history
 from kbackupd.model.positions import OffsetRange, PartitionId
 from kbackupd.model.segment import OpenTransaction, RunFlag, Sample, TransactionOutcome
@@ -85,6 +86,8 @@ class Instant:
     decided: Mapping[PartitionId, DecidedTransactions] = field(default_factory=dict)
     coordinators_known: bool = False
     """`__transaction_state` was captured by then."""
+    positions: Mapping[int, DecidedPositions] = field(default_factory=dict)
+    """By partition of `__consumer_offsets`: positions of groups that are part of what was decided."""
 
 
 def partition_as_of(instant: Instant, evidence: PartitionEvidence) -> PartitionAsOf:
