@@ -39,15 +39,30 @@ def _by_precedence(user: str | None, client_id: str) -> Iterator[dict[str, str |
     yield {"client-id": None}
 
 
-def quota_note(rate_bytes_per_second: float, *, brokers: int, raw_bytes: int, user: str | None, client_id: str) -> str:
-    """One line for people.
+def quota_note(
+    rate_bytes_per_second: float,
+    *,
+    brokers: int,
+    partitions: int,
+    raw_bytes: int,
+    user: str | None,
+    client_id: str,
+) -> str:
+    """One line for people, without a promise.
+
+    A broker measures over its last ten seconds or so and takes each request before it delays the answer to it: 4.3 MiB
+    at 195 KiB/s were seen to pass in 15 s, not in 23.
 
     Args:
+        partitions: that are filled; at most so many brokers lead any.
         raw_bytes: what is going to be produced, at most.
     """
     whom = f"client id {client_id}" if user is None else f"user {user}, client id {client_id}"
     each = f"a producer quota of the target allows {whom} {format_bytes(int(rate_bytes_per_second))}/s on each broker"
     if rate_bytes_per_second <= 0 or brokers <= 0:
         return f"{each}: the restore may hardly get on"
-    seconds = raw_bytes / (rate_bytes_per_second * brokers)
-    return f"{each}: {format_bytes(raw_bytes)} take {format_duration(round(seconds))} or longer"
+    seconds = raw_bytes / (rate_bytes_per_second * max(min(brokers, partitions), 1))
+    return (
+        f"{each}: at most {format_bytes(raw_bytes)}, which take {format_duration(round(seconds))} at that pace, a burst"
+        " of some seconds aside"
+    )

@@ -88,4 +88,12 @@ async def quota_notes(connection: KafkaConnection, plan: RestorePlan, *, brokers
     rate = producer_quota(described.quotas, user=user, client_id=client_id)
     if rate is None:
         return ()
-    return (quota_note(rate, brokers=brokers, raw_bytes=plan.raw_bytes, user=user, client_id=client_id),)
+    note = quota_note(
+        rate,
+        brokers=brokers,
+        partitions=plan.partitions,
+        raw_bytes=plan.raw_bytes,
+        user=user,
+        client_id=client_id,
+    )
+    return (note,)

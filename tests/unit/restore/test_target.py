@@ -14,7 +14,7 @@ from kbackupd.model.snapshots import Quota
 from kbackupd.restore.configs import SAFE
 from kbackupd.restore.plan import RestorePlan
 from kbackupd.restore.preflight import PreflightError, TargetDeniedError, examine_target
-from kbackupd.restore.quotas import producer_quota
+from kbackupd.restore.quotas import producer_quota, quota_note
 from kbackupd.restore.topics import prepare_topics
 from tests.archive_builder import ArchiveBuilder
 from tests.unit.restore.forged_target import EVERYTHING, SINCE_KAFKA_3_6, ForgedTarget, ForgedTopic, left_behind
@@ -380,7 +380,15 @@ class TestQuotas:
         [note] = await self.notes(mine)
 
         assert "user ANONYMOUS, client id test 1 B/s on each broker" in note
-        assert "or longer" in note
+        assert "at most 71 B, which take 1m11s at that pace, a burst of some seconds aside" in note
+
+    def test_partitions_that_few_brokers_lead_have_the_quotas_of_few(self) -> None:
+        told = [
+            quota_note(1024.0, brokers=3, partitions=partitions, raw_bytes=60 << 10, user="u", client_id="c")
+            for partitions in (1, 2, 12)
+        ]
+
+        assert [one.partition("which take ")[2].split()[0] for one in told] == ["1m00s", "30s", "20s"]
 
     async def test_quotas_of_others_are_nobodys_business(self) -> None:
         other = Quota(entity={"user": "alice"}, values={"producer_byte_rate": 1.0})
