@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -19,6 +19,18 @@ from kbackupd.restore.visibility import Visibility
 
 ROWS_ON_TERMINAL = 30
 """Of a list; piped output is complete."""
+
+_WIDE = 100
+"""Columns of a terminal that has room for every column of a table."""
+
+_LEFT_OUT: Mapping[str, Callable[[PartitionReport], int]] = {
+    "CUT AWAY": lambda partition: partition.records_cut_away,
+    "FILTERED": lambda partition: partition.records_filtered,
+    "ABORTED": lambda partition: partition.records_aborted,
+    "UNDECIDED": lambda partition: partition.records_undecided,
+    "MISSING": lambda partition: partition.records_missing,
+}
+_OF_A_CUT = ("CUT AWAY", "FILTERED")
 
 _ANEW = "; to begin anew, delete these topics first"
 
@@ -45,7 +57,7 @@ def print_plan(console: Console, plan: RestorePlan) -> None:
     for name in ("TOPIC", "TARGET"):
         table.add_column(name, overflow="fold")
     if plan.append:
-        head.append("\nappended to topics that hold records, which keep their own configuration")
+        head.append("\nappended wherever a topic holds records; such a topic keeps its own configuration")
     if plan.keeping_offsets:
         head.append(_filling(plan))
     for name in ("PARTITIONS", "OFFSETS", "RECORDS ≤", "DOWNLOAD", "LARGEST BATCH"):
@@ -185,7 +197,8 @@ def acl_lines(selection: AclSelection, outcome: AclsOutcome | None = None) -> It
         yield from (f"  {in_words(acl)}" for acl in selection.apply)
     yield from (f"left out: {in_words(one.acl)}: {one.reason}" for one in selection.left)
     if selection.others:
-        yield f"{count_of(selection.others, 'ACL')} of the archive concern nothing that is restored"
+        concern = "concerns" if selection.others == 1 else "concern"
+        yield f"{count_of(selection.others, 'ACL')} of the archive {concern} nothing that is restored"
 
 
 def _replicas(created: Sequence[TopicReport]) -> Iterator[str]:
@@ -201,18 +214,10 @@ def _replicas(created: Sequence[TopicReport]) -> Iterator[str]:
 
 def _counts(console: Console, report: RestoreReport) -> RenderableType:
     table = plain_table(console)
-    cut = is_cut(report)
+    left_out = _left_out(console, report)
     for name in ("TOPIC", "TARGET"):
         table.add_column(name, overflow="fold")
-    for name in (
-        "PARTS",
-        "RECORDS",
-        "SIZE",
-        *(("CUT AWAY", "FILTERED") if cut else ()),
-        "ABORTED",
-        "UNDECIDED",
-        "MISSING",
-    ):
+    for name in ("PARTS", "RECORDS", "SIZE", *left_out):
         table.add_column(name, justify="right")
     table.add_column("READ BACK")
     for topic in report.topics:
@@ -222,20 +227,19 @@ def _counts(console: Console, report: RestoreReport) -> RenderableType:
             str(len(topic.partitions)),
             f"{topic.records_restored:,}",
             format_bytes(topic.bytes_restored),
-            *(_cut_counts(topic) if cut else ()),
-            f"{sum(partition.records_aborted for partition in topic.partitions):,}",
-            f"{sum(partition.records_undecided for partition in topic.partitions):,}",
-            f"{sum(partition.records_missing for partition in topic.partitions):,}",
+            *(f"{sum(map(count, topic.partitions)):,}" for count in left_out.values()),
             _read_back(topic),
         )
     return table
 
 
-def _cut_counts(topic: TopicReport) -> tuple[str, str]:
-    return (
-        f"{sum(partition.records_cut_away for partition in topic.partitions):,}",
-        f"{sum(partition.records_filtered for partition in topic.partitions):,}",
-    )
+def _left_out(console: Console, report: RestoreReport) -> Mapping[str, Callable[[PartitionReport], int]]:
+    """The columns of what is not in the target; on a narrow terminal names are not folded for the sake of zeros."""
+    columns = {name: count for name, count in _LEFT_OUT.items() if is_cut(report) or name not in _OF_A_CUT}
+    if not console.is_terminal or console.width >= _WIDE:
+        return columns
+    partitions = [partition for topic in report.topics for partition in topic.partitions]
+    return {name: count for name, count in columns.items() if any(map(count, partitions))}
 
 
 def _read_back(topic: TopicReport) -> str:

@@ -26,7 +26,7 @@ from kbackupd.restore.content_digest import batch_digest
 from kbackupd.restore.plan import RestorePlan
 from kbackupd.restore.produce_batch import SEQUENCE_MODULUS, Holds, ProduceBatch
 
-_SET_ASIDE = "an empty directory (--plans DIR) knows nothing of it, and what is there of it stays"
+_SET_ASIDE = "--plans DIR with an empty directory begins anew, and what is there of it stays"
 """How to begin anew where topics cannot be deleted, for they hold what others wrote."""
 
 _FREE = ("retention_after", "rate_limit_bytes_per_second", "verify", "consumer_groups", "acls")
@@ -124,7 +124,7 @@ def refuse_twice(
             raise RefusedError(
                 f"the restore with these options into {format_few(held)} is done, begun at {iso(one.begun.began_ms)}"
                 f" ({one.begun.key}): it would be appended twice",
-                hint=f"nothing is left to do; to have it there twice, {_SET_ASIDE}",
+                hint=f"nothing is left to do; to have it there twice: {_SET_ASIDE}",
             )
 
 

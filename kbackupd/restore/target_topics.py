@@ -52,7 +52,8 @@ async def absent_problems(
         except KafkaDeniedError as error:
             if error.code not in NOT_ALLOWED:
                 remedy = creation_remedy(topic.target, error.code)
-                return Problem(what=f"topic {topic.target} cannot be created: {error.message}", remedy=remedy)
+                said = error.message.removeprefix(f"creating topic {topic.target}: ")
+                return Problem(what=f"topic {topic.target} cannot be created: {said}", remedy=remedy)
             return lacking(topic.target, missing | {TopicOperation.CREATE})
         if missing:
             return lacking(topic.target, missing)
@@ -128,4 +129,4 @@ def _other_count(topic: TopicPlan, there: int) -> Problem:
         wanted = f"partition_mapping asks for {topic.target_partitions}"
     if there > recorded:
         remedy += f", or say partition_mapping: [{{topic: {topic.source}, target_partitions: {there}}}]"
-    return Problem(what=f"topic {name} has {there} partitions, {wanted}", remedy=remedy)
+    return Problem(what=f"topic {name} has {there} partition{'s' * (there != 1)}, {wanted}", remedy=remedy)

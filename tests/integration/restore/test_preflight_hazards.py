@@ -148,9 +148,7 @@ class TestPartitionCounts:
     def test_fewer_than_the_archive_has(self, site: Site, picky: PickyKafka, unique_topic: Names) -> None:
         target = create_topic(picky.bootstrap, unique_topic())
 
-        problems = {
-            f"topic {target} has 1 partitions, the archive 2": f"delete {target}, or restore under another name"
-        }
+        problems = {f"topic {target} has 1 partition, the archive 2": f"delete {target}, or restore under another name"}
         site.refuses({"orders": target}, REFUSED, problems, picky.bootstrap)
 
     def test_more_are_refused_until_they_are_asked_for(
@@ -287,7 +285,7 @@ class TestQuotas:
 
         assert note in text.stdout
         assert note in text.stderr
-        assert any(note in str(one) and "or longer" in str(one) for one in notes_of(report))
+        assert any(note in str(one) and "at that pace" in str(one) for one in notes_of(report))
 
 
 def notes_of(report: Section) -> list[Json]:
@@ -306,7 +304,7 @@ def test_problems_of_every_kind_are_told_at_once(site: Site, picky: PickyKafka, 
         {"orders": narrow, "payments": full, "large": large},
         REFUSED,
         {
-            f"topic {narrow} has 1 partitions, the archive 2": "partition",
+            f"topic {narrow} has 1 partition, the archive 2": "partition",
             f"topic {full} is not empty": "append: true",
             f"topic {full}: partition 0 has a replication factor of 1": "lower min.insync.replicas",
             f"topic {large}: its largest batch": "socket.request.max.bytes",

@@ -269,6 +269,19 @@ def test_the_report_tells_notes_and_replicas_and_what_became_of_acls(capsys: pyt
     assert "2 ACLs of the archive concern nothing that is restored" in text
 
 
+@pytest.mark.parametrize(("width", "shown"), [(80, False), (100, True)])
+def test_on_a_narrow_terminal_columns_of_zeros_leave_their_room_to_names(
+    capsys: pytest.CaptureFixture[str], width: int, shown: bool
+) -> None:
+    console = Console(width=width, force_terminal=True, color_system=None)
+
+    print_report(console, report(topic("eu-orders")))
+
+    text = capsys.readouterr().out
+    assert "\neu-orders  eu-orders-restored  " in text
+    assert ("ABORTED  UNDECIDED  MISSING" in text) is shown
+
+
 @pytest.mark.parametrize(("refused", "verdict"), [(False, Verdict.COMPLETE), (True, Verdict.INCOMPLETE)])
 def test_an_acl_that_was_refused_makes_the_restore_incomplete(refused: bool, verdict: Verdict) -> None:
     assert verdict_of((topic("orders"),), damaged=False, refused=refused) is verdict
