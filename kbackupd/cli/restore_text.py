@@ -165,6 +165,11 @@ def print_report(console: Console, report: RestoreReport) -> None:
         differs += _replicas(created)
     differs += [line for topic in report.topics for line in what_came_of_it(topic)]
     differs += [
+        f"{topic.target}: applied although {reason} (retention_after: recorded)"
+        for topic in report.topics
+        for reason in topic.config_deletes
+    ]
+    differs += [
         line for topic in report.topics for partition in topic.partitions for line in _differs(topic, partition)
     ]
     if differs:

@@ -32,7 +32,8 @@ SAFE: Mapping[str, str] = {
 
 _SINCE_KAFKA_3_6 = ("message.timestamp.before.max.ms", "message.timestamp.after.max.ms")
 
-DELETING = ("cleanup.policy", "retention.ms", "retention.bytes")
+_DELETING_NOTHING: Mapping[str, str] = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+DELETING = tuple(_DELETING_NOTHING)
 """Keys that can make the broker delete what was restored."""
 
 Changes = dict[str, str | None]
@@ -85,6 +86,8 @@ class ConfigDecision:
     """Would delete restored records, or was asked to be held back."""
     reasons: Sequence[str]
     """Why each of `held` is."""
+    deletes: Sequence[str] = ()
+    """What of `apply` has the broker delete restored records, for somebody said so."""
 
 
 def after_restore(
@@ -113,11 +116,16 @@ def after_restore(
     elif mode is RetentionAfter.AUTO and facts.records:
         in_force = {key: wanted.get(key) or defaults.get(key) for key in DELETING}
         held = _would_delete(in_force, facts, now_ms)
+    deletes: dict[str, str] = {}
+    if mode is RetentionAfter.RECORDED and facts.records:
+        known = {key: wanted.get(key) or defaults.get(key, harmless) for key, harmless in _DELETING_NOTHING.items()}
+        deletes = _would_delete(known, facts, now_ms)
     held |= _would_shut(wanted, facts)
     return ConfigDecision(
         apply={key: value for key, value in wanted.items() if key not in held},
         held={key: value for key, value in wanted.items() if key in held},
         reasons=tuple(dict.fromkeys(held.values())),
+        deletes=tuple(dict.fromkeys(deletes.values())),
     )
 
 

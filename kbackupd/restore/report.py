@@ -134,6 +134,8 @@ class TopicReport:
     config_refused: dict[str, str]
     config_command: str
     """Applies what was held back or refused; "" if nothing was."""
+    config_deletes: tuple[str, ...] = ()
+    """What the broker deletes again by what was applied (`retention_after: recorded`)."""
 
     @property
     def is_exact(self) -> bool:

@@ -146,6 +146,7 @@ def _topic_report(
         config_applied=outcome.applied,
         config_held=outcome.held,
         config_held_because=outcome.reasons,
+        config_deletes=outcome.deletes,
         config_refused=outcome.refused,
         config_command=config_command(plan.target, topic.target, outcome.pending),
     )

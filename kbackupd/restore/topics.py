@@ -51,6 +51,8 @@ class ConfigOutcome:
     applied: Changes
     held: Changes
     reasons: tuple[str, ...]
+    deletes: tuple[str, ...] = ()
+    """What the broker deletes by what was applied."""
     refused: dict[str, str] = field(default_factory=dict)
     """Key → why the target would not take it."""
     pending: Changes = field(default_factory=dict)
@@ -160,6 +162,7 @@ async def apply_recorded(
                 applied={key: value for key, value in decision.apply.items() if key not in refused},
                 held=decision.held,
                 reasons=tuple(decision.reasons),
+                deletes=tuple(decision.deletes),
                 refused=refused,
                 pending=decision.held | {key: decision.apply[key] for key in refused},
             )

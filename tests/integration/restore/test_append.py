@@ -144,6 +144,7 @@ async def test_the_topics_own_retention_comes_back_at_once_only_where_somebody_s
         await has_configuration(kafka, target, {**own, "retention.ms": "-1"})
     else:
         assert command not in out
+        assert f"{target}: applied although retention.ms (1d00h) would delete records from" in out
         await has_configuration(kafka, target, own)
         await reaches(lambda: oldest_is_of_today(kafka, target, 1), "what is older than its retention is gone")
 

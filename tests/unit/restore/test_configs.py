@@ -119,6 +119,25 @@ def test_hold_holds_recorded_applies_and_an_empty_topic_has_nothing_to_lose() ->
     assert decide(old, facts=facts(records=0, age_hours=None)).held == {}
 
 
+@pytest.mark.parametrize(
+    ("recorded", "deletes"),
+    [
+        ({"retention.ms": str(HOUR_MS // 2)}, "retention.ms (30m00s) would delete records from"),
+        ({"retention.bytes": "500"}, "retention.bytes (500 B) would delete part of a partition of 1000 B"),
+        ({"cleanup.policy": "compact"}, "compaction would remove all but the newest record of each key"),
+        ({"retention.ms": str(2 * HOUR_MS)}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_is_applied_as_recorded_although_it_deletes_is_told(recorded: dict[str, str], deletes: str) -> None:
+    told = decide(recorded, mode=RetentionAfter.RECORDED).deletes
+
+    assert len(told) == bool(deletes)
+    assert all(one.startswith(deletes) for one in told)
+    assert decide(recorded).deletes == (), "by itself nothing is applied that deletes"
+    assert decide(recorded, mode=RetentionAfter.RECORDED, defaults={}).deletes == told, "only what is known"
+
+
 def test_a_topic_that_held_records_gets_its_own_settings_back_and_none_of_the_recorded_ones() -> None:
     own = {"retention.ms": str(2 * HOUR_MS), "segment.bytes": "5"}
 
