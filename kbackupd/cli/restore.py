@@ -170,7 +170,7 @@ async def _plan(settings: RestoreSettings) -> tuple[RestorePlan, AclSelection | 
 async def _acls(
     store: ObjectStore, identity: Identity, plan: RestorePlan, options: RestoreOptions
 ) -> AclSelection | None:
-    return await recorded_acls(store, identity, plan, options, at_ms=options.scope.as_of_ms) if options.acls else None
+    return await recorded_acls(store, identity, plan, options) if options.acls else None
 
 
 class _Planned(NamedTuple):

@@ -23,9 +23,9 @@ _ACLS_PER_REQUEST = 500
 
 
 async def recorded_acls(
-    store: ObjectStore, identity: Identity, plan: RestorePlan, options: RestoreOptions, *, at_ms: int | None = None
+    store: ObjectStore, identity: Identity, plan: RestorePlan, options: RestoreOptions
 ) -> AclSelection:
-    """Those of the archive that concern what `plan` restores, as they were at `at_ms` (None: the newest).
+    """Those of the archive that concern what `plan` restores: the newest, or as they were at the instant of `as_of`.
 
     Args:
         store: scoped to the archive.
@@ -34,7 +34,7 @@ async def recorded_acls(
         RefusedError: the archive does not know any ACLs, not even that there are none.
         KbackupError: the store could not say for certain what is there.
     """
-    found = (await snapshot_at(store, CLUSTER_FORMAT, at_ms, identity)).snapshot
+    found = (await snapshot_at(store, CLUSTER_FORMAT, options.scope.as_of_ms, identity)).snapshot
     part = found.content.acls_part if found is not None else None
     if found is None or part is None or part.answered_ms == NEVER_MS:
         why = part.cause if part is not None and part.cause else "no snapshot of the cluster was captured by then"

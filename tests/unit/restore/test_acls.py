@@ -12,6 +12,7 @@ from kbackupd.format.cluster_snapshot import CLUSTER_FORMAT
 from kbackupd.kafka.types import KafkaErrorCode
 from kbackupd.kafka.wire_cluster import DescribeAclsRequest
 from kbackupd.model.errors import RefusedError
+from kbackupd.model.scope import RestoreScope
 from kbackupd.model.settings import RestoredGroups
 from kbackupd.model.snapshots import NEVER_MS, Acl, PartState, ReadOutcome
 from kbackupd.restore.acls import AclSelection, select_acls
@@ -135,10 +136,8 @@ class TestWhatTheArchiveKnows:
             await log.append(content, asked_ms=at_ms, taken_ms=at_ms)
 
         async def set_at(at_ms: int | None) -> list[str]:
-            return [
-                acl.permission
-                for acl in (await recorded_acls(store, IDENTITY, await plan(), OPTIONS, at_ms=at_ms)).apply
-            ]
+            options = replace(OPTIONS, scope=RestoreScope(as_of_ms=at_ms))
+            return [acl.permission for acl in (await recorded_acls(store, IDENTITY, await plan(), options)).apply]
 
         assert await set_at(NOW_MS + 9_999) == ["ALLOW"]
         assert await set_at(NOW_MS + 10_000) == ["ALLOW", "DENY"]
