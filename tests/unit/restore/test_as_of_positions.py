@@ -12,7 +12,7 @@ from kbackupd.archive.groups import groups_at
 from kbackupd.model.coordinators import CONSUMER_OFFSETS, CommittedPosition, OffsetKey, TransactionState
 from kbackupd.model.scope import RestoreScope
 from kbackupd.restore.as_of import read_instant
-from kbackupd.restore.plan import make_plan
+from kbackupd.restore.planning import make_plan
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder, SourceLog
 from tests.coordinator_logs import append, transaction
 from tests.unit.format.coordinator_bytes import offset_key, position_value
