@@ -36,7 +36,8 @@ from kbackupd.model.settings import (
     TopicSelection,
 )
 from kbackupd.restore.as_of import read_instant
-from kbackupd.restore.plan import RestorePlan, make_plan
+from kbackupd.restore.plan import RestorePlan
+from kbackupd.restore.planning import make_plan
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder, Life
 from tests.coordinator_logs import transaction
 
