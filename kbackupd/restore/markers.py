@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 from kbackupd.kafka.types import KafkaErrorCode, TopicPartition, TransactionMarker
 from kbackupd.model.errors import IncompleteError, KbackupError
-from kbackupd.restore.refusals import LEADER_MOVED, is_retriable
+from kbackupd.restore.refusals import LEADER_MOVED, foreign_end, is_retriable
 from kbackupd.restore.send_queue import PAUSES_BEFORE_ASKING_AGAIN, Patience
 
 WINDOW = 256
@@ -146,7 +146,8 @@ class Hole:
         """
         self.in_flight = False
         if log_end > self.next_offset:
-            self.failed = foreign_end(self.tp, log_end, self.next_offset)
+            what = f"the log ends at offset {log_end} instead of {self.next_offset}"
+            self.failed = foreign_end(self.tp, what, appends=False)  # offsets are kept in empty topics only
         elif log_end < self.next_offset:
             self.first_offset = log_end
             self.uncertain = False
@@ -359,14 +360,6 @@ class HoleSchedule:
 def _is_final(code: int) -> bool:
     """Trying again is harmless here, so what may be a passing trouble is tried again."""
     return not is_retriable(code) and code != KafkaErrorCode.UNKNOWN_SERVER_ERROR
-
-
-def foreign_end(tp: TopicPartition, log_end: int, expected: int) -> IncompleteError:
-    """A log that ends where nothing of ours could have brought it."""
-    return IncompleteError(
-        f"{tp.topic}-{tp.partition}: the log ends at offset {log_end} instead of {expected}",
-        hint="somebody else writes into the target; stop them, delete the topic and restore it again",
-    )
 
 
 def _refusal(tp: TopicPartition, code: int | None) -> IncompleteError:

@@ -128,7 +128,7 @@ async def examine_target(
             absent.append((topic, there))
         elif there.error_code == KafkaErrorCode.TOPIC_AUTHORIZATION_FAILED:
             problems.append(hidden(topic.target, reads_back=reads_back, moves_log_start=topic.moves_log_start))
-        elif (problem := metadata_problem(topic, there)) is not None:
+        elif (problem := metadata_problem(topic, there, appends=plan.append)) is not None:
             problems.append(problem)
         else:
             existing.append(ExistingTopic(topic, there))

@@ -99,13 +99,14 @@ class Producing:
             task.cancel()
         await self._tasks.__aexit__(kind, error, trace)
 
-    def begin(self, tp: TopicPartition, *, next_offset: int, repeats: bool = False) -> None:
+    def begin(self, tp: TopicPartition, *, next_offset: int, repeats: bool = False, appends: bool = False) -> None:
         """Accept batches for `tp`, whose log ends at `next_offset` now.
 
         Args:
             repeats: an earlier run produced the same batches; it is dead, its last requests may still be on their way.
+            appends: the topic held records of others before.
         """
-        self._schedule.begin(tp, next_offset=next_offset, repeats=repeats)
+        self._schedule.begin(tp, next_offset=next_offset, repeats=repeats, appends=appends)
         self._idle[tp] = asyncio.Event()
         self._idle[tp].set()
 

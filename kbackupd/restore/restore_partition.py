@@ -22,7 +22,7 @@ from kbackupd.restore.preserve import KeepingOffsets
 from kbackupd.restore.produce import Producing
 from kbackupd.restore.produce_batch import SEQUENCE_MODULUS, Holds, ProduceBatch, ProducerIdentity
 from kbackupd.restore.provenance import Provenance
-from kbackupd.restore.results import PartitionResult
+from kbackupd.restore.results import PartitionResult, failure_of
 from kbackupd.restore.rewrite import PartitionRewriter
 from kbackupd.restore.source import Chunk, Unreadable, read_partition
 from kbackupd.restore.topics import ReadyTopic
@@ -89,7 +89,12 @@ async def restore_partition(
     landed = run.landed.get(tp)
     if partition.is_empty and kept is None and not (landed and landed.offsets):
         return
-    producing.begin(tp, next_offset=log_end + (landed.offsets if landed else 0), repeats=landed is not None)
+    producing.begin(
+        tp,
+        next_offset=log_end + (landed.offsets if landed else 0),
+        repeats=landed is not None,
+        appends=ready.appends,
+    )
     keeping = KeepingOffsets(first_offset) if kept is not None else None
     reserved = _reading_bytes(partition, readers=min(READ_AT_ONCE, run.plan.partitions))
     await run.reading.take(reserved)
@@ -107,13 +112,13 @@ async def restore_partition(
             landed.check_passed()
     except (KbackupError, ValueError) as error:
         # A ValueError is a batch that nobody foresaw: it must not cost the other partitions their restore.
-        result.failure = str(error)
+        result.failure = failure_of(error)
     finally:
         run.reading.release(reserved)
     try:
         await producing.finish(tp)
     except KbackupError as error:
-        result.failure = f"{error} ({error.hint})" if error.hint else str(error)
+        result.failure = failure_of(error)
     if result.failure:
         rewriter.offset_map.cut(result.records)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from kbackupd.kafka.types import TopicPartition
+from kbackupd.model.errors import KbackupError
 from kbackupd.model.scope import RecordsOf
 from kbackupd.restore.acls import AclsOutcome
 from kbackupd.restore.configs import config_command
@@ -43,8 +44,15 @@ class PartitionResult:
     next_offset: int = 0
     """Of the target's log."""
     failure: str = ""
+    """As `failure_of` says it; "" if there is none."""
     damaged: bool = False
     """The archive's bytes were not what was written."""
+
+
+def failure_of(error: KbackupError | ValueError) -> str:
+    """Why a partition was not restored to its end, and what to do: a report has one line for both."""
+    hint = error.hint if isinstance(error, KbackupError) else ""
+    return f"{error} ({hint})" if hint else str(error)
 
 
 def build_report(

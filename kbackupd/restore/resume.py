@@ -25,9 +25,7 @@ from kbackupd.model.units import format_few
 from kbackupd.restore.content_digest import batch_digest
 from kbackupd.restore.plan import RestorePlan
 from kbackupd.restore.produce_batch import SEQUENCE_MODULUS, Holds, ProduceBatch
-
-_SET_ASIDE = "--plans DIR with an empty directory begins anew, and what is there of it stays"
-"""How to begin anew where topics cannot be deleted, for they hold what others wrote."""
+from kbackupd.restore.refusals import SET_ASIDE, begin_anew
 
 _FREE = ("retention_after", "rate_limit_bytes_per_second", "verify", "consumer_groups", "acls")
 """Options that may differ between the runs of one restore."""
@@ -92,7 +90,7 @@ def gone_on_with(
         if one.begun.options != deciding(options):
             anew = "delete these topics to begin anew"
             if one.begun.options.get("append"):
-                anew = f"restore into others (topic_mapping); {_SET_ASIDE}"
+                anew = f"restore into others (topic_mapping); {SET_ASIDE}"
             raise RefusedError(
                 f"{whose}, with other options: {_differences(one.begun.options, deciding(options))}",
                 hint=f"run it with the options of then to go on, or {anew}",
@@ -100,7 +98,7 @@ def gone_on_with(
         if gone:
             raise RefusedError(
                 f"{whose}, and {format_few(gone)} that belong to the same restore are gone or new",
-                hint=_SET_ASIDE
+                hint=SET_ASIDE
                 if one.begun.options.get("append")
                 else f"delete {format_few(left)} as well to begin anew",
             )
@@ -124,7 +122,7 @@ def refuse_twice(
             raise RefusedError(
                 f"the restore with these options into {format_few(held)} is done, begun at {iso(one.begun.began_ms)}"
                 f" ({one.begun.key}): it would be appended twice",
-                hint=f"nothing is left to do; to have it there twice: {_SET_ASIDE}",
+                hint=f"nothing is left to do; to have it there twice: {SET_ASIDE}",
             )
 
 
@@ -155,7 +153,7 @@ class Landed:
     """
 
     def __init__(self, tp: TopicPartition, offsets: int, newest: NewestBatch | None, *, appends: bool = False) -> None:
-        self._anew = _anew(tp, appends)
+        self._anew = begin_anew(tp, appends=appends)
         self.offsets = offsets
         self._tp = tp
         self._newest = newest
@@ -229,16 +227,9 @@ def landed(
         raise RefusedError(
             f"topic {tp.topic}: partition {tp.partition} ends at offset {log_end} with something that the restore begun"
             f" there did not write",
-            hint=f"somebody else writes into {tp.topic}; stop them, {_anew(tp, appends)}",
+            hint=f"somebody else writes into {tp.topic}; stop them, and {begin_anew(tp, appends=appends)}",
         )
     return Landed(tp, taken, newest, appends=appends)
-
-
-def _anew(tp: TopicPartition, appends: bool) -> str:
-    """Deleting a topic is no remedy where it holds what others wrote."""
-    if not appends:
-        return "delete the topics of this restore and begin anew"
-    return f"and restore into another topic (topic_mapping), or the rest of {tp.topic} (offset_ranges); {_SET_ASIDE}"
 
 
 def _is_of(ready: RestoreReady, newest: NewestBatch | None, log_end: int, taken: int, kept: bool) -> bool:

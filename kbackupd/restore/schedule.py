@@ -86,7 +86,8 @@ class Schedule:
     def __getitem__(self, tp: TopicPartition) -> SendQueue:
         return self._queues[tp]
 
-    def begin(self, tp: TopicPartition, *, next_offset: int, repeats: bool = False) -> None:
+    def begin(self, tp: TopicPartition, *, next_offset: int, repeats: bool = False, appends: bool = False) -> None:
+        """As `Producing.begin`."""
         self._queues[tp] = SendQueue(
             tp=tp,
             lane=next(self._lanes),
@@ -94,6 +95,7 @@ class Schedule:
             listener=self._listener,
             patience=self._patience,
             repeats=repeats,
+            appends=appends,
         )
 
     def put(self, tp: TopicPartition, batch: ProduceBatch) -> None:

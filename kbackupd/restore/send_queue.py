@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from kbackupd.kafka.types import KafkaErrorCode, ProduceAnswer, TopicPartition
 from kbackupd.model.errors import IncompleteError, KbackupError
 from kbackupd.restore.produce_batch import Holds, ProduceBatch
-from kbackupd.restore.refusals import is_retriable, refusal
+from kbackupd.restore.refusals import foreign_end, is_retriable, refusal
 
 REQUESTS_IN_FLIGHT = 5
 """Per broker and lane: brokers remember a producer's last five batches, so no repeated one goes unrecognised."""
@@ -69,6 +69,8 @@ class SendQueue:
     patience: Patience
     repeats: bool = False
     """An earlier run sent the same batches under the same sequences, and some of its requests may land yet."""
+    appends: bool = False
+    """The topic held records of others before: nobody is to be told to delete it."""
     entries: deque[Entry] = field(default_factory=deque)
     in_flight: int = 0
     known: bool = False
@@ -224,7 +226,7 @@ class SendQueue:
         oldest = next((each for each in self.entries if not each.settled), entry)
         follows_a_failure = code == KafkaErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER and oldest is not entry
         hopeless = code == KafkaErrorCode.CORRUPT_MESSAGE and self.failures >= _TRIES_OF_A_CORRUPT_BATCH
-        error = refusal(self.tp, answer)
+        error = refusal(self.tp, answer, appends=self.appends)
         if follows_a_failure or (is_retriable(code) and not hopeless):
             self._again(error, now)
         else:
@@ -261,7 +263,4 @@ class SendQueue:
         self.last_error = error
 
     def _foreign(self, what: str) -> IncompleteError:
-        return IncompleteError(
-            f"{self.tp.topic}-{self.tp.partition}: {what}",
-            hint="somebody else writes into the target; stop them, delete the topic and restore it again",
-        )
+        return foreign_end(self.tp, what, appends=self.appends)

@@ -99,7 +99,12 @@ def _missing(there: TopicMetadata | None, wanted: frozenset[TopicOperation]) -> 
     return frozenset() if there is None or there.operations is None else wanted - there.operations
 
 
-def metadata_problem(topic: TopicPlan, there: TopicMetadata) -> Problem | None:
+def metadata_problem(topic: TopicPlan, there: TopicMetadata, *, appends: bool) -> Problem | None:
+    """Why a topic that exists cannot be restored into, by its metadata alone.
+
+    Args:
+        appends: it may hold records of others, and then is not to be deleted.
+    """
     name = topic.target
     if there.error_code == KafkaErrorCode.INVALID_TOPIC_EXCEPTION:
         return Problem(what=f"{name!r} is no valid topic name for the target", remedy="choose another in topic_mapping")
@@ -111,7 +116,7 @@ def metadata_problem(topic: TopicPlan, there: TopicMetadata) -> Problem | None:
     if there.internal:
         return Problem(what=f"{name} is internal to the target", remedy="choose another name in topic_mapping")
     if len(there.partitions) != topic.target_partitions:
-        return _other_count(topic, len(there.partitions))
+        return _other_count(topic, len(there.partitions), appends=appends)
     leaderless = [partition.partition for partition in there.partitions if partition.leader_id < 0]
     if leaderless:
         return Problem(
@@ -121,10 +126,12 @@ def metadata_problem(topic: TopicPlan, there: TopicMetadata) -> Problem | None:
     return None
 
 
-def _other_count(topic: TopicPlan, there: int) -> Problem:
+def _other_count(topic: TopicPlan, there: int, *, appends: bool) -> Problem:
     name, recorded = topic.target, len(topic.partitions)
     wanted = f"the archive {recorded}"
-    remedy = f"delete {name}, or restore under another name (topic_mapping)"
+    remedy = "restore under another name (topic_mapping)"
+    if not appends:
+        remedy = f"delete {name}, if nobody needs its records, or {remedy}"
     if topic.target_partitions != recorded:
         wanted = f"partition_mapping asks for {topic.target_partitions}"
     if there > recorded:

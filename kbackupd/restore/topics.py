@@ -93,7 +93,7 @@ async def prepare_topics(
                 configs, topic_id = await _create(connection, topic, configs)
                 log_ends: Mapping[int, int] = dict.fromkeys(range(topic.target_partitions), 0)
             else:
-                configs = await _make_safe(connection, topic.target, configs)
+                configs = await _make_safe(connection, topic.target, configs, is_empty=not appends and begun is None)
                 topic_id, log_ends = existing.topic_id, existing.log_ends
             ready[topic.target] = ReadyTopic(
                 topic_id=topic_id,
@@ -127,8 +127,13 @@ async def _create(
     return await as_far_as_known(wanted, create)
 
 
-async def _make_safe(connection: KafkaConnection, name: str, wanted: Mapping[str, str]) -> Mapping[str, str]:
-    """The configuration the topic got, once it is in force."""
+async def _make_safe(
+    connection: KafkaConnection, name: str, wanted: Mapping[str, str], *, is_empty: bool
+) -> Mapping[str, str]:
+    """The configuration the topic got, once it is in force.
+
+    Cancelled or failed, it may be set already; the next run puts the topic's own back at its end.
+    """
 
     async def alter(configs: Mapping[str, str]) -> None:
         await alter_topic_configs(connection, {name: configs})
@@ -144,7 +149,8 @@ async def _make_safe(connection: KafkaConnection, name: str, wanted: Mapping[str
         await asyncio.sleep(_POLL_SECONDS)
     raise IncompleteError(
         f"topic {name}: the configuration that protects a restore was not in force within {_VISIBLE_SECONDS:g} s",
-        hint="delete the empty topic and run the restore again, it then creates the topic itself",
+        hint="run the restore again when the target's brokers are settled"
+        + (", or delete the empty topic: the restore then creates it itself" if is_empty else ""),
     )
 
 

@@ -110,6 +110,7 @@ async def test_a_record_that_somebody_writes_meanwhile_stops_its_partition_and_i
     failures = [one["failure"] for one in report["topics"][0]["partitions"]]
     assert [bool(one) for one in failures] == [False, True, False]
     assert "somebody else" in failures[1]
+    assert "delete" not in failures[1], "nobody is told to delete what others wrote"
     found = values(kafka, target)
     assert [found[number] for number in (0, 2)] == [theirs[number] + committed[number] for number in (0, 2)]
     foreign = found[1].index(b"theirs 1-0", THERE)

@@ -30,6 +30,7 @@ from kbackupd.model.settings import RestoreOptions, TopicMapping, TopicSelection
 from kbackupd.restore.content_digest import batch_digest
 from kbackupd.restore.course import Course
 from kbackupd.restore.produce_batch import SEQUENCE_MODULUS, ProduceBatch
+from kbackupd.restore.results import failure_of
 from kbackupd.restore.resume import Landed, NewestBatch, deciding, gone_on_with, landed, own_overrides, refuse_twice
 from kbackupd.restore.stored import StoredRestores
 from kbackupd.store.memory import MemoryStore
@@ -234,8 +235,9 @@ class TestLanded:
     def test_more_than_is_made_again_is_told(self) -> None:
         there = Landed(TP, 5, newest(produced(3, 2), 3))
         assert there.left_of(produced(0, 3)) is None
-        with pytest.raises(IncompleteError, match="restored 5 records, this one finds 3"):
+        with pytest.raises(IncompleteError, match="restored 5 records, this one finds 3") as told:
             there.check_passed()
+        assert failure_of(told.value).endswith("the topic has what could be read then)"), "what to make of it is told"
 
 
 class TestDocuments:

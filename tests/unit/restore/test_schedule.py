@@ -255,3 +255,27 @@ class TestWhatAnEarlierRunSent:
         question = self.unanswered(site, 0, 1, 2)
         site.schedule.log_ends_are(question, {A: 2}, None, PAUSE_SECONDS)
         assert "somebody else writes" in getattr(site.schedule[A].failed, "hint", "")
+
+
+class TestWhereTheTopicHeldRecordsBefore:
+    """`append`: whatever goes wrong, nobody is told to delete a topic that holds what others wrote (hazard 37)."""
+
+    @pytest.mark.parametrize("appends", [True, False])
+    @pytest.mark.parametrize(
+        "said",
+        [answer(CODE.OUT_OF_ORDER_SEQUENCE_NUMBER), answer(CODE.NONE, base_offset=7)],
+        ids=["the leader lost batches", "a record came between"],
+    )
+    def test_a_deletion_is_advised_only_where_the_topic_is_the_restores_own(
+        self, said: ProduceAnswer, appends: bool
+    ) -> None:
+        site = Site()
+        site.schedule.forget(A)
+        site.schedule.begin(A, next_offset=0, appends=appends)
+        site.put(A, 0)
+        site.schedule.answered(site.requests()[0], {A: said}, 0.0)
+
+        failed = site.schedule[A].failed
+        assert failed is not None
+        assert ("delete" in failed.hint) is not appends
+        assert ("offset_ranges" in failed.hint) is appends

@@ -357,8 +357,9 @@ class TestAppending:
     async def test_other_problems_are_problems_still(self) -> None:
         target = ForgedTarget(topics={"orders": ForgedTopic(records=1, partitions=2)})
 
-        with pytest.raises(PreflightError, match="topic orders has 2 partitions"):
+        with pytest.raises(PreflightError, match="topic orders has 2 partitions") as refused:
             await examine_target(target, await plan_for("orders", append=True))
+        assert "delete" not in refused.value.hint, "it holds what others wrote"
 
     async def test_without_it_the_refusal_names_it(self) -> None:
         [problem] = await problems(ForgedTarget(topics={"orders": ForgedTopic(records=1)}), "orders")
