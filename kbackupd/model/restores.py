@@ -20,7 +20,7 @@ class BegunTopic:
     source_topic_id: TopicId
     target: str
     existing_topic_id: TopicId | None
-    """Of the empty topic that was there; None: it is created."""
+    """Of the topic that was there; None: it is created."""
     overrides: dict[str, str]
     """Of that topic, to be put back at the end."""
 
@@ -57,7 +57,7 @@ class FillingTopic:
     """In force while it is filled; `max.message.bytes` decides where batches are cut."""
     created: bool
     appends: bool = False
-    """It held records before, which `log_ends` are behind of."""
+    """It held records before; `log_ends` are where those end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,13 +75,17 @@ class RestoreReady:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreDone:
-    """Nothing is left to do: everything that the archive holds arrived, and its topics are configured."""
+    """Nothing is left that another run would bring.
+
+    What the archive lacks, or the target would not take of its configuration, may be missing: the report tells.
+    """
 
     key: str
     restore_id: str
     identity: Identity
     ended_ms: int
     verdict: str
+    """As the report's."""
     records: int
     data_bytes: int
 

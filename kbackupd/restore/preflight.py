@@ -169,6 +169,9 @@ async def examine_target(
 
     def own(one: ExistingTopic) -> Mapping[str, str]:
         name, found = one.plan.target, overrides[one.plan.target]
+        if going_on is not None and name in filling:
+            # An earlier run may have come to this topic's end, and what it held back there is nobody's own.
+            return own_overrides([going_on], name, one.there.topic_id) or {}
         if not is_left_by_a_restore(found):
             return found
         return own_overrides(unfinished, name, one.there.topic_id) or {}

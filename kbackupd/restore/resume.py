@@ -127,7 +127,7 @@ def refuse_twice(
 
 
 def own_overrides(unfinished: Sequence[Unfinished], name: str, topic_id: TopicId) -> dict[str, str] | None:
-    """What was configured on an existing topic before a restore that never got ready made it safe; None: not known."""
+    """What was configured on an existing topic before the first of these restores made it safe; None: not known."""
     for one in unfinished:
         for topic in one.begun.topics:
             if topic.target == name and topic.existing_topic_id == topic_id:

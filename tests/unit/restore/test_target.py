@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
 
+from kbackupd.kafka.metadata import cluster_metadata
 from kbackupd.kafka.types import KafkaErrorCode, TopicOperation
 from kbackupd.kafka.wire import InitProducerIdRequest
 from kbackupd.kafka.wire_admin import AlterTopicConfigsRequest, CreateTopicRequest, DescribeTopicConfigsRequest
 from kbackupd.kafka.wire_cluster import DescribeQuotasRequest
+from kbackupd.model.restores import BegunTopic, FillingTopic, Unfinished
 from kbackupd.model.snapshots import Quota
 from kbackupd.restore.configs import SAFE
 from kbackupd.restore.plan import RestorePlan
@@ -19,6 +22,7 @@ from kbackupd.restore.topics import prepare_topics
 from tests.archive_builder import ArchiveBuilder
 from tests.unit.restore.forged_target import EVERYTHING, SINCE_KAFKA_3_6, ForgedTarget, ForgedTopic, left_behind
 from tests.unit.restore.planned import archive_everything, plan_of, settings_for
+from tests.unit.restore.test_resume import begun, ready
 
 CODE = KafkaErrorCode
 CAN = TopicOperation
@@ -365,6 +369,34 @@ class TestAppending:
         [problem] = await problems(ForgedTarget(topics={"orders": ForgedTopic(records=1)}), "orders")
 
         assert "append: true" in problem
+
+
+class TestGoingOn:
+    """A restore whose other topics failed is run again; at the first one's end this topic was configured."""
+
+    HELD_BACK: ClassVar[dict[str, str]] = {"cleanup.policy": "delete", "retention.ms": "-1", "segment.bytes": "7"}
+
+    @pytest.mark.parametrize("own", [{"retention.ms": "5"}, None], ids=["was there", "created"])
+    async def test_what_the_first_run_held_back_is_not_taken_for_the_topics_own_configuration(
+        self, own: dict[str, str] | None
+    ) -> None:
+        target = ForgedTarget(topics={"orders": ForgedTopic(configs=dict(self.HELD_BACK))})
+        topic_id = (await cluster_metadata(target, ["orders"])).topics[0].topic_id
+        topic = BegunTopic(
+            source="orders",
+            source_topic_id=topic_id,
+            target="orders",
+            existing_topic_id=None if own is None else topic_id,
+            overrides=own or {},
+        )
+        filling = FillingTopic(
+            target="orders", topic_id=topic_id, log_ends=(0,), configs=dict(SAFE), created=own is None
+        )
+        half = Unfinished(begun=begun(topics=(topic,)), ready=replace(ready(), topics=(filling,)))
+
+        state = await examine_target(target, await plan_for("orders"), unfinished=[half], going_on=half)
+
+        assert state.existing["orders"].overrides == (own or {})
 
 
 class TestQuotas:
