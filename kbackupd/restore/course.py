@@ -8,7 +8,7 @@ restore, if any, is gone on with.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -17,11 +17,12 @@ from kbackupd.archive.pins import Pins
 from kbackupd.format.keys import restore_key
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.metadata import cluster_metadata
-from kbackupd.model.clock import Clock
+from kbackupd.model.clock import Clock, iso
 from kbackupd.model.errors import RefusedError
 from kbackupd.model.restores import BegunTopic, FillingTopic, RestoreBegun, RestoreDone, RestoreReady, Unfinished
 from kbackupd.model.segment import Identity
 from kbackupd.model.settings import RestoreOptions
+from kbackupd.model.units import format_few
 from kbackupd.restore.plan import RestorePlan
 from kbackupd.restore.preflight import TargetState
 from kbackupd.restore.produce_batch import ProducerIdentity
@@ -29,6 +30,8 @@ from kbackupd.restore.report import RestoreReport
 from kbackupd.restore.resume import deciding, gone_on_with, plan_digest, refuse_twice
 from kbackupd.restore.stored import StoredRestores
 from kbackupd.restore.topics import ReadyTopic
+
+_SOFTWARE = f"kbackupd/{__version__}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +43,8 @@ class Course:
     clock: Clock
     unfinished: Sequence[Unfinished] = ()
     going_on: Unfinished | None = None
+    _before: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """Id → stages: what was written down before this run looked at anything."""
     _begun: RestoreBegun | None = field(default=None)
 
     @classmethod
@@ -49,7 +54,9 @@ class Course:
         Raises:
             KbackupError: the store could not say for certain.
         """
-        return cls(restores=restores, identity=identity, clock=clock, unfinished=await restores.unfinished(identity))
+        before = await restores.stages()
+        unfinished = await restores.unfinished(identity)
+        return cls(restores=restores, identity=identity, clock=clock, unfinished=unfinished, _before=before)
 
     @property
     def may_go_on(self) -> bool:
@@ -103,16 +110,20 @@ class Course:
         """Write down that it is begun; on return that is durable. One that is gone on with is only compared.
 
         Raises:
-            RefusedError: the archive does not show what it showed when the restore was begun.
+            RefusedError: the archive does not show what it showed when the restore was begun, or another restore into
+                the same topics is being begun beside this one.
             StoreDeniedError: nothing may be written there.
         """
         digest = plan_digest(plan)
         if self.going_on is not None:
             self._begun = self.going_on.begun
             if self._begun.plan_sha256 != digest:
+                why = "a segment went away or was damaged: kbackupd validate tells"
+                if self._begun.software != _SOFTWARE:
+                    why = f"{self._begun.software} began it, and this is {_SOFTWARE}: go on with that one; else {why}"
                 raise RefusedError(
                     f"{plan.archive}: the archive does not show what it showed when {self._begun.key} was begun",
-                    hint=f"a segment went away or was damaged: kbackupd validate tells; {self._anew(self._begun)}",
+                    hint=f"{why}; {self._anew(self._begun)}",
                 )
             return
         now_ms = self.clock.now_ms()
@@ -122,7 +133,7 @@ class Course:
             key=restore_key(restore_id, "begun"),
             restore_id=restore_id,
             identity=self.identity,
-            software=f"kbackupd/{__version__}",
+            software=_SOFTWARE,
             began_ms=now_ms,
             target_cluster_id=state.cluster_id,
             pinned=tuple((one.writer, one.writer_epoch, one.sequences) for one in plan.pinned),
@@ -141,6 +152,31 @@ class Course:
         )
         await self.restores.write(begun)
         self._begun = begun
+        await self._refuse_beside(begun)
+
+    async def _refuse_beside(self, begun: RestoreBegun) -> None:
+        """Two that found the same topics empty, or the same log ends to append to, would fill them twice (hazard 28).
+
+        Each writes down first what it begins and looks then, so of two at least one sees the other. What is written
+        down of the one that is refused is never ready, and stands in nobody's way.
+
+        Raises:
+            RefusedError: another one came, or came to be ready, since this run looked at what there was.
+        """
+        ours = {topic.target for topic in begun.topics}
+        for restore_id, there in (await self.restores.stages()).items():
+            before = self._before.get(restore_id)
+            if restore_id == begun.restore_id or (before is not None and ("ready" in before or "ready" not in there)):
+                continue
+            other = await self.restores.begun(restore_id, self.identity)
+            if other is None or other.target_cluster_id != begun.target_cluster_id:
+                continue
+            if shared := [topic.target for topic in other.topics if topic.target in ours]:
+                raise RefusedError(
+                    f"another restore into {format_few(shared)} was begun meanwhile, at {iso(other.began_ms)}"
+                    f" ({other.key})",
+                    hint="let that one end, or end it, and run this one again; if both were refused, run one of them",
+                )
 
     @staticmethod
     def _anew(begun: RestoreBegun) -> str:
@@ -150,10 +186,15 @@ class Course:
         return f"delete that restore's topics ({names}) to begin anew with what is left"
 
     async def filling_begins(self, producer: ProducerIdentity, ready: Mapping[str, ReadyTopic]) -> None:
-        """Write down under which identity and from where on records are produced; on return that is durable."""
+        """Write down under which identity and from where on records are produced; on return that is durable.
+
+        Raises:
+            RefusedError: another restore into the same topics is ahead of this one; no record was produced.
+        """
         begun = self._known()
         if self.going_on is not None:
             return
+        await self._refuse_beside(begun)
         await self.restores.write(
             RestoreReady(
                 key=restore_key(begun.restore_id, "ready"),

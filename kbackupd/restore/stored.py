@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from kbackupd.format.keys import PLANS_PREFIX, RestoreKey, RestoreStage, parse_restore_key, restore_key
 from kbackupd.format.restores import decode_restore, encode_restore
-from kbackupd.model.errors import CorruptObjectError, StoreDeniedError
+from kbackupd.model.errors import CorruptObjectError, ObjectMissingError, StoreDeniedError
 from kbackupd.model.restores import Finished, RestoreBegun, RestoreDone, RestoreReady, Unfinished
 from kbackupd.model.segment import Identity
 from kbackupd.store.protocol import ObjectStore
@@ -37,7 +37,7 @@ class StoredRestores:
     async def finished(self, identity: Identity) -> list[Finished]:
         """As `unfinished`, those that were brought to their end."""
         found = []
-        for restore_id, there in await self._stages():
+        for restore_id, there in (await self.stages()).items():
             if "done" not in there or "ready" not in there:
                 continue
             begun = await self._read(RestoreBegun, RestoreKey(restore_id, "begun"), identity)
@@ -46,13 +46,29 @@ class StoredRestores:
                 found.append(Finished(begun=begun, ready=ready))
         return found
 
-    async def _stages(self) -> list[tuple[str, set[RestoreStage]]]:
+    async def stages(self) -> dict[str, set[RestoreStage]]:
+        """What is written down of each restore, by its id, the oldest first.
+
+        Raises:
+            KbackupError: the store could not say for certain what is there.
+        """
         stages: dict[str, set[RestoreStage]] = {}
         async for info in self._store.list_from(PLANS_PREFIX):
             at = parse_restore_key(info.key)
             if at is not None:
                 stages.setdefault(at.restore_id, set()).add(at.stage)
-        return sorted(stages.items())
+        return dict(sorted(stages.items()))
+
+    async def begun(self, restore_id: str, identity: Identity) -> RestoreBegun | None:
+        """What that restore is about; None: it cannot be read, or there is no such thing.
+
+        Raises:
+            KbackupError: the store could not say for certain.
+        """
+        try:
+            return await self._read(RestoreBegun, RestoreKey(restore_id, "begun"), identity)
+        except ObjectMissingError:
+            return None
 
     async def unfinished(self, identity: Identity) -> list[Unfinished]:
         """Those of the archive `identity`, the oldest first.
@@ -61,7 +77,7 @@ class StoredRestores:
             KbackupError: the store could not say for certain what is there.
         """
         found = []
-        for restore_id, there in await self._stages():
+        for restore_id, there in (await self.stages()).items():
             if "done" in there:
                 continue
             begun = await self._read(RestoreBegun, RestoreKey(restore_id, "begun"), identity)
