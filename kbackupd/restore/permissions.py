@@ -33,7 +33,7 @@ def needed(*, exists: bool, reads_back: bool, moves_log_start: bool = False) -> 
     Create is not in it: it may be granted on the cluster instead, so the controller is asked whether it would.
 
     Args:
-        reads_back: what was restored is verified.
+        reads_back: what was restored is verified, or what an earlier run restored is gone on with.
         moves_log_start: offsets are kept, and do not begin at 0.
     """
     always = {CAN.WRITE, CAN.ALTER_CONFIGS}

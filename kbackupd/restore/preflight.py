@@ -107,7 +107,7 @@ async def examine_target(
     """Look at the target without changing it.
 
     Args:
-        reads_back: what is restored will be verified, which takes the permission to read.
+        reads_back: what is restored will be verified, which takes the permission to read; so does going on.
         unfinished: restores that were begun; some may have made a topic safe and ended before they filled it.
         going_on: the one of them that is gone on with.
         sets_acls: ACLs will be set at the end.
@@ -117,6 +117,7 @@ async def examine_target(
         TargetDeniedError: likewise, where all that is missing are permissions.
         KafkaUnavailableError, KafkaDeniedError: it could not be asked.
     """
+    reads_back = reads_back or going_on is not None  # how far the earlier run came, the last batches tell
     metadata = await cluster_metadata(connection, [topic.target for topic in plan.topics], operations=True)
     found = {topic.name: topic for topic in metadata.topics}
     problems: list[Problem] = []

@@ -170,7 +170,7 @@ class Landed:
         self._passed += batch.records
         if self._passed < self.offsets:
             return None
-        if batch.holds is Holds.NOTHING:
+        if batch.holds is Holds.NOTHING and not self._ends_with_records:
             left = self._passed - self.offsets
             first_offset = batch.source_first_offset + batch.records - left
             return replace(batch, records=left, source_first_offset=first_offset) if left else None
@@ -181,6 +181,10 @@ class Landed:
             f" end as this run's do",
             hint=f"the archive was repaired meanwhile, or another version of kbackupd began; {self._anew}",
         )
+
+    @property
+    def _ends_with_records(self) -> bool:
+        return self._newest is not None and not self._newest.header.is_control
 
     def _ends_with(self, batch: ProduceBatch) -> bool:
         if self._newest is None:

@@ -29,7 +29,7 @@ from kbackupd.model.segment import Identity
 from kbackupd.model.settings import RestoreOptions, TopicMapping, TopicSelection
 from kbackupd.restore.content_digest import batch_digest
 from kbackupd.restore.course import Course
-from kbackupd.restore.produce_batch import SEQUENCE_MODULUS, ProduceBatch
+from kbackupd.restore.produce_batch import SEQUENCE_MODULUS, Holds, ProduceBatch
 from kbackupd.restore.results import failure_of
 from kbackupd.restore.resume import Landed, NewestBatch, deciding, gone_on_with, landed, own_overrides, refuse_twice
 from kbackupd.restore.stored import StoredRestores
@@ -231,6 +231,22 @@ class TestLanded:
         there = Landed(TP, 3, newest(produced(7, 3), 0))
         with pytest.raises(IncompleteError, match="do not end as this run's do"):
             there.left_of(produced(0, 3))
+
+    def test_records_where_this_run_has_a_hole_are_not_taken_for_part_of_it(self) -> None:
+        hole = replace(produced(3, 5), data=b"", holds=Holds.NOTHING)
+        marker = newest(batch := produced(5, 1), 5)
+        marker = replace(marker, header=marker.header._replace(attributes=marker.header.attributes | 1 << 5))
+        assert marker.header.is_control
+        there = Landed(TP, 6, marker)
+        assert [there.left_of(one) for one in (produced(0, 3), hole)] == [
+            None,
+            replace(hole, records=2, source_first_offset=6),
+        ]
+
+        there = Landed(TP, 6, newest(batch, 5))
+        there.left_of(produced(0, 3))
+        with pytest.raises(IncompleteError, match="do not end as this run's do"):
+            there.left_of(hole)
 
     def test_more_than_is_made_again_is_told(self) -> None:
         there = Landed(TP, 5, newest(produced(3, 2), 3))

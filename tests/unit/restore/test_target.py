@@ -398,6 +398,17 @@ class TestGoingOn:
 
         assert state.existing["orders"].overrides == (own or {})
 
+    async def test_reading_must_be_allowed_even_where_nothing_is_verified_for_the_log_tells_how_far_it_came(
+        self,
+    ) -> None:
+        target = ForgedTarget(topics={"orders": ForgedTopic()}, operations={"orders": EVERYTHING - {CAN.READ}})
+        half = Unfinished(begun=begun(), ready=ready())
+        plan = await plan_for("orders")
+
+        assert (await examine_target(target, plan, reads_back=False)).landed == {}
+        with pytest.raises(TargetDeniedError, match="topic orders: this principal lacks Read"):
+            await examine_target(target, plan, reads_back=False, unfinished=[half], going_on=half)
+
 
 class TestQuotas:
     """A quota refuses nothing and slows everything: it is told before the restore, with what it costs."""
