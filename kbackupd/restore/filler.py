@@ -42,7 +42,6 @@ def filler_batches(
             records=records,
             base_sequence=sequence,
             source_first_offset=offset,
-            max_timestamp_ms=_NO_TIMESTAMP_MS,
             holds=Holds.FILLER,
         )
         sequence = (sequence + records) % SEQUENCE_MODULUS

@@ -8,7 +8,7 @@ source are valid as they stand then, its end included, wherever the source itsel
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from kbackupd.archive.history import PartitionHistory
@@ -54,12 +54,6 @@ class PreservedOffsets:
     refused: str
     """Why it cannot be done; "" if it can."""
 
-    @property
-    def seconds(self) -> float:
-        """Of work that moves no record, roughly, in an empty partition of its own broker."""
-        filling = max(self.to_fill / MARKERS_PER_SECOND, self.holes / HOLES_PER_SECOND)
-        return self.log_start / FILLERS_PER_SECOND + filling
-
 
 def preserved_offsets(history: PartitionHistory, *, records: int) -> PreservedOffsets:
     """What preserving takes for `history`, whose runs hold `records` by their headers, markers and aborted ones too."""
@@ -73,9 +67,7 @@ def preserved_offsets(history: PartitionHistory, *, records: int) -> PreservedOf
         holes=markers + min(lacking, records + 1),
         refused="",
     )
-    return PreservedOffsets(
-        log_start=start, next_offset=made.next_offset, to_fill=made.to_fill, holes=made.holes, refused=_refused(made)
-    )
+    return replace(made, refused=_refused(made))
 
 
 def log_start(history: PartitionHistory) -> int:
@@ -92,7 +84,7 @@ def log_start(history: PartitionHistory) -> int:
 
 
 def total_seconds(partitions: Iterable[PreservedOffsets]) -> float:
-    """As if one broker did it all, which for markers and fillers of a small cluster is near the truth."""
+    """Of work that moves no record, as if one broker did it all, which in a small cluster is near the truth."""
     rows = list(partitions)
     filling = max(
         sum(row.to_fill for row in rows) / MARKERS_PER_SECOND,
@@ -110,7 +102,6 @@ class KeepingOffsets:
 
     def __init__(self, position: int) -> None:
         self.position = position
-        self.filled = 0
 
     def steps(self, batches: Sequence[ProduceBatch]) -> Iterator[ProduceBatch]:
         """`batches` without holes inside, ascending, each after the fill it needs.
@@ -134,10 +125,8 @@ class KeepingOffsets:
                 records=offsets,
                 base_sequence=-1,
                 source_first_offset=self.position,
-                max_timestamp_ms=-1,
                 holds=Holds.NOTHING,
             )
-            self.filled += offsets
             self.position += offsets
 
 

@@ -34,5 +34,4 @@ class ProduceBatch:
     base_sequence: int
     source_first_offset: int
     """Of its first record."""
-    max_timestamp_ms: int
     holds: Holds = Holds.RECORDS

@@ -275,7 +275,6 @@ class PartitionRewriter:
             records=records,
             base_sequence=sequence,
             source_first_offset=source_first_offset,
-            max_timestamp_ms=max_timestamp_ms,
         )
 
 

@@ -130,9 +130,7 @@ class FakeCluster:
     def batch(self, tp: TopicPartition, number: int, records: int, sequence: int) -> ProduceBatch:
         data = f"{tp.topic}-{tp.partition}-{number}".encode().ljust(50 + number)
         self.sizes[data] = (sequence, records)
-        return ProduceBatch(
-            data=data, records=records, base_sequence=sequence, source_first_offset=sequence, max_timestamp_ms=0
-        )
+        return ProduceBatch(data=data, records=records, base_sequence=sequence, source_first_offset=sequence)
 
 
 @asynccontextmanager

@@ -180,9 +180,7 @@ def produced(number: int, records: int, *, producer_id: int = 7, sequence: int |
         producer_epoch=1,
         base_sequence=number if sequence is None else sequence,
     )
-    return ProduceBatch(
-        data=data, records=records, base_sequence=number, source_first_offset=number, max_timestamp_ms=1_000
-    )
+    return ProduceBatch(data=data, records=records, base_sequence=number, source_first_offset=number)
 
 
 def newest(batch: ProduceBatch, base_offset: int) -> NewestBatch:

@@ -55,7 +55,6 @@ class Site:
                 records=1,
                 base_sequence=sequence,
                 source_first_offset=sequence,
-                max_timestamp_ms=0,
             )
             self.schedule.put(tp, batch)
 
