@@ -36,6 +36,20 @@ def deciding(options: RestoreOptions) -> dict[str, object]:
     return {field.name: _plain(getattr(options, field.name)) for field in fields(options) if field.name not in _FREE}
 
 
+def as_known_now(then: Mapping[str, object]) -> dict[str, object]:
+    """`deciding` as another version wrote it down: an option that it did not know has its default."""
+    return _completed(then, deciding(RestoreOptions()))
+
+
+def _completed(then: Mapping[str, object], defaults: Mapping[str, object]) -> dict[str, object]:
+    whole = {**defaults, **then}
+    for key, default in defaults.items():
+        value = whole[key]
+        if isinstance(value, Mapping) and isinstance(default, Mapping):
+            whole[key] = _completed(value, default)
+    return whole
+
+
 def _plain(value: object) -> object:
     """As it comes back from a document: a partition of a topic is `topic/partition` there, sets are in order."""
     match value:
@@ -87,12 +101,13 @@ def gone_on_with(
         if not concerned:
             continue
         whose = f"topics {format_few(concerned)} were begun to be filled at {iso(one.begun.began_ms)} ({one.begun.key})"
-        if one.begun.options != deciding(options):
+        then = as_known_now(one.begun.options)
+        if then != deciding(options):
             anew = "delete these topics to begin anew"
             if one.begun.options.get("append"):
                 anew = f"restore into others (topic_mapping); {SET_ASIDE}"
             raise RefusedError(
-                f"{whose}, with other options: {_differences(one.begun.options, deciding(options))}",
+                f"{whose}, with other options: {_differences(then, deciding(options))}",
                 hint=f"run it with the options of then to go on, or {anew}",
             )
         if gone:
@@ -115,7 +130,7 @@ def refuse_twice(
         RefusedError: the same has been restored into one of these topics.
     """
     for one in reversed(finished):
-        if one.begun.target_cluster_id != target_cluster_id or one.begun.options != deciding(options):
+        if one.begun.target_cluster_id != target_cluster_id or as_known_now(one.begun.options) != deciding(options):
             continue
         held = [topic.target for topic in one.ready.topics if there.get(topic.target) == topic.topic_id]
         if held:

@@ -152,6 +152,17 @@ class TestGoingOn:
         with pytest.raises(RefusedError, match="with other options: scope was"):
             chosen(same)
 
+    def test_an_option_that_the_version_of_then_did_not_know_had_its_default(self) -> None:
+        known_then = {name: value for name, value in deciding(OPTIONS).items() if name != "provenance_headers"}
+        scope = deciding(OPTIONS)["scope"]
+        assert isinstance(scope, dict)
+        known_then["scope"] = {name: value for name, value in scope.items() if name != "as_of_ms"}
+        older = Unfinished(begun=begun(options=known_then), ready=ready())
+
+        assert chosen(older) is older
+        with pytest.raises(RefusedError, match="with other options: provenance_headers was false and is true"):
+            chosen(older, options=replace(OPTIONS, provenance_headers=True))
+
     def test_a_topic_of_it_that_is_gone_is_told_with_what_is_left_to_delete(self) -> None:
         with pytest.raises(RefusedError, match="payments that belong to the same restore are gone") as refused:
             chosen(UNFINISHED, there={"restored": ORDERS})
@@ -315,6 +326,13 @@ class TestAppending:
     def test_hazard_28_a_finished_one_is_not_appended_again(self) -> None:
         with pytest.raises(RefusedError, match=r"restored, payments is done, begun at .*: it would be appended twice"):
             self.twice(options=self.OPTIONS)
+
+    def test_hazard_28_an_upgrade_that_brings_an_option_does_not_have_it_appended_again(self) -> None:
+        known_then = {name: value for name, value in deciding(self.OPTIONS).items() if name != "provenance_headers"}
+        older = Finished(begun=begun(options=known_then), ready=ready())
+
+        with pytest.raises(RefusedError, match="it would be appended twice"):
+            refuse_twice([older], options=self.OPTIONS, target_cluster_id="target", there=THERE)
 
     def test_other_records_into_another_cluster_or_into_topics_made_anew_are_another_restore(self) -> None:
         self.twice(options=replace(self.OPTIONS, provenance_headers=True))
