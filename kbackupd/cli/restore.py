@@ -84,12 +84,13 @@ def command(
     ] = None,
     output: Annotated[OutputFormat, typer.Option("--format", help="text or json")] = OutputFormat.TEXT,
 ) -> None:
-    """Restore topics into absent or empty ones, verify what arrived, and say exactly what did.
+    """Restore topics, into absent or empty ones unless told to append, verify what arrived, and say exactly what did.
 
     Killed or interrupted, run the same again: it goes on where the target's logs end, and nothing is restored twice.
 
-    Exit codes: 0 everything is back · 3 the archive is damaged · 4 archive or target unreachable · 5 refused, nothing
-    was written · 6 something is missing, or the archive declares gaps · 130 interrupted.
+    Exit codes: 0 everything is back · 2 the file is wrong · 3 the archive is damaged · 4 archive or target unreachable,
+    or access denied · 5 refused, no record was written · 6 something is missing, or the archive declares gaps · 130
+    interrupted.
     """
     settings = load_restore_settings(config, os.environ)
     targets = load_daemon_settings(tiers, os.environ).tiers if tiers is not None else None
@@ -197,8 +198,8 @@ async def _restore(
     map_file: OffsetMapFile | None,
     plans: StorageSettings | None,
 ) -> tuple[RestoreReport, GroupsOutcome | None]:
-    # As Ctrl-C: what is under way is cancelled, and the last word says in what state the target is.
     refuse_future(settings.options, clock.now_ms())
+    # As Ctrl-C: what is under way is cancelled, and the last word says in what state the target is.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     store = await open_store(settings.source.storage)
     beside = await open_store(plans) if plans else store
