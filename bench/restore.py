@@ -98,6 +98,9 @@ def main() -> int:
     if unknown := [name for name in names if name not in TOPICS]:
         print(f"no such topic: {', '.join(unknown)}; there are {', '.join(TOPICS)}", file=sys.stderr)
         return 2
+    if arguments.rounds < 1:
+        print("nothing is measured in less than one round", file=sys.stderr)
+        return 2
     directory = Path(tempfile.mkdtemp(prefix="kbackupd-bench-", dir=arguments.directory))
     try:
         with ExitStack() as servers:

@@ -1,4 +1,7 @@
-"""What the steps of one execution of a restore share."""
+"""What the steps of one execution of a restore share: what they work with, its results, and questions to the target.
+
+The questions raise KafkaUnavailableError and KafkaDeniedError.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,7 @@ class Execution:
     """What an earlier run restored; empty in a first one."""
 
     async def leaders(self) -> Mapping[TopicPartition, int]:
+        """Of each partition of the target topics; one without a leader is left out."""
         metadata = await cluster_metadata(self.connection, [topic.target for topic in self.plan.topics])
         return {
             TopicPartition(topic.name, partition.partition): partition.leader_id
@@ -52,6 +56,7 @@ class Execution:
         }
 
     async def log_ends(self, node_id: int, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """High watermarks, by their leader `node_id`; what it does not tell is left out."""
         answers = await list_offsets(self.connection, node_id, dict.fromkeys(partitions, (LATEST_TIMESTAMP, -1)))
         return {tp: one.offset for tp, one in answers.items() if one.error_code == KafkaErrorCode.NONE}
 

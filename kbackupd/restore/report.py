@@ -81,7 +81,8 @@ class PartitionReport:
     records_of_unknown_outcome: int
     """Restored; their transaction's marker is not in the archive."""
     records_missing: int
-    """Of a partition that failed, by the headers of what was not read."""
+    """Wanted, and not in the target: damaged, refused, or of a partition that failed. Of that one at most so many, by
+    the headers of what was not read."""
     records_restamped: int
     """Restored with the timestamp that LogAppendTime gave them, as CreateTime: the timestamp type differs."""
     records_converted: int

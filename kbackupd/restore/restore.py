@@ -76,7 +76,12 @@ async def execute(
 
     Raises:
         PreflightError, TargetDeniedError: nothing was written.
+        RefusedError: it cannot be gone on with, or another restore into the same topics was begun at the same time; no
+            record was produced.
         KafkaUnavailableError, KafkaDeniedError: the target could not be asked, or a topic not be prepared.
+        IncompleteError: a topic could not be made safe in time; no record was produced.
+        StoreDeniedError, StoreUnavailableError: it could not be written down that it begins, and nothing was produced;
+            or that it is over, and everything is there: run again, it finds that.
     """
     memory = memory or RestoreMemory()
     clock = connection.clock

@@ -39,6 +39,7 @@ REQUESTS_AT_ONCE = 128
 
 
 def acknowledged(run: Execution, tp: TopicPartition, batch: ProduceBatch) -> None:
+    """Count `batch`, which all in-sync replicas have: sent by this run, or found there from an earlier one."""
     result = run.results[tp]
     result.next_offset += batch.records
     if batch.holds is not Holds.RECORDS:
@@ -59,6 +60,15 @@ async def restore_partition(
     partition: PartitionPlan,
     ready: ReadyTopic,
 ) -> None:
+    """Bring one partition to its end in the target, as far as that can be; what came of it is in `run.results`.
+
+    On return everything that its result counts is acknowledged by all in-sync replicas, and unless it failed nothing
+    of the partition is under way.
+    Cancelled, the log holds a prefix of what is produced, and what was sent may still be appended to it: the next run
+    finds it there, or the broker drops it as a repetition.
+
+    Never raises a KbackupError: it becomes the result's `failure`.
+    """
     tp = TopicPartition(topic.target, partition.partition)
     history = planned_history(run.archive, topic, partition)
     log_end = ready.log_ends[partition.partition]

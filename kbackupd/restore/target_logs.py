@@ -31,7 +31,15 @@ async def read_landed(
     plan: RestorePlan,
     problems: list[Problem],
 ) -> dict[TopicPartition, Landed]:
-    """What the logs hold of the restore that is gone on with; what is not of it goes to `problems`."""
+    """What the logs hold of the restore that is gone on with; what is not of it goes to `problems`.
+
+    Args:
+        logs: of every partition of `topics`.
+
+    Raises:
+        KafkaUnavailableError: a leader does not deliver the end of its logs.
+        KafkaDeniedError: it may not be read.
+    """
     firsts = {
         TopicPartition(topic.target, number): first
         for topic in ready.topics
@@ -75,7 +83,11 @@ async def read_logs(
     going_on: Unfinished | None,
     problems: list[Problem],
 ) -> dict[TopicPartition, OffsetRange]:
-    """What each log holds. Topics that hold what is not of this restore, or do not tell, are added to `problems`."""
+    """What each log holds. Topics that hold what is not of this restore, or do not tell, are added to `problems`.
+
+    Raises:
+        KafkaUnavailableError: a leader does not answer.
+    """
     filling = going_on.filling if going_on else {}
     starts = _log_starts(plan)
     by_leader: dict[int, list[TopicPartition]] = {}

@@ -47,6 +47,7 @@ class LogOfCoordinators:
     complete: frozenset[int] = frozenset()
     """Partitions of which no transaction can be missing that was decided by the instant and is of concern."""
     partitions: int = 0
+    """How many that topic had at the instant."""
 
     @property
     def is_complete(self) -> bool:

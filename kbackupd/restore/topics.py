@@ -30,6 +30,7 @@ class ReadyTopic:
 
     topic_id: TopicId
     log_ends: Mapping[int, int]
+    """Partition → where its first record lands, or landed."""
     configs: Mapping[str, str]
     """What was set for the time of the restore."""
     created: bool

@@ -179,7 +179,7 @@ def test_runs_that_contradict_each_other_are_refused(changes: dict[str, object],
         decode_offset_map("map.json", encode_offset_map(document_of(one)))
 
 
-def test_hazard_35_a_million_runs_are_a_file_of_some_megabytes() -> None:
+def test_hazard_35_a_hundred_thousand_runs_are_a_file_of_some_megabytes() -> None:
     count = 100_000
     one = partition_map([(1, 1)] * count)
 
