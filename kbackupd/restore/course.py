@@ -217,7 +217,11 @@ class Course:
         )
 
     async def end(self, report: RestoreReport) -> None:
-        """Write down that nothing is left to do, if that is so; else a later run goes on."""
+        """Write down that nothing is left to do, if that is so; else a later run goes on. On return that is durable.
+
+        Raises:
+            KbackupError: the store did not take it; the same restore, run again, goes on and finds nothing left.
+        """
         begun = self._known()
         partitions = [partition for topic in report.topics for partition in topic.partitions]
         unverified = any(one.verified is not None and one.verified.problem for one in partitions)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from kbackupd.archive.archive import Archive
@@ -20,6 +20,7 @@ from kbackupd.flow.budget import MemoryBudget
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.produce import RawProducer
 from kbackupd.kafka.types import TopicPartition
+from kbackupd.model.errors import KbackupError
 from kbackupd.model.settings import RestoreSettings
 from kbackupd.restore.acls import AclSelection
 from kbackupd.restore.configs import RestoredFacts, after_restore
@@ -80,8 +81,7 @@ async def execute(
             record was produced.
         KafkaUnavailableError, KafkaDeniedError: the target could not be asked, or a topic not be prepared.
         IncompleteError: a topic could not be made safe in time; no record was produced.
-        StoreDeniedError, StoreUnavailableError: it could not be written down that it begins, and nothing was produced;
-            or that it is over, and everything is there: run again, it finds that.
+        StoreDeniedError, StoreUnavailableError: it could not be written down that it begins; no record was produced.
     """
     memory = memory or RestoreMemory()
     clock = connection.clock
@@ -152,8 +152,22 @@ async def execute(
         total_seconds=run.now() - progress.began_at,
         peak_buffered_bytes=run.reading.peak_bytes + run.unacknowledged.peak_bytes,
     )
-    await course.end(report)
+    report = await ended(course, report)
     progress.enter(Phase.DONE, run.now())
+    return report
+
+
+async def ended(course: Course, report: RestoreReport) -> RestoreReport:
+    """The report, once it is durable that the restore is over; where it cannot be made so, the report says it."""
+    try:
+        await course.end(report)
+    except KbackupError as error:
+        # Credentials for an hour, a restore of two: everything is there, and whoever waited for it must be told what.
+        note = (
+            f"that this restore is over could not be written down: {error.message}; run again, it reads everything once"
+            " more and finds nothing left to do"
+        )
+        return replace(report, notes=(*report.notes, note))
     return report
 
 

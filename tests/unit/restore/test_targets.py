@@ -11,6 +11,7 @@ from kbackupd.archive.archive import Archive
 from kbackupd.cli.restore_targets_text import recovery_document, recovery_lines
 from kbackupd.cli.restore_text import print_report
 from kbackupd.model.clock import SystemClock
+from kbackupd.model.errors import StoreDeniedError
 from kbackupd.model.positions import TopicId
 from kbackupd.model.scope import RestoreScope
 from kbackupd.model.settings import TierSettings
@@ -20,6 +21,7 @@ from kbackupd.restore.course import Course
 from kbackupd.restore.plan import PlannedCut
 from kbackupd.restore.recovery_point import oldest, recovery_point_ms
 from kbackupd.restore.report import RestoreReport, TopicReport, Verdict, verdict_of
+from kbackupd.restore.restore import ended
 from kbackupd.restore.stored import StoredRestores
 from kbackupd.restore.targets import by_tier
 from kbackupd.store.memory import MemoryStore
@@ -298,3 +300,18 @@ async def test_a_restore_whose_acls_were_refused_is_not_over_and_can_be_run_agai
     await course.end(replace(report(topic("orders")), acls=outcome))
 
     assert [key for key in store.objects if key.endswith("done.json")] == ([] if refused else [f"plans/{ID}/done.json"])
+
+
+async def test_a_store_that_is_gone_at_the_very_end_costs_nobody_the_report() -> None:
+    class Expired(MemoryStore):
+        async def put_if_absent(self, key: str, parts: object) -> None:
+            raise StoreDeniedError(f"{key}: the token has expired")
+
+    course = Course(restores=StoredRestores(Expired()), identity=IDENTITY, clock=SystemClock(), _begun=begun())
+    done = replace(report(topic("orders")), notes=("a quota slowed it",))
+
+    told = await ended(course, done)
+
+    assert (told.verdict, told.notes[0]) == (Verdict.COMPLETE, "a quota slowed it")
+    assert "could not be written down" in told.notes[1]
+    assert "the token has expired" in told.notes[1]
