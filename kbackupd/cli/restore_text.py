@@ -341,10 +341,16 @@ def interruption(progress: RestoreProgress, *, interrupted: bool) -> str:
     topics = list(progress.touched)
     names = ", ".join(topics[:10]) + (f" and {len(topics) - 10} more" if len(topics) > 10 else "")
     if progress.phase is Phase.PREPARING:
-        return f"{what} while {progress.phase}: topics may exist already, empty: {names}; run the restore again"
+        return (
+            f"{what} while {progress.phase}: this run produced no record; topics may have been created, or"
+            f" protected from retention and compaction: {names}; run the restore again"
+        )
+    # At the end some have their own configuration already, and which ones nobody told.
+    configured = progress.phase in (Phase.CONFIGURING, Phase.DONE)
+    protected = "" if configured else ", in topics without retention and compaction"
     return (
         f"{what} while {progress.phase}: {progress.acknowledged_records:,} records"
-        f" ({format_bytes(progress.acknowledged_bytes)}) are in the target, in topics without retention and compaction:"
-        f" {names}\nrun the same restore again to go on"
+        f" ({format_bytes(progress.acknowledged_bytes)}) are in the target{protected}: {names}"
+        "\nrun the same restore again to go on"
         + ("; those that held records before hold them still" if progress.appends else _ANEW)
     )
