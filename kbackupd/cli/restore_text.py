@@ -122,7 +122,8 @@ def _plan_notes(topic: TopicPlan) -> Iterator[str]:
     for partition in topic.partitions:
         where = f"{topic.source}-{partition.partition}"
         for lacking in partition.not_in_archive:
-            yield f"{where}: offsets {lacking.offsets} are not in the archive: {lacking.meaning}"
+            which = f"offsets {lacking.offsets} are not in the archive: " if lacking.offsets else ""
+            yield f"{where}: {which}{lacking.meaning}"
         for row in partition.open_transactions:
             does = "restored" if row.restored else "not restored"
             yield (
@@ -263,7 +264,8 @@ def _lost(topic: TopicReport, partition: PartitionReport) -> Iterator[str]:
     for missing in partition.missing:
         yield f"{where}: offsets {missing.offsets} ({missing.records} records): {missing.reason}"
     for lacking in partition.not_in_archive:
-        yield f"{where}: offsets {lacking.offsets}: {lacking.meaning}"
+        which = f"offsets {lacking.offsets}: " if lacking.offsets else ""  # else nobody knows which
+        yield f"{where}: {which}{lacking.meaning}"
     if partition.verified is not None and partition.verified.problem:
         yield f"{where}: read back, {topic.target}-{partition.partition} {partition.verified.problem}"
     for row in partition.transactions:

@@ -1,8 +1,8 @@
 """What a restore will do, worked out before anything is touched: from an opened archive and the options to a plan.
 
 Pure. The plan pins the archive (per writer and epoch, up to which sequence) and says topic by topic what is created,
-which offsets come from where, what is known to be missing and what that means. `--dry-run` prints exactly what is
-executed.
+which offsets come from where, what is known to be missing and what that means. `--dry-run` prints what is executed, as
+far as nothing comes into the archive meanwhile; a restore that is gone on with makes its plan of the archive of then.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from kbackupd.cli.restore_text import print_plan
 from kbackupd.model.clock import iso
 from kbackupd.model.scope import RestoreScope
 from kbackupd.restore.plan import RestorePlan
+from kbackupd.restore.planning import UNHEARD
 from tests.unit.restore.planned import plan_of, settings_for
 from tests.unit.restore.transactional_source import TransactionalSource
 
@@ -88,3 +89,15 @@ async def test_a_plan_prints_the_topics_that_did_not_exist_then(capsys: pytest.C
     print_plan(stdout_console(), plan)
 
     assert "late is not restored: it did not exist at that instant" in capsys.readouterr().out
+
+
+async def test_where_nobody_knows_which_offsets_are_missing_none_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    source = await TransactionalSource.create(1)
+    at_ms = source.now()
+    source.tick()
+    source.hear(0, capture=True)
+    await source.end()
+
+    print_plan(stdout_console(), await plan_at(source, at_ms))
+
+    assert f"orders-0: {UNHEARD}" in capsys.readouterr().out
