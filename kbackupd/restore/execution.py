@@ -13,12 +13,16 @@ from kbackupd.flow.budget import MemoryBudget
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.metadata import cluster_metadata
 from kbackupd.kafka.offsets import list_offsets
-from kbackupd.kafka.types import LATEST_TIMESTAMP, KafkaErrorCode, TopicPartition
+from kbackupd.kafka.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition
+from kbackupd.model.errors import KafkaDeniedError, UnreachableError
 from kbackupd.model.settings import RestoreSettings
+from kbackupd.restore.newest_batches import newest_batches
 from kbackupd.restore.plan import RestorePlan
 from kbackupd.restore.progress import RestoreProgress
 from kbackupd.restore.results import PartitionResult
-from kbackupd.restore.resume import Landed
+from kbackupd.restore.resume import Landed, NewestBatch
+from kbackupd.restore.send_queue import LogEnd
+from kbackupd.restore.topics import ReadyTopic
 
 
 @dataclass(slots=True)
@@ -33,6 +37,8 @@ class Execution:
     reading: MemoryBudget
     unacknowledged: MemoryBudget
     results: dict[TopicPartition, PartitionResult] = field(default_factory=dict)
+    ready: Mapping[str, ReadyTopic] = field(default_factory=dict)
+    """By target name, once topics are prepared."""
     landed: Mapping[TopicPartition, Landed] = field(default_factory=dict)
     """What an earlier run restored; empty in a first one."""
 
@@ -47,18 +53,39 @@ class Execution:
         }
 
     async def replicas(self) -> Mapping[str, int]:
-        """Of each target topic, how many its partition with the fewest has."""
-        metadata = await cluster_metadata(self.connection, [topic.target for topic in self.plan.topics])
+        """Of each target topic, how many its partition with the fewest has; none where the target does not say."""
+        try:
+            metadata = await cluster_metadata(self.connection, [topic.target for topic in self.plan.topics])
+        except UnreachableError:
+            return {}  # all is restored by then: the report must come, and configuration be tried
         return {
             topic.name: min(len(partition.replicas) for partition in topic.partitions)
             for topic in metadata.topics
             if topic.partitions
         }
 
-    async def log_ends(self, node_id: int, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """High watermarks, by their leader `node_id`; what it does not tell is left out."""
-        answers = await list_offsets(self.connection, node_id, dict.fromkeys(partitions, (LATEST_TIMESTAMP, -1)))
-        return {tp: one.offset for tp, one in answers.items() if one.error_code == KafkaErrorCode.NONE}
+    async def log_ends(self, node_id: int, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, LogEnd]:
+        """High watermarks and the batches that end there, by their leader `node_id`; what it does not tell is left out.
+
+        Raises:
+            KbackupError: it could not be asked, or what the logs end with was not delivered.
+        """
+        first = await list_offsets(self.connection, node_id, dict.fromkeys(partitions, (EARLIEST_TIMESTAMP, -1)))
+        last = await list_offsets(self.connection, node_id, dict.fromkeys(partitions, (LATEST_TIMESTAMP, -1)))
+        told = [tp for tp in partitions if not first[tp].error_code and not last[tp].error_code]
+        held = {
+            tp: (self.ready[tp.topic].id_of(tp.partition), last[tp].offset)
+            for tp in told
+            if first[tp].offset < last[tp].offset
+        }
+        newest: Mapping[TopicPartition, NewestBatch] = {}
+        try:
+            newest = await newest_batches(self.connection, node_id, held) if held else {}
+        except KafkaDeniedError:
+            # Without verification a restore needs no permission to read: then where a log ends must do.
+            if self.settings.options.verify:
+                raise
+        return {tp: LogEnd(last[tp].offset, newest.get(tp)) for tp in told}
 
     def now(self) -> float:
         return self.connection.clock.monotonic()

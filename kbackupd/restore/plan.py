@@ -67,11 +67,6 @@ class PlannedCut:
     provenance_headers: bool = False
     """Not a cut, but it changes the records."""
 
-    @property
-    def decodes_everything(self) -> bool:
-        """No batch can pass unread: the slow path, or nearly its cost."""
-        return bool(self.filters) or self.provenance_headers
-
     def of(self, asked: OffsetBounds, as_of: PartitionAsOf | None) -> PartitionCut:
         """What it is of one partition."""
         return PartitionCut(

@@ -16,7 +16,7 @@ from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KbackupError, UnreachableError
 from kbackupd.restore.produce_batch import ProduceBatch
 from kbackupd.restore.schedule import Question, Request, Schedule
-from kbackupd.restore.send_queue import GIVE_UP_SECONDS, Entry, Listener, Patience, SendQueue
+from kbackupd.restore.send_queue import GIVE_UP_SECONDS, Entry, Listener, LogEnd, Patience, SendQueue
 
 REQUEST_TIMEOUT_MS = 30_000
 
@@ -31,8 +31,8 @@ class BatchSender(Protocol):
 
 Leaders = Callable[[], Awaitable[Mapping[TopicPartition, int]]]
 """Asks the target who leads what now; a partition without a leader is left out."""
-LogEnds = Callable[[int, Sequence[TopicPartition]], Awaitable[Mapping[TopicPartition, int]]]
-"""Asks a broker where logs that it leads end; what it does not tell is left out."""
+LogEnds = Callable[[int, Sequence[TopicPartition]], Awaitable[Mapping[TopicPartition, LogEnd]]]
+"""Asks a broker where logs that it leads end, and with what; what it does not tell is left out."""
 FillHole = Callable[[TopicPartition, int, int], Awaitable[None]]
 """Has the log of a partition, which ends at one offset, end at another, as `kbackupd.restore.holes.HoleFiller.fill`."""
 Acknowledged = Callable[[TopicPartition, ProduceBatch], None]
@@ -189,7 +189,7 @@ class Producing:
         self._wake.set()
 
     async def _ask(self, question: Question) -> None:
-        ends: Mapping[TopicPartition, int] = {}
+        ends: Mapping[TopicPartition, LogEnd] = {}
         failure: KbackupError | None = None
         try:
             ends = await self._ask_log_ends(question.node_id, question.partitions)

@@ -114,7 +114,7 @@ async def execute(
     progress.touched |= dict.fromkeys(topic.target for topic in plan.topics)
     ready = await prepare_topics(connection, plan, state, course.filling)
     await course.filling_begins(state.producer, ready)
-    run.landed = state.landed
+    run.ready, run.landed = ready, state.landed
     if record is not None:
         record.begin(plan, state.cluster_id, ready, run.results)
 

@@ -19,6 +19,7 @@ from kbackupd.restore.send_queue import (
     REQUESTS_IN_FLIGHT,
     Entry,
     Listener,
+    LogEnd,
     Patience,
     SendQueue,
 )
@@ -167,7 +168,7 @@ class Schedule:
         return [Question(node_id=node_id, queues=tuple(queues)) for node_id, queues in by_leader.items()]
 
     def log_ends_are(
-        self, question: Question, ends: Mapping[TopicPartition, int], failure: KbackupError | None, now: float
+        self, question: Question, ends: Mapping[TopicPartition, LogEnd], failure: KbackupError | None, now: float
     ) -> None:
         """What the broker did not tell is left out of `ends`; `failure` if it did not answer at all."""
         for queue in question.queues:

@@ -11,11 +11,14 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kbackupd.kafka.types import KafkaErrorCode, ProduceAnswer, TopicPartition
 from kbackupd.model.errors import IncompleteError, KbackupError
+from kbackupd.restore.content_digest import batch_digest
 from kbackupd.restore.produce_batch import Holds, ProduceBatch
 from kbackupd.restore.refusals import foreign_end, is_retriable, refusal
+from kbackupd.restore.resume import NewestBatch
 
 REQUESTS_IN_FLIGHT = 5
 """Per broker and lane: brokers remember a producer's last five batches, so no repeated one goes unrecognised."""
@@ -26,6 +29,14 @@ _TRIES_OF_A_CORRUPT_BATCH = 5
 """Retriable by its name, since the wire may have damaged it; a batch that is wrong inside stays wrong."""
 PAUSES_BEFORE_ASKING_AGAIN = 5
 """First pauses between two questions to the cluster that had no answer."""
+
+
+class LogEnd(NamedTuple):
+    """Where a log ends, and with what."""
+
+    offset: int
+    newest: NewestBatch | None = None
+    """None: it is empty, or what it holds we may not read."""
 
 
 @dataclass(slots=True)
@@ -151,11 +162,16 @@ class SendQueue:
         idle = self.in_flight == 0 and not self.asking and self.failed is None
         return self.uncertain and bool(self.entries) and idle and now >= self.not_before
 
-    def log_ends_at(self, log_end: int) -> None:
-        """Settle the unanswered batches that the log holds: whole ones, from the oldest on."""
+    def log_ends_at(self, found: LogEnd) -> None:
+        """Settle the unanswered batches that the log holds: whole ones, from the oldest on.
+
+        The newest batch tells whose they are: somebody else's of the same size would be taken for ours, and ours lost.
+        If it is ours, so is what lies before it, for the broker takes none of them out of its order.
+        """
         if self.failed is not None:
             return
         self.uncertain = False
+        log_end = found.offset
         arrived: list[Entry] = []
         end = self.next_offset
         for entry in self.entries:
@@ -170,6 +186,8 @@ class SendQueue:
             self.uncertain = True  # what the earlier run had sent beyond the batches we know yet
         elif end != log_end:
             self.fail(self._foreign(f"the log ends at offset {log_end} instead of {end}"))
+        elif arrived and found.newest is not None and not _is(found.newest, arrived[-1].batch):
+            self.fail(self._foreign(f"what ends at offset {log_end} is not the batch that was sent there"))
         if arrived and self.failed is None:
             for entry in arrived:
                 entry.settled = True
@@ -264,3 +282,10 @@ class SendQueue:
 
     def _foreign(self, what: str) -> IncompleteError:
         return foreign_end(self.tp, what, appends=self.appends)
+
+
+def _is(newest: NewestBatch, batch: ProduceBatch) -> bool:
+    """What fills a hole is no batch of ours, and is known by where it ends alone."""
+    if batch.holds is Holds.NOTHING:
+        return newest.header.is_control
+    return newest.header.base_sequence == batch.base_sequence and newest.digest == batch_digest(batch.data)

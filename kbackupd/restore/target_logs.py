@@ -60,7 +60,14 @@ async def read_landed(
     keeping = {topic.target for topic in plan.keeping_offsets}
     appended = {topic.target for topic in ready.topics if topic.appends}
     there: dict[TopicPartition, Landed] = {}
+    problems += [
+        Problem(what=f"topic {topic.target} went away a moment ago", remedy="run it again: it says what is left to do")
+        for topic in ready.topics
+        if TopicPartition(topic.target, 0) not in logs
+    ]
     for tp, first_offset in firsts.items():
+        if tp not in logs:
+            continue
         try:
             there[tp] = landed(
                 tp,

@@ -15,7 +15,7 @@ from kbackupd.format.stored_records import records_of
 from kbackupd.model.errors import UsageError
 from kbackupd.model.events import GapCause
 from kbackupd.model.positions import OffsetRange, TopicId
-from kbackupd.model.scope import OffsetBounds, RecordPatterns, RecordsOf, RestoreScope, TimeWindow
+from kbackupd.model.scope import OffsetBounds, RecordsOf, RestoreScope, TimeWindow
 from kbackupd.model.settings import KeepOffsets
 from kbackupd.restore.plan import PartitionPlan
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder, SourceLog
@@ -284,14 +284,6 @@ async def test_what_others_need_keeps_its_offsets_unless_it_cannot_or_need_not(
     plan = await plan_of(built, settings_for("kafka:9092", {}, offsets=offsets, append=append))
 
     assert [topic.source for topic in plan.keeping_offsets] == kept
-
-
-async def test_a_plan_says_what_decodes_every_batch() -> None:
-    built, _ = await one_run_each(1)
-    for scope, decodes in ((RestoreScope(), False), (RestoreScope(patterns=RecordPatterns(key="k")), True)):
-        assert (await plan_of(built, settings_for("kafka:9092", {}, scope=scope))).cut.decodes_everything is decodes
-    provenance = settings_for("kafka:9092", {}, provenance_headers=True)
-    assert (await plan_of(built, provenance)).cut.decodes_everything
 
 
 LIVES = st.lists(

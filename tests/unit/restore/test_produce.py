@@ -18,7 +18,7 @@ from kbackupd.model.clock import SystemClock
 from kbackupd.model.errors import IncompleteError, KafkaDeniedError, KafkaUnavailableError, KbackupError
 from kbackupd.restore.produce import Producing
 from kbackupd.restore.produce_batch import ProduceBatch
-from kbackupd.restore.send_queue import REQUESTS_IN_FLIGHT
+from kbackupd.restore.send_queue import REQUESTS_IN_FLIGHT, LogEnd
 
 CODE = KafkaErrorCode
 PARTITIONS = [TopicPartition("orders", number) for number in range(3)]
@@ -74,8 +74,8 @@ class FakeCluster:
         self.restarting = False  # whoever asks has seen the old connections fail
         return {tp: log.leader for tp, log in self.logs.items()}
 
-    async def log_ends(self, node_id: int, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
-        return {tp: self.logs[tp].next_offset for tp in partitions if self.logs[tp].leader == node_id}
+    async def log_ends(self, node_id: int, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, LogEnd]:
+        return {tp: LogEnd(self.logs[tp].next_offset) for tp in partitions if self.logs[tp].leader == node_id}
 
     async def produce(
         self, node_id: int, batches: Mapping[TopicPartition, bytes], *, timeout_ms: int

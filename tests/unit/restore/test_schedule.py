@@ -6,11 +6,15 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from kbackupd.format.batch import iter_batches
+from kbackupd.format.records import RawRecord, build_batch, encode_body
 from kbackupd.kafka.types import KafkaErrorCode, ProduceAnswer, TopicPartition
 from kbackupd.model.errors import KafkaUnavailableError
+from kbackupd.restore.content_digest import batch_digest
 from kbackupd.restore.produce_batch import ProduceBatch
+from kbackupd.restore.resume import NewestBatch
 from kbackupd.restore.schedule import REQUEST_BYTES, Question, Request, Schedule
-from kbackupd.restore.send_queue import REQUESTS_IN_FLIGHT, Listener, Patience
+from kbackupd.restore.send_queue import REQUESTS_IN_FLIGHT, Listener, LogEnd, Patience
 
 CODE = KafkaErrorCode
 A, B, C = (TopicPartition("orders", number) for number in range(3))
@@ -135,7 +139,7 @@ def test_after_silence_nothing_goes_again_before_the_log_has_told_what_it_holds(
     [question] = site.schedule.questions(60.0)
     assert (question.node_id, question.partitions) == (1, [A])
     assert site.schedule.questions(60.0) == [], "it is asked once"
-    site.schedule.log_ends_are(question, {A: 3}, None, 60.0)
+    site.schedule.log_ends_are(question, {A: LogEnd(3)}, None, 60.0)
 
     assert site.acknowledged == [(A, 0), (A, 1), (A, 2)]
     assert sent(site.requests(60.0)) == [(1, {A: 3})]
@@ -158,10 +162,42 @@ def test_a_log_that_ends_where_none_of_our_batches_does_is_somebody_elses_doing(
     site.put(A, 0, size=30)
     site.schedule.unanswered(site.requests()[0], SILENCE, 0.0)
     [question] = site.schedule.questions(1.0)
-    site.schedule.log_ends_are(question, {A: 7}, None, 1.0)
+    site.schedule.log_ends_are(question, {A: LogEnd(7)}, None, 1.0)
 
     assert "the log ends at offset 7 instead of 1" in str(site.schedule[A].failed)
     assert (site.freed_bytes, site.ended) == (30, [A])
+
+
+def one_record(value: bytes, sequence: int) -> ProduceBatch:
+    record = RawRecord(0, 0, 0, encode_body(None, value))
+    data = build_batch([record], base_timestamp_ms=0, producer_id=7, producer_epoch=0, base_sequence=sequence)
+    return ProduceBatch(data=data, records=1, base_sequence=sequence, source_first_offset=sequence)
+
+
+def ends_with(batch: ProduceBatch, offset: int) -> LogEnd:
+    [(header, data)] = iter_batches(batch.data)
+    return LogEnd(offset, NewestBatch(header=header, digest=batch_digest(data)))
+
+
+@pytest.mark.parametrize(
+    ("there", "ours"),
+    [(one_record(b"ours", 1), True), (one_record(b"theirs", 1), False), (one_record(b"ours", 0), False)],
+    ids=["ours", "somebody else's", "somebody else's copy of ours"],
+)
+def test_hazard_27_a_foreign_record_in_the_place_of_an_unanswered_batch_is_not_taken_for_it(
+    there: ProduceBatch, ours: bool
+) -> None:
+    site = Site()
+    for sequence, value in enumerate((b"first", b"ours")):
+        site.schedule.put(A, one_record(value, sequence))
+    site.taken(site.requests()[0])
+    site.schedule.unanswered(site.requests()[0], SILENCE, 0.0)
+    [question] = site.schedule.questions(1.0)
+
+    site.schedule.log_ends_are(question, {A: ends_with(there, 2)}, None, 1.0)
+
+    assert site.acknowledged == [(A, 0), (A, 1)][: 1 + ours]
+    assert (site.schedule[A].failed is None) is ours
 
 
 def test_silence_of_one_broker_makes_every_partition_send_one_batch_first_again() -> None:
@@ -185,7 +221,7 @@ def test_pauses_between_tries_double_and_stop_doubling() -> None:
         pauses.append(round(pause / PAUSE_SECONDS))
         now += pause
         [question] = site.schedule.questions(now)
-        site.schedule.log_ends_are(question, {A: 0}, None, now)
+        site.schedule.log_ends_are(question, {A: LogEnd(0)}, None, now)
 
     assert pauses == [1, 2, 4, 8, 16, 32, 32, 32]
 
@@ -230,20 +266,20 @@ class TestWhatAnEarlierRunSent:
     def test_batches_that_this_run_has_not_sent_yet_count_when_the_log_has_them(self) -> None:
         site = self.begun()
         question = self.unanswered(site, 0, 1, 2)
-        site.schedule.log_ends_are(question, {A: 2}, None, PAUSE_SECONDS)
+        site.schedule.log_ends_are(question, {A: LogEnd(2)}, None, PAUSE_SECONDS)
         assert site.acknowledged == [(A, 0), (A, 1)]
         assert site.schedule[A].failed is None
 
     def test_a_log_that_is_ahead_of_what_was_read_is_asked_again_when_more_is(self) -> None:
         site = self.begun()
         question = self.unanswered(site, 0, 1)
-        site.schedule.log_ends_are(question, {A: 3}, None, PAUSE_SECONDS)
+        site.schedule.log_ends_are(question, {A: LogEnd(3)}, None, PAUSE_SECONDS)
         assert site.acknowledged == [(A, 0), (A, 1)]
         assert site.schedule.questions(PAUSE_SECONDS) == []
 
         site.put(A, 2, 3)
         [question] = site.schedule.questions(PAUSE_SECONDS)
-        site.schedule.log_ends_are(question, {A: 3}, None, PAUSE_SECONDS)
+        site.schedule.log_ends_are(question, {A: LogEnd(3)}, None, PAUSE_SECONDS)
 
         assert site.acknowledged[-1] == (A, 2)
         [request] = site.schedule.requests(PAUSE_SECONDS)
@@ -252,7 +288,7 @@ class TestWhatAnEarlierRunSent:
     def test_in_a_first_run_the_same_is_somebody_else(self) -> None:
         site = Site()
         question = self.unanswered(site, 0, 1, 2)
-        site.schedule.log_ends_are(question, {A: 2}, None, PAUSE_SECONDS)
+        site.schedule.log_ends_are(question, {A: LogEnd(2)}, None, PAUSE_SECONDS)
         assert "somebody else writes" in getattr(site.schedule[A].failed, "hint", "")
 
 
