@@ -135,5 +135,5 @@ def _told_until(
     if at_ms is None or cut is None:
         return None if cut is None else cut.next_offset
     later = told_after(evidence, at_ms)
-    # A log that was cut back in between has other records at those offsets.
-    return later.high_watermark if later is not None and len(history.branches) == 1 else None
+    # A log that was cut back since has other records at those offsets.
+    return later.high_watermark if later is not None and history.branch == max(history.branches) else None

@@ -32,7 +32,8 @@ class AroundCut:
     @classmethod
     def of(cls, history: PartitionHistory, evidence: PartitionEvidence, cut: Cut, at_ms: int) -> AroundCut:
         told = told_after(evidence, at_ms)
-        if told is None or len(history.branches) > 1:
+        if told is None or _was_cut_back(history):
+            # What was told afterwards may be of the log that went on.
             begun_below, all_ended = history.next_offset, False
         else:
             begun_below = max(told.high_watermark, cut.next_offset)
@@ -42,14 +43,20 @@ class AroundCut:
     @property
     def was_cut_back(self) -> bool:
         """The log that was there at the instant lost a tail since."""
-        return self.history.branch != max(self.history.branches)
+        return _was_cut_back(self.history)
 
     def heard_ms(self, offset: int) -> int | None:
-        """When a leader first told that its log goes beyond that offset; None: not known."""
-        if len(self.history.branches) > 1:
+        """By when a leader had told that its log goes beyond that offset; None: not known."""
+        samples = self.evidence.samples
+        # High watermarks grow, or nearly so; where they do not, one that is found tells the truth all the same.
+        at = bisect_right(samples, offset, key=lambda one: one.high_watermark)
+        if len(self.history.branches) > 1 or at == len(samples) or samples[at].high_watermark <= offset:
             return None
-        told = (one.answered_ms for one in self.evidence.samples if one.high_watermark > offset)
-        return min(told, default=None)
+        return samples[at].answered_ms
+
+
+def _was_cut_back(history: PartitionHistory) -> bool:
+    return history.branch != max(history.branches)
 
 
 def _marker(id: PartitionId, row: TransactionOutcome) -> Marker:

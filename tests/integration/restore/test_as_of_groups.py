@@ -23,9 +23,12 @@ from confluent_kafka.admin._resource import ResourceType
 from kbackupd.archive.archive import Archive
 from kbackupd.archive.cut import Cut, cut_at
 from kbackupd.archive.group_history import coordinator_topic_at
+from kbackupd.archive.groups import groups_at
 from kbackupd.format.committed_offsets import coordinator_partition
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.coordinators import CONSUMER_OFFSETS
+from kbackupd.model.scope import RestoreScope
+from kbackupd.restore.as_of import read_instant
 from kbackupd.store.open import open_store
 from kbackupd.testbed.daemon import Json, Section
 from kbackupd.testbed.kafka import KafkaServer
@@ -34,13 +37,16 @@ from tests.integration.capture.backup import Backup, flush, follows
 from tests.integration.capture.test_coordinators import Committed, alter, possible
 from tests.integration.capture.test_snapshots import last_groups, positions
 from tests.integration.conditions import PATIENCE_SECONDS, reaches
-from tests.integration.coordinator_story import commit, delete_group, transactional
+from tests.integration.coordinator_story import commit, delete_group, send_offsets, transactional
 from tests.integration.groups.story import held
+from tests.integration.restore.mirror import restore_archive
 from tests.integration.restore.test_outcomes import values
+from tests.unit.restore.planned import settings_for
 
 Names = Callable[[], str]
 DAY_MS, HOUR_MS = 86_400_000, 3_600_000
 INSTANTS = 8
+APPLICATIONS, TRANSACTIONS = 3, 15
 PARTITIONS, COMMITS = 4, 40
 """Each group commits at least so often."""
 CLOCK = SystemClock()
@@ -297,3 +303,94 @@ async def group_cut(backup: Backup, group: str, at_ms: int) -> Cut:
         await store.close()
     assert cut is not None
     return cut
+
+
+@dataclass(slots=True)
+class Applications:
+    """Each reads, writes and commits in one transaction: a record in several partitions, and its group's position."""
+
+    topic: str
+    stop: threading.Event = field(default_factory=threading.Event)
+    committed: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    def keep_on(self, kafka: KafkaServer, name: str) -> None:
+        producer, dice, number = transactional(kafka, name), random.Random(name), 0
+        while not self.stop.is_set():
+            number += 1
+            producer.begin_transaction()
+            for partition in dice.sample(range(PARTITIONS), 2):
+                producer.produce(self.topic, f"{name}/{number}".encode(), partition=partition)
+            assert producer.flush(PATIENCE_SECONDS) == 0
+            send_offsets(kafka, producer, name, self.topic, {0: number})
+            if dice.random() < 0.75:
+                producer.commit_transaction(PATIENCE_SECONDS)
+                self.committed[name].append(number)
+            else:
+                producer.abort_transaction(PATIENCE_SECONDS)
+
+    def enough(self) -> bool:
+        assert all(thread.is_alive() for thread in self.threads)
+        return len(self.committed) == APPLICATIONS and min(map(len, list(self.committed.values()))) >= TRANSACTIONS
+
+
+@pytest.fixture
+def applications(kafka: KafkaServer, unique_topic: Names) -> Iterator[Applications]:
+    made = Applications(unique_topic())
+    made.threads = [
+        threading.Thread(target=made.keep_on, args=(kafka, f"{made.topic}-app-{number}"), daemon=True)
+        for number in range(APPLICATIONS)
+    ]
+    yield made
+    made.stop.set()
+    for thread in made.threads:
+        if thread.is_alive():
+            thread.join(PATIENCE_SECONDS)
+
+
+@pytest.mark.timeout(1800)
+async def test_hazard_38_at_random_instants_each_application_stands_behind_its_last_restored_transaction(
+    backup: Backup, applications: Applications
+) -> None:
+    """Before it, a consumer that goes on would make output a second time; beyond it, never."""
+    kafka, topic = backup.kafka, applications.topic
+    create_topic(kafka.bootstrap, topic, partitions=PARTITIONS)
+    await asyncio.to_thread(commit, kafka, f"{topic}-first", topic, {0: 0})  # makes the two topics, if nobody did
+    await asyncio.to_thread(transactional, kafka, f"{topic}-first")
+    daemon = backup.daemon(topic, internal_topics=True)
+    daemon.start()
+    await follows(daemon, topic, PARTITIONS)
+    for thread in applications.threads:
+        thread.start()
+    began_ms = CLOCK.now_ms()
+    await reaches(applications.enough, "every application committed many times")
+    applications.stop.set()
+    for thread in applications.threads:
+        await asyncio.to_thread(thread.join, PATIENCE_SECONDS)
+    ended_ms = CLOCK.now_ms()
+    await flush(daemon)
+    assert daemon.stop() == 0
+
+    dice, stood = random.Random(1), set()
+    store = await open_store(backup.storage)
+    try:
+        archive = await Archive.open(store, "main")
+        for number in range(2 * INSTANTS):
+            at_ms, target = dice.randrange(began_ms, ended_ms), f"{topic}-at-{number}"
+            settings = settings_for(kafka.bootstrap, {topic: target}, scope=RestoreScope(as_of_ms=at_ms))
+            await restore_archive(store, settings)
+            instant = await read_instant(archive, settings.options)
+            assert instant is not None
+            restored = await asyncio.to_thread(values, kafka, target)
+            found = [value.decode().rpartition("/") for rows in restored.values() for value in rows if value]
+            report = await groups_at(
+                store, "main", at_ms, f"{topic}-app-*", pinned=archive.pinned, decided=instant.positions
+            )
+            for name in applications.committed:
+                there = {int(count) for application, _, count in found if application == name}
+                assert there == {one for one in applications.committed[name] if one <= max(there, default=0)}
+                assert positions(report, name).get((topic, 0), 0) == max(there, default=0), (name, at_ms)
+                stood.add((name, max(there, default=0)))
+    finally:
+        await store.close()
+    assert len(stood) > APPLICATIONS

@@ -5,13 +5,18 @@ Those of a random source are in test_as_of.py; here each has a story.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kbackupd.model.coordinators import TransactionState
 from kbackupd.model.events import GapCause
 from kbackupd.model.scope import RestoreScope
+from kbackupd.restore import as_of
+from kbackupd.restore.decided import Decisions
 from kbackupd.restore.instant import AmbiguousTransaction
 from kbackupd.restore.resume import plan_digest
+from kbackupd.restore.told import Marker
 from tests.coordinator_logs import transaction
 from tests.unit.restore.planned import plan_of, settings_for
 from tests.unit.restore.test_as_of import plan_at, restored
@@ -233,6 +238,43 @@ async def test_what_is_stored_later_of_answers_from_before_the_instant_changes_n
 
     assert plan_digest(later) == plan_digest(before)
     assert plan_digest(await plan_at(source.built, RestoreScope(as_of_ms=at_ms))) != plan_digest(before)
+
+
+@pytest.mark.parametrize("own_epochs", [True, False])
+async def test_an_election_long_before_the_instant_is_no_reason_to_look_at_all_that_came_after_it(
+    own_epochs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[Marker] = []
+    source = await TransactionalSource.create(2, own_epochs=own_epochs)
+    source.write_plain(1)
+    source.write_plain(1)
+    hear_all(source)
+    source.built.log(source.orders, 1).truncate(1)
+    source.plain[1].pop()
+    source.life.follow_cut(source.orders, 1)
+    hear_all(source)
+    whole(source, 7, 0, 1)
+    hear_all(source)
+    source.built.clock.advance(MINUTE_SECONDS)
+    source.tick()
+    at_ms = source.now()
+    source.built.clock.advance(MINUTE_SECONDS)
+    hear_all(source)
+    for _ in range(20):
+        whole(source, 7, 0, 1)
+    await source.end()
+
+    class Watched(Decisions):
+        def __init__(self, beyond: list[Marker], *more: Any, **named: Any) -> None:
+            looked_at.extend(beyond)
+            super().__init__(beyond, *more, **named)
+
+    monkeypatch.setattr(as_of, "Decisions", Watched)
+    values, ambiguous = await found_at(source, at_ms)
+
+    assert values == source.state(at_ms)
+    assert ambiguous == []
+    assert looked_at == []
 
 
 @pytest.mark.parametrize("commit", [True, False])
