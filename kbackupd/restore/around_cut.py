@@ -45,14 +45,16 @@ class AroundCut:
         """The log that was there at the instant lost a tail since."""
         return _was_cut_back(self.history)
 
-    def heard_ms(self, offset: int) -> int | None:
-        """By when a leader had told that its log goes beyond that offset; None: not known."""
-        samples = self.evidence.samples
-        # High watermarks grow, or nearly so; where they do not, one that is found tells the truth all the same.
-        at = bisect_right(samples, offset, key=lambda one: one.high_watermark)
-        if len(self.history.branches) > 1 or at == len(samples) or samples[at].high_watermark <= offset:
-            return None
-        return samples[at].answered_ms
+
+def heard_ms(evidence: PartitionEvidence, offset: int) -> int | None:
+    """By when a leader had told that its log goes beyond that offset; None: not known."""
+    samples = evidence.samples
+    # High watermarks grow, or nearly so; where they do not, one that is found tells the truth all the same.
+    at = bisect_right(samples, offset, key=lambda one: one.high_watermark)
+    # A log that was cut back had been farther before.
+    if evidence.truncations or at == len(samples) or samples[at].high_watermark <= offset:
+        return None
+    return samples[at].answered_ms
 
 
 def _was_cut_back(history: PartitionHistory) -> bool:
@@ -94,14 +96,14 @@ def last_marker(history: PartitionHistory, producer_id: int) -> Marker | None:
     return next((_marker(history.id, row) for row in rows), None)
 
 
-def last_below(there: AroundCut, producers: set[int]) -> Sequence[tuple[Marker, bool]]:
-    """Of each of the producers the last marker below the cut, and whether it commits."""
-    last = {
-        row.producer_id: (_marker(there.history.id, row), row.committed)
-        for row in there.history.outcomes
-        if row.offset < there.cut.next_offset and row.producer_id in producers
-    }
-    return list(last.values())
+def last_below(there: AroundCut) -> Sequence[tuple[Marker, bool]]:
+    """Of each producer the last marker below the cut, and whether it commits."""
+    last: dict[int, TransactionOutcome] = {}
+    for row in there.history.outcomes:
+        if row.offset >= there.cut.next_offset:
+            break
+        last[row.producer_id] = row
+    return [(_marker(there.history.id, row), row.committed) for row in last.values()]
 
 
 def begun_before(there: AroundCut, marker: Marker) -> OpenTransaction | None:

@@ -18,12 +18,12 @@ from kbackupd.model.errors import UsageError
 from kbackupd.model.positions import PartitionId
 from kbackupd.model.scope import RecordsOf
 from kbackupd.model.settings import RestoreOptions
-from kbackupd.restore.around_cut import AroundCut, last_below, left_open, markers
+from kbackupd.restore.around_cut import AroundCut, heard_ms, last_below, left_open, markers
 from kbackupd.restore.batch_facts import begun_in_lost_tails, read_facts
 from kbackupd.restore.choice import choose_topics
 from kbackupd.restore.decided import Decisions
 from kbackupd.restore.instant import Instant
-from kbackupd.restore.told import LogOfCoordinators
+from kbackupd.restore.told import LeftOpen, LogOfCoordinators, Marker
 
 _COORDINATORS = (TRANSACTION_STATE, CONSUMER_OFFSETS)
 LONGEST_TRANSACTION_MS = 20 * 60_000
@@ -70,30 +70,43 @@ async def read_instant(archive: Archive, options: RestoreOptions) -> Instant | N
     positions = coordinator_topic_at(archive, CONSUMER_OFFSETS, at_ms)
     of_groups = {} if positions is None else {id: cut_at(archive.evidence(id), at_ms) for id in positions.partition_ids}
     names |= dict.fromkeys(of_groups, CONSUMER_OFFSETS)
-    there = {
-        id: AroundCut.of(archive.history(id, cut.branch), archive.evidence(id), cut, at_ms)
-        for id, cut in {**cuts, **of_groups}.items()
-        if cut is not None
-    }
-    beyond = [marker for one in there.values() for marker in markers(one)]
-    unended = [row for one in there.values() for row in left_open(one)]
+    cut_of = {id: cut for id, cut in {**cuts, **of_groups}.items() if cut is not None}
+
+    def around(id: PartitionId) -> AroundCut:
+        cut = cut_of[id]
+        return AroundCut.of(archive.history(id, cut.branch), archive.evidence(id), cut, at_ms)
+
+    beyond: list[Marker] = []
+    unended: list[LeftOpen] = []
+    below: list[tuple[Marker, bool]] = []
+    cut_back: list[PartitionId] = []
+    for id in cut_of:
+        # One history at a time: of most partitions nothing is looked at again, and there can be ten thousand.
+        one = around(id)
+        beyond += markers(one)
+        unended += left_open(one)
+        below += last_below(one)
+        if one.was_cut_back:
+            cut_back.append(id)
     if coordinators is not None:
-        known = {(row.id, row.producer_id) for row in unended}
-        lost = await begun_in_lost_tails(archive, list(there.values()))
-        unended += [row for row in lost if (row.id, row.producer_id) not in known]
+        unended += await begun_in_lost_tails(archive, cut_back, around, besides=unended)
     producers = {marker.producer_id for marker in beyond} | {data.producer_id for data in unended}
     if not producers:
         return Instant(at_ms=at_ms, cuts=cuts, coordinators_known=coordinators is not None)
-    concerned = {marker.id for marker in beyond} | {data.id for data in unended}
     log = None
     if coordinators is not None:
-        earliest_ms = min(at_ms, *(there[id].cut.sent_ms for id in concerned))
+        concerned = {marker.id for marker in beyond} | {data.id for data in unended}
+        earliest_ms = min(at_ms, *(cut_of[id].sent_ms for id in concerned))
         log = await _log(archive, coordinators, at_ms, producers, earliest_ms=earliest_ms)
-    below = [row for one in there.values() for row in last_below(one, producers)]
     decisions = Decisions(
-        beyond, below, unended, names=names, log=log, heard_ms=lambda marker: there[marker.id].heard_ms(marker.offset)
+        beyond,
+        [row for row in below if row[0].producer_id in producers],
+        unended,
+        names=names,
+        log=log,
+        heard_ms=lambda marker: heard_ms(archive.evidence(marker.id), marker.offset),
     )
-    facts = await read_facts(archive, there, decisions)
+    facts = await read_facts(archive, around, decisions)
     decided = decisions.decided(facts)
     return Instant(
         at_ms=at_ms,

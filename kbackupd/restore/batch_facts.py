@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from itertools import groupby
 
@@ -26,7 +26,7 @@ _READS_AT_ONCE = 32
 """With a run each: a few hundred MiB at the very most, where every run were of the largest batches."""
 
 
-async def read_facts(archive: Archive, there: Mapping[PartitionId, AroundCut], decisions: Decisions) -> Facts:
+async def read_facts(archive: Archive, around: Callable[[PartitionId], AroundCut], decisions: Decisions) -> Facts:
     """Each run once for all that is asked of it, many at a time: an object store answers late and to all at once."""
     marker_ms: dict[tuple[PartitionId, int], int] = {}
     data_epochs: dict[tuple[PartitionId, int], int] = {}
@@ -51,20 +51,21 @@ async def read_facts(archive: Archive, there: Mapping[PartitionId, AroundCut], d
     for marker in decisions.asks_time():
         asked.setdefault(marker.id, set()).add(marker.offset)
     unknown: dict[tuple[PartitionId, int], dict[int, int]] = {}
-    for marker in decisions.asks_epoch():
-        one = there[marker.id]
-        begun = begun_before(one, marker)
-        if begun is not None:
-            data_epochs[marker.id, marker.offset] = begun.producer_epoch
-            continue
-        unknown.setdefault((marker.id, segment_of(one.history, marker.offset)), {})[marker.offset] = marker.producer_id
+    for id, of_partition in groupby(decisions.asks_epoch(), key=lambda marker: marker.id):
+        one = around(id)
+        for marker in of_partition:
+            begun = begun_before(one, marker)
+            if begun is not None:
+                data_epochs[id, marker.offset] = begun.producer_epoch
+                continue
+            unknown.setdefault((id, segment_of(one.history, marker.offset)), {})[marker.offset] = marker.producer_id
     async with asyncio.TaskGroup() as group:
         for id, offsets in asked.items():
-            history = there[id].history
+            history = around(id).history  # held as long as its reads are
             for together in _by_run(history, sorted(offsets)):
                 group.create_task(times(history, together))
         for (id, first_offset), ended in unknown.items():
-            group.create_task(epochs(there[id].history, first_offset, ended))
+            group.create_task(epochs(around(id).history, first_offset, ended))
     return Facts(marker_ms=marker_ms, data_epochs=data_epochs)
 
 
@@ -94,28 +95,40 @@ async def _headers(
         return
 
 
-async def begun_in_lost_tails(archive: Archive, there: Sequence[AroundCut]) -> list[LeftOpen]:
+async def begun_in_lost_tails(
+    archive: Archive,
+    cut_back: Sequence[PartitionId],
+    around: Callable[[PartitionId], AroundCut],
+    *,
+    besides: Sequence[LeftOpen],
+) -> list[LeftOpen]:
     """Of logs that were cut back since: what was begun by the instant and has no marker in the tail that was lost.
 
     A footer tells what was open at the end of the log that went on; of a tail that was lost within the same segment
     only its batches tell.
+
+    Args:
+        besides: what footers tell.
     """
     at_once = asyncio.Semaphore(_READS_AT_ONCE)
+    known = {(row.id, row.producer_id) for row in besides}
 
-    async def tail(one: AroundCut) -> list[LeftOpen]:
-        history, begun = one.history, dict[int, int]()
-        first_offset = max(min(one.cut.stable_offset, one.cut.next_offset), history.first_offset)
+    async def tail(id: PartitionId) -> list[LeftOpen]:
         async with at_once:
+            there = around(id)
+            history, begun = there.history, dict[int, int]()
+            first_offset = max(min(there.cut.stable_offset, there.cut.next_offset), history.first_offset)
             async for header in _headers(archive, history, first_offset, history.next_offset):
                 if header.is_control:
                     begun.pop(header.producer_id, None)
-                elif header.is_transactional and header.base_offset < one.begun_below:
+                elif header.is_transactional and header.base_offset < there.begun_below:
                     begun.setdefault(header.producer_id, header.producer_epoch)
         return [
-            LeftOpen(history.id, producer_id, epoch, history.next_offset, last_marker(history, producer_id))
+            LeftOpen(id, producer_id, epoch, history.next_offset, last_marker(history, producer_id))
             for producer_id, epoch in begun.items()
+            if (id, producer_id) not in known
         ]
 
     async with asyncio.TaskGroup() as group:
-        reading = [group.create_task(tail(one)) for one in there if one.was_cut_back]
+        reading = [group.create_task(tail(id)) for id in cut_back]
     return [row for task in reading for row in task.result()]

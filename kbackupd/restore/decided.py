@@ -91,7 +91,10 @@ class Decisions:
         yield from (one.last for one in self._left_open if one.last is not None and self._log is not None)
 
     def asks_epoch(self) -> Iterator[Marker]:
-        """Markers of which the epoch of the data before them is needed: those of which only epochs can tell."""
+        """Markers of which the epoch of the data before them is needed: those of which only epochs can tell.
+
+        Those of one partition come together.
+        """
         epochs = self._last_epochs()
         for marker in self._beyond:
             last = epochs.get(marker.producer_id, -1)
