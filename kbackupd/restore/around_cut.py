@@ -86,14 +86,21 @@ def left_open(there: AroundCut) -> Iterator[LeftOpen]:
     history = there.history
     for row in history.open_transactions:
         if row.first_offset < there.begun_below:
-            last = last_marker(history, row.producer_id)
-            yield LeftOpen(history.id, row.producer_id, row.producer_epoch, history.next_offset, last)
+            yield left_open_by(history, row.producer_id, row.producer_epoch)
 
 
-def last_marker(history: PartitionHistory, producer_id: int) -> Marker | None:
-    """Of whatever outcome."""
+def left_open_by(history: PartitionHistory, producer_id: int, producer_epoch: int) -> LeftOpen:
+    """Data of that producer behind its last marker."""
     rows = (row for row in reversed(history.outcomes) if row.producer_id == producer_id)
-    return next((_marker(history.id, row) for row in rows), None)
+    last = next(rows, None)
+    return LeftOpen(
+        history.id,
+        producer_id,
+        producer_epoch,
+        history.next_offset,
+        None if last is None else _marker(history.id, last),
+        last is not None and last.committed,
+    )
 
 
 def last_below(there: AroundCut) -> Sequence[tuple[Marker, bool]]:

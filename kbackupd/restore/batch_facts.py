@@ -17,7 +17,7 @@ from kbackupd.archive.history import PartitionHistory
 from kbackupd.format.header import BatchHeader
 from kbackupd.model.errors import CorruptObjectError, ObjectMissingError
 from kbackupd.model.positions import PartitionId
-from kbackupd.restore.around_cut import AroundCut, begun_before, last_marker, segment_of
+from kbackupd.restore.around_cut import AroundCut, begun_before, left_open_by, segment_of
 from kbackupd.restore.decided import Decisions
 from kbackupd.restore.told import Facts, LeftOpen
 
@@ -51,7 +51,7 @@ async def read_facts(archive: Archive, around: Callable[[PartitionId], AroundCut
     for marker in decisions.asks_time():
         asked.setdefault(marker.id, set()).add(marker.offset)
     unknown: dict[tuple[PartitionId, int], dict[int, int]] = {}
-    for id, of_partition in groupby(decisions.asks_epoch(), key=lambda marker: marker.id):
+    for id, of_partition in groupby(sorted(set(decisions.asks_epoch())), key=lambda marker: marker.id):
         one = around(id)
         for marker in of_partition:
             begun = begun_before(one, marker)
@@ -124,7 +124,7 @@ async def begun_in_lost_tails(
                 elif header.is_transactional and header.base_offset < there.begun_below:
                     begun.setdefault(header.producer_id, header.producer_epoch)
         return [
-            LeftOpen(id, producer_id, epoch, history.next_offset, last_marker(history, producer_id))
+            left_open_by(history, producer_id, epoch)
             for producer_id, epoch in begun.items()
             if (id, producer_id) not in known
         ]

@@ -69,6 +69,7 @@ class Decisions:
         self._beyond = sorted(beyond, key=lambda one: (one.id, one.offset))
         self._below = list(below)
         self._left_open = list(left_open)
+        self._open_epochs = {(data.producer_id, data.producer_epoch) for data in self._left_open}
         self._names = names
         self._log = log
         self._heard_ms = heard_ms
@@ -91,14 +92,15 @@ class Decisions:
         yield from (one.last for one in self._left_open if one.last is not None and self._log is not None)
 
     def asks_epoch(self) -> Iterator[Marker]:
-        """Markers of which the epoch of the data before them is needed: those of which only epochs can tell.
-
-        Those of one partition come together.
-        """
+        """Markers of which the epoch of the data before them is needed: those of which only epochs can tell."""
         epochs = self._last_epochs()
         for marker in self._beyond:
             last = epochs.get(marker.producer_id, -1)
             if marker.producer_epoch == last and not self._log_is_complete(marker.producer_id):
+                yield marker
+        for marker, _ in self._below:
+            # Where it raised the epoch of its data, data of that epoch elsewhere had the same end.
+            if (marker.producer_id, marker.producer_epoch - 1) in self._open_epochs:
                 yield marker
 
     def decided(self, facts: Facts) -> Mapping[PartitionId, DecidedTransactions]:
@@ -215,15 +217,36 @@ class Decisions:
 
     def _decision_of(self, data: LeftOpen, facts: Facts, frontier: Mapping[str, int]) -> Decision:
         """What the log tells of its transaction by then, though its marker was never captured."""
-        last_ms = -1 if data.last is None else facts.marker_ms.get((data.id, data.last.offset))
+        before, certain = None, True
+        if data.last is not None:
+            possible = self._possible(data.last, facts, committed=data.last_committed)
+            before = possible.owners[0] if possible.surely and len(possible.owners) == 1 else None
+            # One that a whole log does not tell of was over before what was read of it.
+            certain = before is not None or (not possible.owners and self._log_is_complete(data.producer_id))
+        perhaps: set[Decision] = set()
         for one in self._owners.of_data(data.producer_id, data.producer_epoch, self._partition(data.id)):
+            owned = self._places[one]
             if not one.has_its_own_epoch:
-                if last_ms is None:
+                if not certain:
                     return Decision.UNKNOWN
-                if one.decided is not None and one.decided.at_ms <= last_ms:
+                if _is_over(owned, before):
+                    continue
+                if one.completed is not None and not one.partitions_known:
+                    # Of its end alone nobody knows that it ever was here.
+                    perhaps.add(one.decision)
                     continue
             # The first that the last marker did not end: a later one's data would follow this one's marker.
-            return one.decision if self._is_decided(self._places[one], frontier) else Decision.OPEN
+            decision = one.decision if self._is_decided(owned, frontier) else Decision.OPEN
+            return decision if perhaps <= {decision} else Decision.UNKNOWN
+        return self._by_epoch(data, facts)
+
+    def _by_epoch(self, data: LeftOpen, facts: Facts) -> Decision:
+        """What a marker elsewhere tells of it, that ended data of the same epoch and raised it."""
+        for marker, committed in self._below:
+            ended_epoch = facts.data_epochs.get((marker.id, marker.offset))
+            same = marker.producer_id == data.producer_id and ended_epoch == data.producer_epoch
+            if same and marker.producer_epoch == data.producer_epoch + 1:
+                return Decision.COMMITTED if committed else Decision.ABORTED
         return Decision.UNKNOWN
 
     @staticmethod

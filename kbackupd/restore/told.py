@@ -33,6 +33,7 @@ class LeftOpen(NamedTuple):
     """Where what was captured of the partition ends."""
     last: Marker | None
     """The producer's last marker there, of whatever outcome."""
+    last_committed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -240,6 +240,71 @@ async def test_what_is_stored_later_of_answers_from_before_the_instant_changes_n
     assert plan_digest(await plan_at(source.built, RestoreScope(as_of_ms=at_ms))) != plan_digest(before)
 
 
+async def test_of_a_transaction_whose_end_alone_is_known_nobody_believes_that_it_was_in_a_partition() -> None:
+    """The log was compacted before capture began: of what was over, Complete is left, and it names no partitions."""
+    source = await TransactionalSource.create(2, own_epochs=False)
+    whole(source, 7, 0)
+    coordinators = source.built.log(source.coordinators, 0)
+    coordinators.compact([coordinators.next_offset - 1])
+    hear_all(source)
+    source.write(7, 1)
+    hear_all(source)
+    source.tick()
+    at_ms = source.now()
+    await source.end()
+
+    values, ambiguous = await found_at(source, at_ms)
+
+    assert values == source.state(at_ms)
+    assert [len(rows) for rows in values.values()] == [1, 0], "what was begun in partition 1 is open"
+    assert ambiguous == []
+
+
+async def test_a_last_marker_by_a_slow_clock_does_not_make_its_own_transaction_that_of_what_follows() -> None:
+    source = await TransactionalSource.create(1, own_epochs=False)
+    source.write(7, 0)
+    source.tick()
+    source.go_on(7, commit=True)
+    source.built.log(source.orders, 0).end_transaction(7, committed=True, timestamp_ms=source.now() - 500)
+    source.transactions[0].markers[0] = 1
+    end(source, 7)
+    source.built.clock.advance(5)
+    source.write(7, 0)
+    hear_all(source)
+    source.tick()
+    at_ms = source.now()
+    await source.end()
+
+    values, _ = await found_at(source, at_ms)
+
+    assert values == source.state(at_ms)
+    assert [len(rows) for rows in values.values()] == [1]
+
+
+@pytest.mark.parametrize("commit", [True, False])
+async def test_without_the_log_a_marker_elsewhere_decides_data_of_the_same_epoch_whose_own_was_never_captured(
+    commit: bool,
+) -> None:
+    source = await TransactionalSource.create(3, logged=False)
+    whole(source, 7, 0, 1)
+    source.write(7, 0)
+    source.write(7, 1)
+    hear_all(source)
+    await source.life.flush()
+    end(source, 7, commit=commit)
+    source.tick()
+    source.hear(0, capture=True)
+    source.hear(1, capture=False)
+    at_ms = source.now()
+    await source.life.flush()
+
+    values, ambiguous = await found_at(source, at_ms)
+
+    assert values == source.state(at_ms)
+    assert [len(rows) for rows in values.values()] == [1 + commit, 1 + commit, 0]
+    assert ambiguous == []
+
+
 @pytest.mark.parametrize("own_epochs", [True, False])
 async def test_an_election_long_before_the_instant_is_no_reason_to_look_at_all_that_came_after_it(
     own_epochs: bool, monkeypatch: pytest.MonkeyPatch
