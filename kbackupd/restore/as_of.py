@@ -138,7 +138,7 @@ async def _log(
 
     async def read(id: PartitionId) -> TransactionsOfPartition:
         evidence = archive.evidence(id)
-        long_before, told = cut_at(evidence, earliest_ms - _SETTLED_MS), told_after(evidence, at_ms)
+        long_before, settled = cut_at(evidence, earliest_ms - _SETTLED_MS), told_after(evidence, at_ms + _SETTLED_MS)
         over_below = 0 if long_before is None else long_before.next_offset
 
         def wanted(one: LoggedTransaction) -> bool:
@@ -152,7 +152,7 @@ async def _log(
                 wanted=wanted,
                 since_ms=earliest_ms - LONGEST_TRANSACTION_MS,
                 settled_below=over_below,
-                until_ms=max(at_ms + _SETTLED_MS, -1 if told is None else told.answered_ms),
+                until_ms=None if settled is None else settled.answered_ms,
                 read_ahead_bytes=_READ_AHEAD_BYTES,
             )
 

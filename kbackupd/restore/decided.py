@@ -68,6 +68,7 @@ class Decisions:
     ) -> None:
         self._beyond = sorted(beyond, key=lambda one: (one.id, one.offset))
         self._below = list(below)
+        self._last_below = {marker for marker, _ in self._below}
         self._left_open = list(left_open)
         self._open_epochs = {(data.producer_id, data.producer_epoch) for data in self._left_open}
         self._names = names
@@ -221,8 +222,10 @@ class Decisions:
         if data.last is not None:
             possible = self._possible(data.last, facts, committed=data.last_committed)
             before = possible.owners[0] if possible.surely and len(possible.owners) == 1 else None
-            # One that a whole log does not tell of was over before what was read of it.
             certain = before is not None or (not possible.owners and self._log_is_complete(data.producer_id))
+            if certain and before is None and data.last not in self._last_below:
+                # A whole log does not tell of the one before: it came later than what was read, and so did this one.
+                return Decision.OPEN
         perhaps: set[Decision] = set()
         for one in self._owners.of_data(data.producer_id, data.producer_epoch, self._partition(data.id)):
             owned = self._places[one]

@@ -281,6 +281,30 @@ async def test_a_last_marker_by_a_slow_clock_does_not_make_its_own_transaction_t
     assert [len(rows) for rows in values.values()] == [1]
 
 
+async def test_what_is_open_at_the_end_of_capture_is_not_taken_for_what_was_decided_long_before_it() -> None:
+    """Partition 1 was not heard of for an hour after the instant: all of it may have been begun by then."""
+    source = await TransactionalSource.create(2, own_epochs=False)
+    whole(source, 7, 0, 1)
+    hear_all(source)
+    source.tick()
+    at_ms = source.now()
+    source.tick()
+    source.hear(-1, capture=True)
+    source.hear(0, capture=True)
+    source.built.clock.advance(2 * MINUTE_SECONDS)
+    source.hear(-1, capture=True)
+    source.built.clock.advance(HOUR_SECONDS)
+    whole(source, 7, 0, 1)
+    source.write(7, 1)
+    await source.end()
+
+    values, ambiguous = await found_at(source, at_ms)
+
+    assert values == source.state(at_ms)
+    assert [len(rows) for rows in values.values()] == [1, 1]
+    assert ambiguous == []
+
+
 @pytest.mark.parametrize("commit", [True, False])
 async def test_without_the_log_a_marker_elsewhere_decides_data_of_the_same_epoch_whose_own_was_never_captured(
     commit: bool,
