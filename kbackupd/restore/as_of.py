@@ -10,7 +10,7 @@ import asyncio
 from kbackupd.archive.archive import Archive, ArchivedTopic
 from kbackupd.archive.cut import cut_at, told_after
 from kbackupd.archive.group_history import DecidedPositions, coordinator_topic_at
-from kbackupd.archive.transaction_fold import LoggedTransaction
+from kbackupd.archive.transaction_fold import Decision, LoggedTransaction
 from kbackupd.archive.transaction_history import TransactionsOfPartition, transactions_of
 from kbackupd.model.clock import iso
 from kbackupd.model.coordinators import CONSUMER_OFFSETS, TRANSACTION_STATE
@@ -28,6 +28,8 @@ from kbackupd.restore.told import LeftOpen, LogOfCoordinators, Marker
 _COORDINATORS = (TRANSACTION_STATE, CONSUMER_OFFSETS)
 LONGEST_TRANSACTION_MS = 20 * 60_000
 """The brokers' `transaction.max.timeout.ms`, 15 minutes, and the markers that are then to be written."""
+_LONGEST_OUTAGE_MS = 24 * 3_600_000
+"""Of a coordinator, where something tells of one; so far back the log is read then."""
 _SETTLED_MS = 60_000
 """So long after the instant the log is read, for what came next, and so long before it for what was over."""
 _READ_AHEAD_BYTES = 1 << 20
@@ -130,6 +132,10 @@ def _refuse_before_capture(archive: Archive, at_ms: int) -> None:
         )
 
 
+def _end(part: TransactionsOfPartition) -> int:
+    return 0 if part.cut is None else part.cut.next_offset
+
+
 async def _log(
     archive: Archive, topic: ArchivedTopic, at_ms: int, producers: set[int], *, earliest_ms: int
 ) -> LogOfCoordinators:
@@ -144,17 +150,26 @@ async def _log(
         def wanted(one: LoggedTransaction) -> bool:
             return one.producer_id in producers and (one.completed is None or one.completed.offset >= over_below)
 
-        async with at_once:
+        async def since(since_ms: int) -> TransactionsOfPartition:
             return await transactions_of(
                 archive,
                 id,
                 at_ms,
                 wanted=wanted,
-                since_ms=earliest_ms - LONGEST_TRANSACTION_MS,
+                since_ms=since_ms,
                 settled_below=over_below,
                 until_ms=None if settled is None else settled.answered_ms,
                 read_ahead_bytes=_READ_AHEAD_BYTES,
             )
+
+        async with at_once:
+            found = await since(earliest_ms - LONGEST_TRANSACTION_MS)
+            if any(
+                one.decided is None and one.decision_at(_end(found)) is Decision.UNKNOWN for one in found.transactions
+            ):
+                # Its coordinator was away for longer than that between the decision and the markers.
+                found = await since(earliest_ms - _LONGEST_OUTAGE_MS)
+            return found
 
     async with asyncio.TaskGroup() as group:
         reading = [group.create_task(read(id)) for id in topic.partition_ids]

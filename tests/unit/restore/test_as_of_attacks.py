@@ -138,6 +138,34 @@ async def test_a_marker_that_comes_hours_late_ends_its_own_transaction_and_no_la
     assert ambiguous == []
 
 
+@pytest.mark.parametrize("own_epochs", [True, False])
+async def test_a_decision_whose_coordinator_was_away_for_an_hour_before_the_markers_is_one(own_epochs: bool) -> None:
+    """Every partition had a leader and was heard of meanwhile."""
+    source = await TransactionalSource.create(2, own_epochs=own_epochs)
+    whole(source, 7, 0, 1)
+    source.write(7, 0)
+    source.write(7, 1)
+    hear_all(source)
+    source.tick()
+    source.go_on(7, commit=True)
+    hear_all(source)
+    for _ in range(6):
+        source.built.clock.advance(10 * MINUTE_SECONDS)
+        hear_all(source)
+    source.tick()
+    at_ms = source.now()
+    source.tick()
+    end(source, 7)
+    whole(source, 7, 0, 1)
+    await source.end()
+
+    values, ambiguous = await found_at(source, at_ms)
+
+    assert values == source.state(at_ms)
+    assert [len(rows) for rows in values.values()] == [2, 2]
+    assert ambiguous == []
+
+
 @pytest.mark.parametrize("minutes", [-30, 30])
 async def test_brokers_whose_clocks_are_wrong_by_half_an_hour_change_nothing(minutes: int) -> None:
     source = await TransactionalSource.create(2, own_epochs=False, brokers_ahead_ms=minutes * 60_000)
