@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaException
 from confluent_kafka.admin._acl import AclOperation
 
 from kbackupd.archive.snapshots import archive_snapshot_at
@@ -167,7 +168,10 @@ class TestAPrincipalThatMayNotSetThem:
         process = start("--config", str(config), environment=kbackupd_environment(captured.site.s3))
 
         def is_filled() -> bool:
-            state = topic_state(picky.bootstrap, target)
+            try:
+                state = topic_state(picky.bootstrap, target)
+            except KafkaException:  # it is being made, and has no leader yet
+                return False
             return state is not None and state[0][0][1] > 0
 
         await reaches(is_filled, "records are restored")
