@@ -10,6 +10,7 @@ from kbackupd.kafka.offsets import list_offsets
 from kbackupd.kafka.types import (
     EARLIEST_TIMESTAMP,
     LATEST_TIMESTAMP,
+    OffsetAnswer,
     TopicMetadata,
     TopicPartition,
 )
@@ -20,7 +21,12 @@ from kbackupd.model.units import format_few
 from kbackupd.restore.newest_batches import newest_batches
 from kbackupd.restore.permissions import Problem
 from kbackupd.restore.plan import RestorePlan
+from kbackupd.restore.refusals import is_retriable
 from kbackupd.restore.resume import Landed, NewestBatch, landed
+
+SETTLING_SECONDS = 15.0
+"""A leader that metadata names already may not know it yet: a topic was made just before, a broker has just started."""
+_POLL_SECONDS = 0.1
 
 
 async def read_landed(
@@ -106,8 +112,8 @@ async def read_logs(
     losing: dict[str, list[int]] = {}
     silent: dict[str, list[int]] = {}
     for node_id, partitions in by_leader.items():
-        first = await list_offsets(connection, node_id, dict.fromkeys(partitions, (EARLIEST_TIMESTAMP, -1)))
-        last = await list_offsets(connection, node_id, dict.fromkeys(partitions, (LATEST_TIMESTAMP, -1)))
+        first = await _settled_offsets(connection, node_id, partitions, EARLIEST_TIMESTAMP)
+        last = await _settled_offsets(connection, node_id, partitions, LATEST_TIMESTAMP)
         for tp in partitions:
             log = OffsetRange(first[tp].offset, max(last[tp].offset, first[tp].offset))
             if first[tp].error_code or last[tp].error_code:
@@ -147,6 +153,21 @@ async def read_logs(
         for name, partitions in sorted(silent.items())
     ]
     return logs
+
+
+async def _settled_offsets(
+    connection: KafkaConnection, node_id: int, partitions: Sequence[TopicPartition], timestamp_ms: int
+) -> dict[TopicPartition, OffsetAnswer]:
+    """As `list_offsets`, and asked again for a while where the answer is one that passes. Changes nothing."""
+    answers: dict[TopicPartition, OffsetAnswer] = {}
+    left = list(partitions)
+    deadline = connection.clock.monotonic() + SETTLING_SECONDS
+    while True:
+        answers |= await list_offsets(connection, node_id, dict.fromkeys(left, (timestamp_ms, -1)))
+        left = [tp for tp in left if is_retriable(answers[tp].error_code)]
+        if not left or connection.clock.monotonic() >= deadline:
+            return answers
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 def _log_starts(plan: RestorePlan) -> dict[TopicPartition, int]:

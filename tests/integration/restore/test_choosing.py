@@ -439,8 +439,6 @@ async def test_plan_and_report_say_what_was_chosen_in_words_and_in_json(
         "as_of_ms": None,
         "without_coordinators": False,
         "provenance_headers": False,
-        "as_of_ms": None,
-        "without_coordinators": False,
     }
     assert [partition["left_out"] for partition in plan["topics"][0]["partitions"]] == [False, True, False]
 

@@ -74,6 +74,7 @@ class ForgedTarget(KafkaConnection):
         quotas: of clients.
         may_alter: we have Alter on the cluster.
         unwelcome: an ACL that is refused.
+        settling: so many questions for offsets are answered as by a leader that does not know yet that it is one.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class ForgedTarget(KafkaConnection):
         quotas: Sequence[Quota] = (),
         may_alter: bool = True,
         unwelcome: Acl | None = None,
+        settling: int = 0,
     ) -> None:
         super().__init__(bootstrap_servers=(), security=SecuritySettings(), client_id="test", clock=SystemClock())
         self.topics = dict(topics or {})
@@ -103,6 +105,7 @@ class ForgedTarget(KafkaConnection):
         self._quotas = tuple(quotas)
         self._may_alter = may_alter
         self._unwelcome = unwelcome
+        self._settling = settling
         self.acls: list[Acl] = []
         self.learn([BrokerInfo(node_id=1, host="127.0.0.1", port=1)])
 
@@ -119,6 +122,9 @@ class ForgedTarget(KafkaConnection):
             case MetadataRequest():
                 return self._metadata(request)
             case ListOffsetsRequest():
+                if self._settling > 0:
+                    self._settling -= 1
+                    refused = CODE.NOT_LEADER_OR_FOLLOWER
                 return {
                     tp: OffsetAnswer(
                         error_code=refused, offset=0 if stamp == -2 else self.topics[tp.topic].records, leader_epoch=0

@@ -9,11 +9,12 @@ import pytest
 
 from kbackupd.kafka.metadata import cluster_metadata
 from kbackupd.kafka.types import KafkaErrorCode, TopicOperation
-from kbackupd.kafka.wire import InitProducerIdRequest
+from kbackupd.kafka.wire import InitProducerIdRequest, ListOffsetsRequest
 from kbackupd.kafka.wire_admin import AlterTopicConfigsRequest, CreateTopicRequest, DescribeTopicConfigsRequest
 from kbackupd.kafka.wire_cluster import DescribeQuotasRequest
 from kbackupd.model.restores import BegunTopic, FillingTopic, Unfinished
 from kbackupd.model.snapshots import Quota
+from kbackupd.restore import target_logs
 from kbackupd.restore.configs import SAFE
 from kbackupd.restore.plan import RestorePlan
 from kbackupd.restore.preflight import PreflightError, TargetDeniedError, examine_target
@@ -408,6 +409,23 @@ class TestGoingOn:
         assert (await examine_target(target, plan, reads_back=False)).landed == {}
         with pytest.raises(TargetDeniedError, match="topic orders: this principal lacks Read"):
             await examine_target(target, plan, reads_back=False, unfinished=[half], going_on=half)
+
+
+class TestLeadersThatWereElectedAMomentAgo:
+    async def test_they_are_asked_again_before_anybody_is_told_to_try_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(target_logs, "_POLL_SECONDS", 0.0)
+
+        assert await problems(ForgedTarget(topics={"orders": ForgedTopic()}, settling=3), "orders") == []
+
+    async def test_one_that_stays_silent_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(target_logs, "SETTLING_SECONDS", 0.0)
+        refuses: dict[type[object], int] = {ListOffsetsRequest: CODE.NOT_LEADER_OR_FOLLOWER}
+
+        [problem] = await problems(ForgedTarget(topics={"orders": ForgedTopic()}, refuses=refuses), "orders")
+
+        assert "topic orders does not tell its offsets: partitions 0 → try again when" in problem
 
 
 class TestQuotas:
