@@ -148,7 +148,8 @@ class TestPartitionCounts:
     def test_fewer_than_the_archive_has(self, site: Site, picky: PickyKafka, unique_topic: Names) -> None:
         target = create_topic(picky.bootstrap, unique_topic())
 
-        problems = {f"topic {target} has 1 partition, the archive 2": f"delete {target}, or restore under another name"}
+        remedy = f"delete {target}, if nobody needs its records, or restore"
+        problems = {f"topic {target} has 1 partition, the archive 2": remedy}
         site.refuses({"orders": target}, REFUSED, problems, picky.bootstrap)
 
     def test_more_are_refused_until_they_are_asked_for(
