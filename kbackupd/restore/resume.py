@@ -126,19 +126,35 @@ def refuse_twice(
 ) -> None:
     """Where topics may hold records, only what was written down keeps a restore from being appended twice (hazard 28).
 
+    The same is what comes of the same topic: whether it was named or matched by a glob, alone or among others, and
+    whether the topic held records the first time, makes no difference.
+
     Raises:
         RefusedError: the same has been restored into one of these topics.
     """
     for one in reversed(finished):
-        if one.begun.target_cluster_id != target_cluster_id or as_known_now(one.begun.options) != deciding(options):
+        then = as_known_now(one.begun.options)
+        if one.begun.target_cluster_id != target_cluster_id or _records(then) != _records(deciding(options)):
             continue
-        held = [topic.target for topic in one.ready.topics if there.get(topic.target) == topic.topic_id]
+        filled = {topic.target: topic.topic_id for topic in one.ready.topics}
+        held = [
+            topic.target
+            for topic in one.begun.topics
+            if options.target_of(topic.source) == topic.target
+            and there.get(topic.target) is not None
+            and there.get(topic.target) == filled.get(topic.target)
+        ]
         if held:
             raise RefusedError(
                 f"the restore with these options into {format_few(held)} is done, begun at {iso(one.begun.began_ms)}"
                 f" ({one.begun.key}): it would be appended twice",
                 hint=f"nothing is left to do; to have it there twice: {SET_ASIDE}",
             )
+
+
+def _records(options: Mapping[str, object]) -> dict[str, object]:
+    """Of what `deciding` gives, what decides which records of a topic come back."""
+    return {key: value for key, value in options.items() if key not in ("topics", "topic_mapping", "append", "offsets")}
 
 
 def own_overrides(unfinished: Sequence[Unfinished], name: str, topic_id: TopicId) -> dict[str, str] | None:

@@ -334,10 +334,25 @@ class TestAppending:
         with pytest.raises(RefusedError, match="it would be appended twice"):
             refuse_twice([older], options=self.OPTIONS, target_cluster_id="target", there=THERE)
 
+    def test_hazard_28_however_the_topics_are_named_the_same_records_are_not_appended_again(self) -> None:
+        named = replace(self.OPTIONS, topics=TopicSelection(include=("orders", "payments")))
+        globbed = replace(self.OPTIONS, topics=TopicSelection(include=("o*",)))
+        first_run_into_absent_topics = Finished(
+            begun=begun(options=deciding(replace(self.OPTIONS, append=False))), ready=ready()
+        )
+
+        for options in (named, globbed):
+            with pytest.raises(RefusedError, match=r"restored.* is done, .*: it would be appended twice"):
+                self.twice(options=options)
+        with pytest.raises(RefusedError, match="it would be appended twice"):
+            refuse_twice([first_run_into_absent_topics], options=self.OPTIONS, target_cluster_id="target", there=THERE)
+
     def test_other_records_into_another_cluster_or_into_topics_made_anew_are_another_restore(self) -> None:
         self.twice(options=replace(self.OPTIONS, provenance_headers=True))
         self.twice(options=self.OPTIONS, cluster="elsewhere")
         self.twice(options=self.OPTIONS, there={})
+        self.twice(options=replace(self.OPTIONS, topics=TopicSelection(include=("invoices",))))
+        self.twice(options=replace(self.OPTIONS, topic_mapping=(TopicMapping(source="*", target="*-again"),)))
 
     async def test_finished_ones_are_told_apart_from_those_that_are_not(self) -> None:
         restores, other = StoredRestores(MemoryStore()), ID.replace("5f", "6f")
