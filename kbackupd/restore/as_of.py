@@ -145,7 +145,10 @@ async def _log(
     async def read(id: PartitionId) -> TransactionsOfPartition:
         evidence = archive.evidence(id)
         long_before, settled = cut_at(evidence, earliest_ms - _SETTLED_MS), told_after(evidence, at_ms + _SETTLED_MS)
-        over_below = 0 if long_before is None else long_before.next_offset
+        then = cut_at(evidence, at_ms)
+        # A log that was cut back in between has other records at those offsets.
+        same_log = long_before is not None and then is not None and long_before.branch == then.branch
+        over_below = long_before.next_offset if long_before is not None and same_log else 0
 
         def wanted(one: LoggedTransaction) -> bool:
             return one.producer_id in producers and (one.completed is None or one.completed.offset >= over_below)

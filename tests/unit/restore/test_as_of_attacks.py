@@ -17,7 +17,8 @@ from kbackupd.restore.decided import Decisions
 from kbackupd.restore.instant import AmbiguousTransaction
 from kbackupd.restore.resume import plan_digest
 from kbackupd.restore.told import Marker
-from tests.coordinator_logs import transaction
+from tests.coordinator_logs import append, transaction
+from tests.unit.format.coordinator_bytes import transactional_id_key
 from tests.unit.restore.planned import plan_of, settings_for
 from tests.unit.restore.test_as_of import plan_at, restored
 from tests.unit.restore.transactional_source import TransactionalSource
@@ -136,6 +137,36 @@ async def test_a_marker_that_comes_hours_late_ends_its_own_transaction_and_no_la
     assert values == source.state(at_ms)
     assert [len(rows) for rows in values.values()] == [1, 1]
     assert ambiguous == []
+
+
+@pytest.mark.parametrize("own_epochs", [True, False])
+async def test_a_coordinators_log_that_was_cut_back_before_the_instant_is_read_from_where_it_was_cut(
+    own_epochs: bool,
+) -> None:
+    """It was farther once: what lies below that is not long over."""
+    source = await TransactionalSource.create(2, own_epochs=own_epochs)
+    log = source.built.log(source.coordinators, 0)
+    kept = log.next_offset
+    for _ in range(5):
+        append(log, [(transactional_id_key("of another"), None)])
+    hear_all(source)
+    source.built.clock.advance(5 * MINUTE_SECONDS)
+    log.truncate(kept)
+    source.life.follow_cut(source.coordinators, 0)
+    source.write(7, 0)
+    source.write(7, 1)
+    hear_all(source)
+    source.tick()
+    source.go_on(7, commit=True)
+    source.tick()
+    source.hear(-1, capture=True)
+    at_ms = source.now()
+    end(source, 7)
+    await source.end()
+
+    values, _ = await found_at(source, at_ms)
+
+    assert [len(rows) for rows in values.values()] == [1, 1]
 
 
 @pytest.mark.parametrize("own_epochs", [True, False])
