@@ -34,7 +34,8 @@ from kbackupd.store.protocol import ObjectInfo, ObjectStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollupLimits:
-    """What one roll-up may hold. The process needs some 210 MiB with these, whatever the archive holds."""
+    """What one roll-up may hold. With these the process needed 110 MiB, whatever the archive held, without the library
+    for S3; 210 MiB is what users are told to leave for it."""
 
     segments: int = 256
     """So many uncovered ones make a roll-up of level 1; fewer, if they are likely to have `rows` rows."""

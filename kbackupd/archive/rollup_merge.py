@@ -1,6 +1,8 @@
 """Several roll-ups of one level into one of the next: a merge of sorted rows that holds one block of each at a time.
 
-Memory: a few blocks per source, and the bytes of the roll-up that is being made.
+Memory: of each source its footer, the bytes of one request and a block or two; and the bytes of the roll-up that is
+being made, which whoever chose the sources has bounded. Rows become Python numbers a thousand at a time, where they
+must be added up.
 """
 
 from __future__ import annotations
