@@ -30,6 +30,7 @@ from kbackupd.archive.identity import claim_epoch, newest_number, open_or_create
 from kbackupd.archive.recovery import recover
 from kbackupd.archive.rollup_build import build_rollups
 from kbackupd.archive.writer_state import WriterState
+from kbackupd.flow.collector import making_what_stays
 from kbackupd.format import keys
 from kbackupd.format.body import store_body
 from kbackupd.format.checkpoint import encode_checkpoint
@@ -355,11 +356,13 @@ def _settings(arguments: argparse.Namespace, topics: str) -> RestoreSettings:
 
 
 async def planned(store: ObjectStore, arguments: argparse.Namespace) -> dict[str, object]:
-    return _planned(await Archive.open(store, BACKUP_ID, wanted="topic-0000".__eq__), arguments, "topic-0000")
+    with making_what_stays():
+        return _planned(await Archive.open(store, BACKUP_ID, wanted="topic-0000".__eq__), arguments, "topic-0000")
 
 
 async def planned_all(store: ObjectStore, arguments: argparse.Namespace) -> dict[str, object]:
-    return _planned(await Archive.open(store, BACKUP_ID, wanted=lambda _: True), arguments, "*")
+    with making_what_stays():
+        return _planned(await Archive.open(store, BACKUP_ID, wanted=lambda _: True), arguments, "*")
 
 
 def _planned(archive: Archive, arguments: argparse.Namespace, topics: str) -> dict[str, object]:

@@ -25,7 +25,6 @@ from kbackupd.format.records import MalformedRecordError, decode_record
 from kbackupd.format.stored_records import records_of
 from kbackupd.model.errors import CorruptObjectError, ObjectMissingError
 from kbackupd.model.events import GAP_MEANING
-from kbackupd.model.segment import RunFlag
 
 READ_AHEAD_BYTES = 16 << 20
 """Of one partition; a caller reads one after the other, or a few at a time."""
@@ -102,7 +101,7 @@ def _read(batch: StoredBatch) -> LogItem | None:
         producer_id=header.producer_id if header.is_transactional else NO_PRODUCER_ID,
         producer_epoch=header.producer_epoch,
         captured_ms=batch.run.captured_ms,
-        compacted=bool(batch.run.flags & RunFlag.HOLES),
+        compacted=batch.run.flags.holes,
         records=records,
     )
 

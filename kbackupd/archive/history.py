@@ -15,7 +15,7 @@ from typing import NamedTuple
 from kbackupd.archive.lineage import MAX_OFFSET, ROOT_BRANCH, BranchSpan, lineage_of, root_of, valid_below_of
 from kbackupd.model.events import Gap, GapCause, PartitionSeen, Truncated
 from kbackupd.model.positions import OffsetRange, PartitionId
-from kbackupd.model.segment import ObjectRef, OpenTransaction, Run, RunFlag, Sample, TransactionOutcome
+from kbackupd.model.segment import ObjectRef, OpenTransaction, Run, Sample, TransactionOutcome
 
 
 class SegmentPlace(NamedTuple):
@@ -314,7 +314,7 @@ def _sources(active: Sequence[tuple[StoredRun, int]]) -> tuple[StoredRun, ...]:
         return (active[0][0],)
     ordered = sorted((stored for stored, _ in active), key=lambda stored: stored.precedence)
     for count, stored in enumerate(ordered, start=1):
-        if not stored.run.flags & RunFlag.HOLES:
+        if not stored.run.flags.holes:
             return tuple(ordered[:count])
     return tuple(ordered)
 

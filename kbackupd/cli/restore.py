@@ -30,6 +30,7 @@ from kbackupd.cli.restore_groups import (
 from kbackupd.cli.restore_progress import showing
 from kbackupd.cli.restore_targets_text import print_recovery, recovery_document
 from kbackupd.cli.restore_text import interruption, print_acls, print_plan, print_report
+from kbackupd.flow.collector import making_what_stays
 from kbackupd.groups.after_restore import GroupsOutcome
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.model.clock import Clock, SystemClock, iso
@@ -183,11 +184,12 @@ class _Planned(NamedTuple):
 async def _planned(store: ObjectStore, settings: RestoreSettings, pinned: Pins | None = None) -> _Planned:
     """The archive, with the rows of the topics that will be restored and of no other, and what will be done."""
     options = settings.options
-    archive = await Archive.open(
-        store, settings.source.backup_id, pinned=pinned, wanted=lambda name: wanted_at(options, name)
-    )
-    of = await read_instant(archive, options)
-    return _Planned(archive, make_plan(archive, settings, of), of)
+    with making_what_stays():
+        archive = await Archive.open(
+            store, settings.source.backup_id, pinned=pinned, wanted=lambda name: wanted_at(options, name)
+        )
+        of = await read_instant(archive, options)
+        return _Planned(archive, make_plan(archive, settings, of), of)
 
 
 async def _restore(

@@ -54,6 +54,16 @@ class RunFlag(IntFlag):
         """Whether `LEGACY_MAGIC` is among them."""
         return int(self) & 8 != 0
 
+    @property
+    def log_append_time(self) -> bool:
+        """Whether `LOG_APPEND_TIME` is among them."""
+        return int(self) & 4 != 0
+
+    @property
+    def holes(self) -> bool:
+        """Whether `HOLES` is among them."""
+        return int(self) & 1 != 0
+
 
 RUN_FLAGS = tuple(RunFlag(bits) for bits in range(64))
 """Every combination of them by its bits: to look one up costs a tenth of making it."""

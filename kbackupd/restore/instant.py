@@ -14,7 +14,7 @@ from kbackupd.archive.cut import Cut
 from kbackupd.archive.group_history import DecidedPositions
 from kbackupd.archive.history import OnBranches, PartitionEvidence, PartitionHistory, build_history
 from kbackupd.model.positions import OffsetRange, PartitionId
-from kbackupd.model.segment import OpenTransaction, RunFlag, Sample, TransactionOutcome
+from kbackupd.model.segment import OpenTransaction, Sample, TransactionOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +124,7 @@ def partition_as_of(instant: Instant, evidence: PartitionEvidence) -> PartitionA
 def _compacted_since(evidence: PartitionEvidence, cut: Cut) -> bool:
     """Whether something below the cut was captured with holes after the log had grown beyond it."""
     return cut.grown_ms is not None and any(
-        stored.run.flags & RunFlag.HOLES
-        and stored.run.captured_ms >= cut.grown_ms
-        and stored.run.first_offset < cut.next_offset
+        stored.run.flags.holes and stored.run.captured_ms >= cut.grown_ms and stored.run.first_offset < cut.next_offset
         for stored in evidence.runs
     )
 

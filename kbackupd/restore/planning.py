@@ -11,7 +11,7 @@ from kbackupd.archive.lineage import ROOT_BRANCH
 from kbackupd.model.events import GAP_MEANING
 from kbackupd.model.positions import OffsetRange, PartitionId
 from kbackupd.model.scope import OffsetBounds, RecordsOf
-from kbackupd.model.segment import Run, RunFlag
+from kbackupd.model.segment import Run
 from kbackupd.model.settings import KeepOffsets, RestoreOptions, RestoreSettings
 from kbackupd.restore.choice import GO_FIRST, ChosenTopic, choose_topics, not_there
 from kbackupd.restore.instant import Instant, PartitionAsOf, history_at, partition_as_of
@@ -155,7 +155,9 @@ def _partition_plan(
     never_seen: bool,
     preserves: bool,
 ) -> PartitionPlan:
-    runs = [] if left_out else list(_runs(cut.of(asked, as_of).needed(history)))
+    read = cut.of(asked, as_of).needed(history)
+    runs = [] if left_out else list(_runs(read))
+    held = len(runs) if read is history and not left_out else sum(1 for _ in _runs(history))
     return PartitionPlan(
         partition=history.id.partition,
         branch=history.branch,
@@ -163,15 +165,15 @@ def _partition_plan(
         asked_offsets=asked,
         left_out=left_out,
         runs=len(runs),
-        runs_skipped=sum(1 for _ in _runs(history)) - len(runs),
+        runs_skipped=held - len(runs),
         batches=sum(run.batches for run in runs),
         records=(records := sum(run.records for run in runs)),
         download_bytes=sum(run.stored_bytes for run in runs),
         raw_bytes=sum(run.raw_bytes for run in runs),
         largest_read_bytes=max((run.stored_bytes + run.raw_bytes for run in runs), default=0),
         largest_batch_bytes=max((run.largest_batch_bytes for run in runs), default=0),
-        log_append_time=any(run.flags & RunFlag.LOG_APPEND_TIME for run in runs),
-        legacy=any(run.flags & RunFlag.LEGACY_MAGIC for run in runs),
+        log_append_time=any(run.flags.log_append_time for run in runs),
+        legacy=any(run.flags.legacy for run in runs),
         not_in_archive=()
         if left_out
         else tuple(_lacking(history, asked, never_seen=never_seen, unheard=as_of is not None and not as_of.known)),
@@ -213,6 +215,8 @@ def _lacking(
 def _open_transactions(
     history: PartitionHistory, asked: OffsetBounds, visibility: RecordsOf
 ) -> Iterator[PlannedTransaction]:
+    if not history.open_transactions:
+        return
     outcomes = outcomes_of(history)
     for row in history.open_transactions:
         if asked.next_offset is None or row.first_offset < asked.next_offset:
@@ -254,7 +258,7 @@ def outcomes_of(history: PartitionHistory) -> Outcomes:
         history.outcomes,
         unseen=[one.offsets for one in _not_in_archive(history)],
         last_stable_offset=_last_stable_offset(history),
-        compacted_below=max((run.next_offset for run in _runs(history) if run.flags & RunFlag.HOLES), default=0),
+        compacted_below=max((run.next_offset for run in _runs(history) if run.flags.holes), default=0),
     )
 
 
