@@ -141,7 +141,7 @@ class Producing:
             KbackupError: why it failed; what was acknowledged before stays in the target.
         """
         await self._idle[tp].wait()
-        failed = self._schedule[tp].failed
+        failed = self._schedule[tp].failed_at_the_end()
         self._schedule.forget(tp)
         del self._idle[tp]
         if failed is not None:

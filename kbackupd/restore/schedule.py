@@ -162,6 +162,7 @@ class Schedule:
                 node_id = self._leaders.get(queue.tp)
                 if node_id is None:
                     self._leaders_wanted = True
+                    queue.leaderless(now)
                 else:
                     by_leader.setdefault(node_id, []).append(queue)
                     queue.asking = True

@@ -94,6 +94,8 @@ class SendQueue:
     uncertain: bool = False
     """A batch has no answer or a bad one: whether it is in the log, the log's end must tell before it goes again."""
     asking: bool = False
+    ahead: int | None = None
+    """Where the log ended when last asked, if that was beyond every batch we knew by then."""
     failing_since: float | None = None
     last_error: KbackupError | None = None
     failed: KbackupError | None = None
@@ -182,7 +184,8 @@ class SendQueue:
                 break
             arrived.append(entry)
             end += entry.batch.records
-        if end < log_end and self.repeats:
+        self.ahead = log_end if end < log_end and self.repeats else None
+        if self.ahead is not None:
             self.uncertain = True  # what the earlier run had sent beyond the batches we know yet
         elif end != log_end:
             self.fail(self._foreign(f"the log ends at offset {log_end} instead of {end}"))
@@ -197,10 +200,11 @@ class SendQueue:
     def log_end_untold(self, failure: KbackupError | None, now: float) -> None:
         if self.failed is None:
             self.last_error = failure or self.last_error
+            self.failing_since = now if self.failing_since is None else self.failing_since
             self.not_before = now + self.patience.first_pause_seconds * PAUSES_BEFORE_ASKING_AGAIN
 
     def leaderless(self, now: float) -> None:
-        """A batch could go, and nobody leads the partition."""
+        """A batch could go, or the log's end be asked for, and nobody leads the partition."""
         self.failing_since = now if self.failing_since is None else self.failing_since
 
     def give_up_if_due(self, now: float) -> None:
@@ -227,6 +231,13 @@ class SendQueue:
         self.listener.freed(sum(len(entry.batch.data) for entry in self.entries))
         self.entries.clear()
         self.listener.ended(self.tp)
+
+    def failed_at_the_end(self) -> KbackupError | None:
+        """Why the partition failed, once everything of it was put and nothing is left to send."""
+        if self.failed is None and self.ahead is not None:
+            # No batch of the earlier run came to explain it, so those before it need not be ours either.
+            return self._foreign(f"the log ends at offset {self.ahead} instead of {self.next_offset}")
+        return self.failed
 
     def _arrived(self, entry: Entry) -> None:
         entry.in_flight = False

@@ -241,6 +241,19 @@ async def test_a_log_that_somebody_else_writes_into_is_noticed_at_once() -> None
             await feed(cluster, engine, budget, tp, [1])
 
 
+async def test_hazard_27_a_log_that_reaches_farther_than_an_earlier_run_can_have_written_is_somebody_elses() -> None:
+    cluster, budget = FakeCluster(["answer lost"]), MemoryBudget(1 << 20)
+    tp = PARTITIONS[0]
+    cluster.logs[tp].append(1000, b"foreign", 5)
+    async with producing(cluster, [], budget=budget) as engine:
+        engine.begin(tp, next_offset=0, repeats=True)
+        batch = cluster.batch(tp, 0, 3, 0)
+        await budget.take(len(batch.data))
+        engine.put(tp, batch)
+        with pytest.raises(IncompleteError, match="the log ends at offset 5 instead of 3"):
+            await engine.finish(tp)
+
+
 async def test_a_broker_that_lost_acknowledged_batches_is_an_error_not_a_retry() -> None:
     cluster, budget = FakeCluster([]), MemoryBudget(1 << 20)
     tp = PARTITIONS[0]

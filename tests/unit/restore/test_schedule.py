@@ -285,6 +285,50 @@ class TestWhatAnEarlierRunSent:
         [request] = site.schedule.requests(PAUSE_SECONDS)
         assert [entry.batch.base_sequence for _, entry in request.chosen] == [3]
 
+    def test_a_log_that_is_still_ahead_when_nothing_more_comes_holds_what_somebody_else_wrote(self) -> None:
+        site = self.begun()
+        question = self.unanswered(site, 0, 1)
+        site.schedule.log_ends_are(question, {A: LogEnd(3)}, None, PAUSE_SECONDS)
+
+        failed = site.schedule[A].failed_at_the_end()
+
+        assert "the log ends at offset 3 instead of 2" in str(failed), "the two may be no batches of ours at all"
+        assert "somebody else writes" in getattr(failed, "hint", "")
+
+    def test_a_log_that_was_ahead_and_is_caught_up_with_is_no_failure_at_the_end(self) -> None:
+        site = self.begun()
+        question = self.unanswered(site, 0, 1)
+        site.schedule.log_ends_are(question, {A: LogEnd(3)}, None, PAUSE_SECONDS)
+        site.put(A, 2)
+        [question] = site.schedule.questions(PAUSE_SECONDS)
+        site.schedule.log_ends_are(question, {A: LogEnd(3)}, None, PAUSE_SECONDS)
+
+        assert site.schedule[A].failed_at_the_end() is None
+
+    def test_a_leader_that_goes_away_while_the_log_is_ahead_is_not_waited_for_for_ever(self) -> None:
+        site = self.begun()
+        question = self.unanswered(site, 0, 1)
+        site.schedule.log_ends_are(question, {A: LogEnd(3)}, None, PAUSE_SECONDS)
+        site.put(A, 2, 3)
+        site.schedule.leaders_are({}, 1.0)
+        assert site.schedule.questions(1.0) == []
+
+        site.schedule.give_up(1.1 + GIVE_UP_SECONDS)
+
+        assert "took nothing for 10 s" in str(site.schedule[A].failed)
+
+    def test_a_log_end_that_is_never_told_while_the_log_is_ahead_is_not_asked_for_for_ever(self) -> None:
+        site = self.begun()
+        question = self.unanswered(site, 0, 1)
+        site.schedule.log_ends_are(question, {A: LogEnd(3)}, None, PAUSE_SECONDS)
+        site.put(A, 2, 3)
+        [question] = site.schedule.questions(1.0)
+        site.schedule.log_ends_are(question, {}, SILENCE, 1.0)
+
+        site.schedule.give_up(1.1 + GIVE_UP_SECONDS)
+
+        assert "no answer in time" in str(site.schedule[A].failed)
+
     def test_in_a_first_run_the_same_is_somebody_else(self) -> None:
         site = Site()
         question = self.unanswered(site, 0, 1, 2)
