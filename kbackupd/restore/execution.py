@@ -68,7 +68,7 @@ class Execution:
         """High watermarks and the batches that end there, by their leader `node_id`; what it does not tell is left out.
 
         Raises:
-            KbackupError: it could not be asked, or what the logs end with was not delivered.
+            KbackupError: it could not be asked, or of no log was delivered what it ends with.
         """
         first = await list_offsets(self.connection, node_id, dict.fromkeys(partitions, (EARLIEST_TIMESTAMP, -1)))
         last = await list_offsets(self.connection, node_id, dict.fromkeys(partitions, (LATEST_TIMESTAMP, -1)))
@@ -80,12 +80,13 @@ class Execution:
         }
         newest: Mapping[TopicPartition, NewestBatch] = {}
         try:
-            newest = await newest_batches(self.connection, node_id, held) if held else {}
+            newest = await newest_batches(self.connection, node_id, held, needs_all=False) if held else {}
         except KafkaDeniedError:
             # Without verification a restore needs no permission to read: then where a log ends must do.
             if self.settings.options.verify:
                 raise
-        return {tp: LogEnd(last[tp].offset, newest.get(tp)) for tp in told}
+            held = {}
+        return {tp: LogEnd(last[tp].offset, newest.get(tp)) for tp in told if tp in newest or tp not in held}
 
     def now(self) -> float:
         return self.connection.clock.monotonic()

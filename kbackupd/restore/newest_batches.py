@@ -27,14 +27,17 @@ async def newest_batches(
     connection: KafkaConnection,
     node_id: int,
     ends: Mapping[TopicPartition, tuple[PartitionId, int]],
+    *,
+    needs_all: bool = True,
 ) -> dict[TopicPartition, NewestBatch]:
     """The batch that holds the last offset of each partition led by broker `node_id`.
 
     Args:
         ends: id and log end of each; none is empty.
+        needs_all: what is not delivered is an error; else it is left out, and stands in nobody's way (principle P6).
 
     Raises:
-        KafkaUnavailableError: the broker did not deliver them.
+        KafkaUnavailableError: the broker did not deliver them, or not one of them.
         KafkaDeniedError: it may not be read.
     """
     session = FetchSession(connection, node_id, clock=connection.clock)
@@ -63,6 +66,8 @@ async def newest_batches(
                 raise last_error
             without_news = 0 if len(found) > before else without_news + 1
             if without_news >= _WITHOUT_NEWS:
+                if found and not needs_all:
+                    break
                 raise last_error or KafkaUnavailableError(f"broker {node_id} does not deliver the ends of its logs")
             if len(found) == before:
                 await asyncio.sleep(_MAX_WAIT_MS / 1000)
