@@ -7,7 +7,7 @@ string, so no two keys name one thing.
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 BACKUP_KEY = "backup.json"
 RESTORE_GUIDE_KEY = "RESTORE.md"
@@ -19,7 +19,7 @@ PLANS_PREFIX = "plans/"
 
 SnapshotKind = Literal["groups", "cluster"]
 """Also the first segment of the keys."""
-RestoreStage = Literal["begun", "ready", "done"]
+RestoreStage = Literal["begun", "ready", "withdrawn", "done"]
 
 MAX_WRITER_EPOCH = 10**10 - 1
 MAX_SEQ = 10**16 - 1
@@ -34,7 +34,7 @@ _CLAIM = re.compile(r"writers/([^/]+)/([0-9]{10})\.json", re.ASCII)
 _SEGMENT = re.compile(r"segments/([^/]+)/([0-9]{10})/([0-9]{16})-([0-9]{13})\.kbs", re.ASCII)
 _CHECKPOINT = re.compile(r"checkpoints/([^/]+)/([0-9]{10})/([0-9]{16})\.kbc", re.ASCII)
 _SNAPSHOT = re.compile(r"(groups|cluster)/([^/]+)/([0-9]{10})/([0-9]{16})-([0-9]{13})\.kbn", re.ASCII)
-_RESTORE = re.compile(r"plans/([^/]+)/(begun|ready|done)\.json", re.ASCII)
+_RESTORE = re.compile(r"plans/([^/]+)/(begun|ready|withdrawn|done)\.json", re.ASCII)
 _ROLLUP = re.compile(
     r"rollups/([^/]+)/([0-9]{2})/([0-9]{10})-([0-9]{16})-([0-9]{10})-([0-9]{16})-([0-9]{4})\.kbr", re.ASCII
 )
@@ -222,5 +222,4 @@ def parse_restore_key(key: str) -> RestoreKey | None:
     match = _RESTORE.fullmatch(key)
     if match is None or not RESTORE_ID.fullmatch(match[1]):
         return None
-    stage = match[2]
-    return RestoreKey(match[1], "begun" if stage == "begun" else "ready" if stage == "ready" else "done")
+    return RestoreKey(match[1], next(stage for stage in get_args(RestoreStage) if stage == match[2]))

@@ -10,15 +10,21 @@ from kbackupd.format.columns import check_identity, decode_json
 from kbackupd.format.documents import encode_document, open_document
 from kbackupd.format.keys import RestoreKey, RestoreStage, parse_restore_key, restore_key
 from kbackupd.model.errors import CorruptObjectError
-from kbackupd.model.restores import RestoreBegun, RestoreDone, RestoreReady
+from kbackupd.model.restores import RestoreBegun, RestoreDone, RestoreReady, RestoreWithdrawn
 from kbackupd.model.segment import Identity
 
-Document = TypeVar("Document", RestoreBegun, RestoreReady, RestoreDone)
+Document = TypeVar("Document", RestoreBegun, RestoreReady, RestoreWithdrawn, RestoreDone)
+AnyRestoreDocument = RestoreBegun | RestoreReady | RestoreWithdrawn | RestoreDone
 
-_STAGES: dict[type, RestoreStage] = {RestoreBegun: "begun", RestoreReady: "ready", RestoreDone: "done"}
+_STAGES: dict[type, RestoreStage] = {
+    RestoreBegun: "begun",
+    RestoreReady: "ready",
+    RestoreWithdrawn: "withdrawn",
+    RestoreDone: "done",
+}
 
 
-def encode_restore(document: RestoreBegun | RestoreReady | RestoreDone) -> bytes:
+def encode_restore(document: AnyRestoreDocument) -> bytes:
     """The object's bytes.
 
     Raises:
@@ -29,7 +35,7 @@ def encode_restore(document: RestoreBegun | RestoreReady | RestoreDone) -> bytes
     return encode_document(msgspec.to_builtins(document))
 
 
-def decode_stage(key: str, data: bytes, expect: Identity | None = None) -> RestoreBegun | RestoreReady | RestoreDone:
+def decode_stage(key: str, data: bytes, expect: Identity | None = None) -> AnyRestoreDocument:
     """The document of whatever stage the key names; raises as `decode_restore`."""
     at = parse_restore_key(key)
     match at.stage if at else None:
@@ -37,6 +43,8 @@ def decode_stage(key: str, data: bytes, expect: Identity | None = None) -> Resto
             return decode_restore(RestoreBegun, key, data, expect)
         case "ready":
             return decode_restore(RestoreReady, key, data, expect)
+        case "withdrawn":
+            return decode_restore(RestoreWithdrawn, key, data, expect)
         case _:
             return decode_restore(RestoreDone, key, data, expect)
 

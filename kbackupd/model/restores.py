@@ -74,6 +74,16 @@ class RestoreReady:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreWithdrawn:
+    """It was ready and produced nothing, for another one was ready to fill the same topics: as if only begun."""
+
+    key: str
+    restore_id: str
+    identity: Identity
+    ended_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreDone:
     """Nothing is left that another run would bring.
 

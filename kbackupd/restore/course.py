@@ -19,7 +19,15 @@ from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.metadata import cluster_metadata
 from kbackupd.model.clock import Clock, iso
 from kbackupd.model.errors import RefusedError
-from kbackupd.model.restores import BegunTopic, FillingTopic, RestoreBegun, RestoreDone, RestoreReady, Unfinished
+from kbackupd.model.restores import (
+    BegunTopic,
+    FillingTopic,
+    RestoreBegun,
+    RestoreDone,
+    RestoreReady,
+    RestoreWithdrawn,
+    Unfinished,
+)
 from kbackupd.model.segment import Identity
 from kbackupd.model.settings import RestoreOptions
 from kbackupd.model.units import format_few
@@ -154,11 +162,13 @@ class Course:
         self._begun = begun
         await self._refuse_beside(begun)
 
-    async def _refuse_beside(self, begun: RestoreBegun) -> None:
+    async def _refuse_beside(self, begun: RestoreBegun, *, that_are_ready: bool = False) -> None:
         """Two that found the same topics empty, or the same log ends to append to, would fill them twice (hazard 28).
 
-        Each writes down first what it begins and looks then, so of two at least one sees the other. What is written
-        down of the one that is refused is never ready, and stands in nobody's way.
+        Each writes down first and looks then, so of two at least one sees the other.
+
+        Args:
+            that_are_ready: one that only began is no concern any more, it has still to look.
 
         Raises:
             RefusedError: another one came, or came to be ready, since this run looked at what there was.
@@ -166,7 +176,9 @@ class Course:
         ours = {topic.target for topic in begun.topics}
         for restore_id, there in (await self.restores.stages()).items():
             before = self._before.get(restore_id)
-            if restore_id == begun.restore_id or (before is not None and ("ready" in before or "ready" not in there)):
+            if restore_id == begun.restore_id or "withdrawn" in there or (before is not None and "ready" in before):
+                continue
+            if "ready" not in there and (that_are_ready or before is not None):
                 continue
             other = await self.restores.begun(restore_id, self.identity)
             if other is None or other.target_cluster_id != begun.target_cluster_id:
@@ -189,7 +201,8 @@ class Course:
         """Write down under which identity and from where on records are produced; on return that is durable.
 
         Raises:
-            RefusedError: another restore into the same topics is ahead of this one; no record was produced.
+            RefusedError: another restore into the same topics is ahead of this one; no record was produced, and what
+                is written down of this one stands in nobody's way.
         """
         begun = self._known()
         if self.going_on is not None:
@@ -215,6 +228,19 @@ class Course:
                 ),
             )
         )
+        try:
+            # The store may have taken so long that another one began after we looked, looked, and is ready.
+            await self._refuse_beside(begun, that_are_ready=True)
+        except RefusedError:
+            await self.restores.write(
+                RestoreWithdrawn(
+                    key=restore_key(begun.restore_id, "withdrawn"),
+                    restore_id=begun.restore_id,
+                    identity=self.identity,
+                    ended_ms=self.clock.now_ms(),
+                )
+            )
+            raise
 
     async def end(self, report: RestoreReport) -> None:
         """Write down that nothing is left to do, if that is so; else a later run goes on. On return that is durable.

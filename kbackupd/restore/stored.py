@@ -1,7 +1,7 @@
 """Restores as they are written down: beside the archive's own objects, or in a directory where the bucket is read-only.
 
-Owns the order begun → ready → done, each created once (invariant I2). What lies between ready and done is in the
-target's logs and nowhere else.
+Owns the order begun → ready → done, or withdrawn, each created once (invariant I2). What lies between ready and done is
+in the target's logs and nowhere else.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TypeVar
 
 from kbackupd.format.keys import PLANS_PREFIX, RestoreKey, RestoreStage, parse_restore_key, restore_key
-from kbackupd.format.restores import decode_restore, encode_restore
+from kbackupd.format.restores import AnyRestoreDocument, decode_restore, encode_restore
 from kbackupd.model.errors import CorruptObjectError, ObjectMissingError, StoreDeniedError
-from kbackupd.model.restores import Finished, RestoreBegun, RestoreDone, RestoreReady, Unfinished
+from kbackupd.model.restores import Finished, RestoreBegun, RestoreReady, Unfinished
 from kbackupd.model.segment import Identity
 from kbackupd.store.protocol import ObjectStore
 
@@ -71,7 +71,7 @@ class StoredRestores:
             return None
 
     async def unfinished(self, identity: Identity) -> list[Unfinished]:
-        """Those of the archive `identity`, the oldest first.
+        """Those of the archive `identity`, the oldest first; one that was withdrawn as if it had only begun.
 
         Raises:
             KbackupError: the store could not say for certain what is there.
@@ -81,14 +81,13 @@ class StoredRestores:
             if "done" in there:
                 continue
             begun = await self._read(RestoreBegun, RestoreKey(restore_id, "begun"), identity)
-            ready = (
-                await self._read(RestoreReady, RestoreKey(restore_id, "ready"), identity) if "ready" in there else None
-            )
-            if begun is not None and (ready is not None or "ready" not in there):
+            fills = "ready" in there and "withdrawn" not in there
+            ready = await self._read(RestoreReady, RestoreKey(restore_id, "ready"), identity) if fills else None
+            if begun is not None and (ready is not None or not fills):
                 found.append(Unfinished(begun=begun, ready=ready))
         return found
 
-    async def write(self, document: RestoreBegun | RestoreReady | RestoreDone) -> None:
+    async def write(self, document: AnyRestoreDocument) -> None:
         """On return the document is durable.
 
         Raises:

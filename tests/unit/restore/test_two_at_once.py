@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from kbackupd.format.keys import restore_key
+from kbackupd.format.restores import AnyRestoreDocument
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.errors import RefusedError
+from kbackupd.model.restores import RestoreReady
 from kbackupd.model.segment import Identity
 from kbackupd.model.settings import RestoreOptions
 from kbackupd.restore.course import Course
@@ -88,6 +90,51 @@ async def test_one_that_was_begun_long_ago_and_gets_ready_first_is_seen_by_the_o
         await slow.is_ready()
 
     assert ready_ones(store) == 1
+
+
+class TestOneThatTheStoreKeepsWaiting:
+    """It looked, saw nobody, and its `ready.json` is on the way for as long as another one needs for everything."""
+
+    async def both(self) -> tuple[MemoryStore, Run]:
+        store, (slow, _) = await runs(("orders",), ("orders",))
+        await slow.begins()
+        put = slow.course.restores.write
+
+        async def late(document: AnyRestoreDocument) -> None:
+            if isinstance(document, RestoreReady):
+                quick = await Run(store, slow.plan, slow._target).looks()
+                await quick.begins()
+                await quick.is_ready()
+            await put(document)
+
+        slow.course.restores.write = late  # type: ignore[method-assign]  # the store is slow, not the restore
+        return store, slow
+
+    async def test_it_sees_the_other_one_once_its_own_is_written(self) -> None:
+        _, slow = await self.both()
+
+        with pytest.raises(RefusedError, match="begun meanwhile"):
+            await slow.is_ready()
+
+    async def test_it_stands_in_nobodys_way_and_was_not_appended(self) -> None:
+        store, slow = await self.both()
+        with pytest.raises(RefusedError):
+            await slow.is_ready()
+
+        restores = StoredRestores(store)
+        filling = {one.begun.key: one.ready is not None for one in await restores.unfinished(IDENTITY)}
+        assert filling.pop(slow.course._known().key) is False, "what it began tells how its topics were before"
+        assert list(filling.values()) == [True]
+        assert await restores.finished(IDENTITY) == []
+
+    async def test_the_other_one_goes_on_when_it_sees_that_this_one_has_withdrawn(self) -> None:
+        store, slow = await self.both()
+        with pytest.raises(RefusedError):
+            await slow.is_ready()
+        again = await Run(store, slow.plan, slow._target).looks()
+
+        assert again.course.going_on is not None
+        assert again.course.going_on.begun.key != slow.course._known().key
 
 
 async def test_those_that_were_refused_stand_in_nobodys_way() -> None:
