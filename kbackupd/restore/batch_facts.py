@@ -19,7 +19,7 @@ from kbackupd.model.errors import CorruptObjectError, ObjectMissingError
 from kbackupd.model.positions import PartitionId
 from kbackupd.restore.around_cut import AroundCut, begun_before, left_open_by, segment_of
 from kbackupd.restore.decided import Decisions
-from kbackupd.restore.told import Facts, LeftOpen
+from kbackupd.restore.told import Facts, LeftOpen, Marker
 
 _READ_AHEAD_BYTES = 1 << 20
 _READS_AT_ONCE = 32
@@ -31,6 +31,7 @@ async def read_facts(archive: Archive, around: Callable[[PartitionId], AroundCut
     marker_ms: dict[tuple[PartitionId, int], int] = {}
     data_epochs: dict[tuple[PartitionId, int], int] = {}
     at_once = asyncio.Semaphore(_READS_AT_ONCE)
+    partitions_at_once = asyncio.Semaphore(_READS_AT_ONCE)
 
     async def times(history: PartitionHistory, offsets: list[int]) -> None:
         async with at_once:
@@ -47,25 +48,30 @@ async def read_facts(archive: Archive, around: Callable[[PartitionId], AroundCut
                 elif (producer_id := ended.get(header.base_offset)) in newest:
                     data_epochs[history.id, header.base_offset] = newest[producer_id]
 
-    asked: dict[PartitionId, set[int]] = {}
+    async def of_partition(id: PartitionId, offsets: set[int], markers: Sequence[Marker]) -> None:
+        # Its history is held as long as its reads are, and those of ten thousand others are not made yet.
+        async with partitions_at_once, asyncio.TaskGroup() as reading:
+            one = around(id)
+            unknown: dict[int, dict[int, int]] = {}
+            for marker in markers:
+                begun = begun_before(one, marker)
+                if begun is not None:
+                    data_epochs[id, marker.offset] = begun.producer_epoch
+                else:
+                    unknown.setdefault(segment_of(one.history, marker.offset), {})[marker.offset] = marker.producer_id
+            for together in _by_run(one.history, sorted(offsets)):
+                reading.create_task(times(one.history, together))
+            for first_offset, ended in unknown.items():
+                reading.create_task(epochs(one.history, first_offset, ended))
+
+    asked: dict[PartitionId, tuple[set[int], set[Marker]]] = {}
     for marker in decisions.asks_time():
-        asked.setdefault(marker.id, set()).add(marker.offset)
-    unknown: dict[tuple[PartitionId, int], dict[int, int]] = {}
-    for id, of_partition in groupby(sorted(set(decisions.asks_epoch())), key=lambda marker: marker.id):
-        one = around(id)
-        for marker in of_partition:
-            begun = begun_before(one, marker)
-            if begun is not None:
-                data_epochs[id, marker.offset] = begun.producer_epoch
-                continue
-            unknown.setdefault((id, segment_of(one.history, marker.offset)), {})[marker.offset] = marker.producer_id
+        asked.setdefault(marker.id, (set(), set()))[0].add(marker.offset)
+    for marker in decisions.asks_epoch():
+        asked.setdefault(marker.id, (set(), set()))[1].add(marker)
     async with asyncio.TaskGroup() as group:
-        for id, offsets in asked.items():
-            history = around(id).history  # held as long as its reads are
-            for together in _by_run(history, sorted(offsets)):
-                group.create_task(times(history, together))
-        for (id, first_offset), ended in unknown.items():
-            group.create_task(epochs(around(id).history, first_offset, ended))
+        for id, (offsets, of_epoch) in asked.items():
+            group.create_task(of_partition(id, offsets, sorted(of_epoch)))
     return Facts(marker_ms=marker_ms, data_epochs=data_epochs)
 
 
