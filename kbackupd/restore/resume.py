@@ -30,6 +30,9 @@ from kbackupd.restore.refusals import SET_ASIDE, begin_anew
 _FREE = ("retention_after", "rate_limit_bytes_per_second", "verify", "consumer_groups", "acls")
 """Options that may differ between the runs of one restore."""
 
+_BY_TOPIC = ("offsets", "partitions", "incarnations", "branches")
+"""Parts of the scope with an entry for each topic they are about, or for each of its partitions, `topic/partition`."""
+
 
 def deciding(options: RestoreOptions) -> dict[str, object]:
     """The options that decide which records come back and how, as plain data."""
@@ -126,21 +129,22 @@ def refuse_twice(
 ) -> None:
     """Where topics may hold records, only what was written down keeps a restore from being appended twice (hazard 28).
 
-    The same is what comes of the same topic: whether it was named or matched by a glob, alone or among others, and
-    whether the topic held records the first time, makes no difference.
+    The same is what comes of the same topic: whether it was named or matched by a glob, alone or among others, what was
+    chosen of those, and whether the topic held records the first time, makes no difference.
 
     Raises:
         RefusedError: the same has been restored into one of these topics.
     """
     for one in reversed(finished):
         then = as_known_now(one.begun.options)
-        if one.begun.target_cluster_id != target_cluster_id or _records(then) != _records(deciding(options)):
+        if one.begun.target_cluster_id != target_cluster_id:
             continue
         filled = {topic.target: topic.topic_id for topic in one.ready.topics}
         held = [
             topic.target
             for topic in one.begun.topics
             if options.target_of(topic.source) == topic.target
+            and _records(then, topic.source) == _records(deciding(options), topic.source)
             and there.get(topic.target) is not None
             and there.get(topic.target) == filled.get(topic.target)
         ]
@@ -152,9 +156,19 @@ def refuse_twice(
             )
 
 
-def _records(options: Mapping[str, object]) -> dict[str, object]:
-    """Of what `deciding` gives, what decides which records of a topic come back."""
-    return {key: value for key, value in options.items() if key not in ("topics", "topic_mapping", "append", "offsets")}
+def _records(options: Mapping[str, object], topic: str) -> dict[str, object]:
+    """Of what `deciding` gives, what decides which records of that topic come back."""
+    kept = {key: value for key, value in options.items() if key not in ("topics", "topic_mapping", "append", "offsets")}
+    scope = kept.get("scope")
+    if isinstance(scope, Mapping):
+        kept["scope"] = {
+            key: {of: chosen for of, chosen in value.items() if of.split("/")[0] == topic}
+            if key in _BY_TOPIC
+            else value
+            for key, value in scope.items()
+            if key != "target_partitions"  # what the target has beside them decides about no record
+        }
+    return kept
 
 
 def own_overrides(unfinished: Sequence[Unfinished], name: str, topic_id: TopicId) -> dict[str, str] | None:

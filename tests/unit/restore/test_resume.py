@@ -347,6 +347,33 @@ class TestAppending:
         with pytest.raises(RefusedError, match="it would be appended twice"):
             refuse_twice([first_run_into_absent_topics], options=self.OPTIONS, target_cluster_id="target", there=THERE)
 
+    @pytest.mark.parametrize(
+        "of_another_topic",
+        [
+            RestoreScope(offsets={("payments", 0): OffsetBounds(first_offset=7)}),
+            RestoreScope(partitions={"payments": frozenset({0})}),
+            RestoreScope(branches={("payments", 0): 1}),
+            RestoreScope(incarnations={"payments": PAYMENTS}),
+            RestoreScope(target_partitions={"orders": 2, "payments": 9}),
+        ],
+        ids=["offsets", "partitions", "branches", "incarnations", "target partitions"],
+    )
+    def test_hazard_28_what_is_chosen_of_another_topic_does_not_have_this_one_appended_again(
+        self, of_another_topic: RestoreScope
+    ) -> None:
+        both = Finished(begun=begun(options=deciding(replace(self.OPTIONS, scope=of_another_topic))), ready=ready())
+        alone = replace(self.OPTIONS, topics=TopicSelection(include=("orders",)))
+
+        with pytest.raises(RefusedError, match=r"into restored is done, .*: it would be appended twice"):
+            refuse_twice([both], options=alone, target_cluster_id="target", there=THERE)
+
+    def test_other_offsets_of_the_same_topic_are_other_records(self) -> None:
+        for scope in (
+            RestoreScope(offsets={("orders", 0): OffsetBounds(first_offset=7)}),
+            RestoreScope(partitions={"orders": frozenset({0})}),
+        ):
+            self.twice(options=replace(self.OPTIONS, topics=TopicSelection(include=("orders",)), scope=scope))
+
     def test_other_records_into_another_cluster_or_into_topics_made_anew_are_another_restore(self) -> None:
         self.twice(options=replace(self.OPTIONS, provenance_headers=True))
         self.twice(options=self.OPTIONS, cluster="elsewhere")
