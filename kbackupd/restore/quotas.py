@@ -6,6 +6,7 @@ sees, and is told before it begins.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from kbackupd.model.snapshots import Quota
@@ -25,7 +26,8 @@ def producer_quota(quotas: Sequence[Quota], *, user: str | None, client_id: str)
     for wanted in _by_precedence(user, client_id):
         for quota in quotas:
             if dict(quota.entity) == wanted and _KEY in quota.values:
-                return quota.values[_KEY]
+                rate = quota.values[_KEY]
+                return rate if math.isfinite(rate) else None  # Kafka takes "Infinity" for a quota that is none
     return None
 
 

@@ -452,6 +452,10 @@ class TestQuotas:
 
         assert [one.partition("which take ")[2].split()[0] for one in told] == ["1m00s", "30s", "20s"]
 
+    async def test_an_infinite_quota_is_none(self) -> None:
+        without_end = Quota(entity={"client-id": "test"}, values={"producer_byte_rate": float("inf")})
+        assert await self.notes(without_end) == ()
+
     async def test_quotas_of_others_are_nobodys_business(self) -> None:
         other = Quota(entity={"user": "alice"}, values={"producer_byte_rate": 1.0})
         reading = Quota(entity={"user": None}, values={"consumer_byte_rate": 1.0})
