@@ -68,7 +68,8 @@ async def transactions_in_log(
         wanted: which transactions are kept, say by producer id; None: all.
         since_ms: read from the cut at that instant on; None: from the beginning. No transaction is longer than the
             brokers' `transaction.max.timeout.ms` (15 min): of one begun earlier, Prepare still names all partitions.
-        until_ms: read up to the cut at that instant; None: to the end of what was captured.
+        until_ms: read up to the cut at that instant; None, or where another log was there by then: to the end of what
+            was captured.
 
     Raises:
         KbackupError: the store could not say for certain what is there.
@@ -102,13 +103,14 @@ async def transactions_of(
     history = archive.history(id, None if cut is None else cut.branch)
     since = None if since_ms is None else cut_at(evidence, since_ms)
     until = None if until_ms is None else cut_at(evidence, until_ms)
-    next_offset = history.next_offset if until is None else until.next_offset
+    # A log that was cut back in between has other records at those offsets, and may be shorter than that of then.
+    same_log = until is not None and until.branch == history.branch
+    next_offset = until.next_offset if until is not None and same_log else history.next_offset
     fold = TransactionFold(id.partition, settled_below=settled_below)
     found: list[LoggedTransaction] = []
     reading = read_coordinator_log(
         archive,
         history,
-        # A log that was cut back in between has other records at those offsets.
         first_offset=since.next_offset if since is not None and since.branch == history.branch else 0,
         next_offset=next_offset,
         read_ahead_bytes=read_ahead_bytes,

@@ -170,6 +170,38 @@ async def test_a_coordinators_log_that_was_cut_back_before_the_instant_is_read_f
 
 
 @pytest.mark.parametrize("own_epochs", [True, False])
+async def test_a_decision_that_the_coordinators_log_lost_after_the_instant_is_one(own_epochs: bool) -> None:
+    """Markers had been written, and the log that went on is shorter than that of then."""
+    source = await TransactionalSource.create(2, own_epochs=own_epochs)
+    source.write(7, 0)
+    source.write(7, 1)
+    hear_all(source)
+    log = source.built.log(source.coordinators, 0)
+    kept = log.next_offset
+    source.tick()
+    source.go_on(7, commit=True)
+    source.tick()
+    source.hear(-1, capture=True)
+    source.tick()
+    at_ms = source.now()
+    for _ in range(2):
+        source.tick()
+        source.go_on(7, commit=True)
+    log.truncate(kept)
+    source.life.follow_cut(source.coordinators, 0)
+    for _ in range(4):
+        source.built.clock.advance(MINUTE_SECONDS)
+        source.hear(-1, capture=True)
+    await source.end()
+
+    values, ambiguous = await found_at(source, at_ms)
+
+    assert values == source.state(at_ms)
+    assert [len(rows) for rows in values.values()] == [1, 1]
+    assert ambiguous == []
+
+
+@pytest.mark.parametrize("own_epochs", [True, False])
 async def test_a_decision_whose_coordinator_was_away_for_an_hour_before_the_markers_is_one(own_epochs: bool) -> None:
     """Every partition had a leader and was heard of meanwhile."""
     source = await TransactionalSource.create(2, own_epochs=own_epochs)
