@@ -125,13 +125,13 @@ class Producing:
         self._wake.set()
 
     async def settled(self, tp: TopicPartition) -> None:
-        """Return when every batch of `tp` that was put is in the target's log.
+        """Return when every batch of `tp` that was put is in the target's log, and nothing behind it.
 
         Raises:
             KbackupError: why it failed.
         """
         await self._idle[tp].wait()
-        if (failed := self._schedule[tp].failed) is not None:
+        if (failed := self._schedule[tp].failed_so_far()) is not None:
             raise failed
 
     async def finish(self, tp: TopicPartition) -> None:
@@ -141,7 +141,7 @@ class Producing:
             KbackupError: why it failed; what was acknowledged before stays in the target.
         """
         await self._idle[tp].wait()
-        failed = self._schedule[tp].failed_at_the_end()
+        failed = self._schedule[tp].failed_so_far()
         self._schedule.forget(tp)
         del self._idle[tp]
         if failed is not None:

@@ -232,8 +232,8 @@ class SendQueue:
         self.entries.clear()
         self.listener.ended(self.tp)
 
-    def failed_at_the_end(self) -> KbackupError | None:
-        """Why the partition failed, once everything of it was put and nothing is left to send."""
+    def failed_so_far(self) -> KbackupError | None:
+        """Why the partition failed; asked once nothing is left to send, and before anything else is put."""
         if self.failed is None and self.ahead is not None:
             # No batch of the earlier run came to explain it, so those before it need not be ours either.
             return self._foreign(f"the log ends at offset {self.ahead} instead of {self.next_offset}")

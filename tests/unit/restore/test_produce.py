@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -241,7 +241,10 @@ async def test_a_log_that_somebody_else_writes_into_is_noticed_at_once() -> None
             await feed(cluster, engine, budget, tp, [1])
 
 
-async def test_hazard_27_a_log_that_reaches_farther_than_an_earlier_run_can_have_written_is_somebody_elses() -> None:
+@pytest.mark.parametrize("waits", [Producing.finish, Producing.settled], ids=["finish", "settled"])
+async def test_hazard_27_a_log_that_reaches_farther_than_an_earlier_run_can_have_written_is_somebody_elses(
+    waits: Callable[[Producing, TopicPartition], Awaitable[None]],
+) -> None:
     cluster, budget = FakeCluster(["answer lost"]), MemoryBudget(1 << 20)
     tp = PARTITIONS[0]
     cluster.logs[tp].append(1000, b"foreign", 5)
@@ -251,7 +254,7 @@ async def test_hazard_27_a_log_that_reaches_farther_than_an_earlier_run_can_have
         await budget.take(len(batch.data))
         engine.put(tp, batch)
         with pytest.raises(IncompleteError, match="the log ends at offset 5 instead of 3"):
-            await engine.finish(tp)
+            await waits(engine, tp)
 
 
 async def test_a_broker_that_lost_acknowledged_batches_is_an_error_not_a_retry() -> None:

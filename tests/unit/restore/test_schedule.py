@@ -290,7 +290,7 @@ class TestWhatAnEarlierRunSent:
         question = self.unanswered(site, 0, 1)
         site.schedule.log_ends_are(question, {A: LogEnd(3)}, None, PAUSE_SECONDS)
 
-        failed = site.schedule[A].failed_at_the_end()
+        failed = site.schedule[A].failed_so_far()
 
         assert "the log ends at offset 3 instead of 2" in str(failed), "the two may be no batches of ours at all"
         assert "somebody else writes" in getattr(failed, "hint", "")
@@ -303,7 +303,7 @@ class TestWhatAnEarlierRunSent:
         [question] = site.schedule.questions(PAUSE_SECONDS)
         site.schedule.log_ends_are(question, {A: LogEnd(3)}, None, PAUSE_SECONDS)
 
-        assert site.schedule[A].failed_at_the_end() is None
+        assert site.schedule[A].failed_so_far() is None
 
     def test_a_leader_that_goes_away_while_the_log_is_ahead_is_not_waited_for_for_ever(self) -> None:
         site = self.begun()
