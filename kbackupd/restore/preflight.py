@@ -39,7 +39,8 @@ from kbackupd.restore.target_topics import ExistingTopic, absent_problems, metad
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetTopic:
-    """A target topic that exists already, and is empty or begun to be filled by this very restore."""
+    """A target topic that exists already; unless records are appended, it is empty or begun to be filled by this very
+    restore."""
 
     topic_id: TopicId
     log_ends: Mapping[int, int]
