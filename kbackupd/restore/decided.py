@@ -25,6 +25,8 @@ NO_LOG = (
 )
 NOT_TOLD_APART = "its producer uses one epoch for many transactions, and by their times its marker may be of several"
 
+DECISION_LACKING = "what decided it is not in what the archive has of __transaction_state, which tells of its end alone"
+
 
 class Owned(NamedTuple):
     """Which of its transactional id's transactions, by its place in their order."""
@@ -81,6 +83,13 @@ class Decisions:
         for one in told:
             place = counted[one.transactional_id] = counted.get(one.transactional_id, -1) + 1
             self._places[one] = Owned(one.transactional_id, place)
+        ends = {} if log is None else log.next_offsets
+        self._untold = {
+            owned
+            for one, owned in self._places.items()
+            if one.decision_at(ends.get(one.log_partition, 0)) is Decision.UNKNOWN
+        }
+        """Of these the log tells, and not whether they were decided by then."""
 
     def asks_time(self) -> Iterator[Marker]:
         """Markers of which the timestamp is needed: those that by their epoch may be of several transactions."""
@@ -295,6 +304,8 @@ class Decisions:
         if marker.producer_epoch < last:
             return True
         decided = {self._is_decided(one, frontier) for one in possible.owners}
+        if decided == {False} and not self._untold.isdisjoint(possible.owners):
+            return DECISION_LACKING
         if possible.surely:
             return decided.pop() if len(decided) == 1 else NOT_TOLD_APART
         complete = self._log_is_complete(marker.producer_id)

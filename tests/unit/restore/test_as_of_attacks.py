@@ -570,6 +570,30 @@ async def test_records_that_the_coordinators_log_lacks_make_a_doubt_and_no_split
     assert {one.marker_offset for one in ambiguous} == {3}, "the next one's, in both partitions"
 
 
+@pytest.mark.parametrize("own_epochs", [True, False])
+async def test_a_decision_that_the_coordinators_log_lacks_is_a_doubt_and_not_passed_over(own_epochs: bool) -> None:
+    """A gap swallowed the decision alone: it came by then, and of it only the end is told, from later."""
+    source = await TransactionalSource.create(2, own_epochs=own_epochs)
+    source.write(7, 0)
+    source.write(7, 1)
+    hear_all(source)
+    source.tick()
+    source.go_on(7, commit=True)
+    log = source.built.log(source.coordinators, 0)
+    source.life.gap(source.coordinators, 0, log.next_offset, GapCause.LOG_START_MOVED)
+    source.tick()
+    source.hear(-1, capture=True)
+    source.tick()
+    at_ms = source.now()
+    end(source, 7)
+    await source.end()
+
+    values, ambiguous = await found_at(source, at_ms)
+
+    assert values == {0: [], 1: []}
+    assert [one.marker_offset for one in ambiguous] == [1, 1], "in both partitions"
+
+
 async def test_a_new_leader_whose_high_watermark_lags_hides_no_transaction_that_was_decided() -> None:
     """For a moment after an election a leader tells less than the one before did, and than it soon will."""
     source = await TransactionalSource.create(2, own_epochs=True)
