@@ -11,14 +11,16 @@ from rich.text import Text
 from kbackupd.archive.describe import ArchiveDescription, ArchiveSummary, PartitionDescription, TopicDescription
 from kbackupd.archive.dump import DumpReport
 from kbackupd.archive.state import StateDescription
-from kbackupd.cli.output import count_of, plain_table, print_sections
+from kbackupd.cli.output import count_of, fitting, plain_table, print_sections
 from kbackupd.model.clock import iso
 from kbackupd.model.units import format_bytes
 
 ROWS_ON_TERMINAL = 60
 """Of a table; the rest is summed up in a line. Piped output is complete."""
-ROOM_FOR_BOTH_IDS = 150
-"""Columns of a terminal on which `list` shows the archive's id beside the cluster's."""
+_LEFT_OUT_OF_LIST = ((), ("ARCHIVE",), ("ARCHIVE", "WRITERS"), ("ARCHIVE", "WRITERS", "CREATED", "OBJECTS"))
+"""Columns of `list` that go first on a terminal without room for all."""
+_LEFT_OUT_OF_TOPICS = ((), ("RAW",), ("RAW", "LAST CAPTURED"), ("RAW", "LAST CAPTURED", "STORED"))
+"""The same of `describe`."""
 NONE = "–"
 
 
@@ -28,29 +30,37 @@ def print_archives(console: Console, path: str, archives: Sequence[ArchiveSummar
             f"no archives under {path} (an archive is PATH/BACKUP_ID/, so PATH ends before its id)", soft_wrap=True
         )
         return
-    table = plain_table(console)
-    table.add_column("BACKUP ID", overflow="fold")
-    for heading in ("CREATED", "LAST SEGMENT"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("OBJECTS", "BYTES"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    # Ids that are folded cannot be copied: where there is no room, `describe` and JSON have the archive's.
-    ids = ("CLUSTER", "ARCHIVE") if console.width >= ROOM_FOR_BOTH_IDS else ("CLUSTER",)
-    table.add_column("WRITERS", overflow="fold")
-    for heading in ids:
-        table.add_column(heading, no_wrap=True)
-    for one in archives:
-        table.add_row(
-            one.backup_id,
-            _second(one.created_ms),
-            _second(one.last_sealed_ms),
-            f"{one.objects:,}",
-            format_bytes(one.stored_bytes),
-            ", ".join(one.writers) or NONE,
-            *(one.cluster_id or Text("damaged", "bold red"), one.archive_id or NONE)[: len(ids)],
-        )
+    # Ids that are folded cannot be copied: where there is no room, `describe` and JSON have what is left out.
+    table = fitting(console, [_archives(console, archives, without) for without in _LEFT_OUT_OF_LIST])
     problems = [Text(f"{one.backup_id}: {one.problem}", "red") for one in archives if one.problem]
     print_sections(console, [table, Group(*problems)] if problems else [table])
+
+
+def _archives(console: Console, archives: Sequence[ArchiveSummary], without: Sequence[str]) -> Table:
+    rows = [
+        {
+            "BACKUP ID": one.backup_id,
+            "CREATED": _second(one.created_ms),
+            "LAST SEGMENT": _second(one.last_sealed_ms),
+            "OBJECTS": f"{one.objects:,}",
+            "BYTES": format_bytes(one.stored_bytes),
+            "WRITERS": ", ".join(one.writers) or NONE,
+            "CLUSTER": one.cluster_id or Text("damaged", "bold red"),
+            "ARCHIVE": one.archive_id or NONE,
+        }
+        for one in archives
+    ]
+    table = plain_table(console)
+    shown = [heading for heading in rows[0] if heading not in without]
+    for heading in shown:
+        folds = heading in ("BACKUP ID", "WRITERS")
+        right = heading in ("OBJECTS", "BYTES")
+        table.add_column(
+            heading, justify="right" if right else "left", overflow="fold" if folds else "ellipsis", no_wrap=not folds
+        )
+    for row in rows:
+        table.add_row(*(row[heading] for heading in shown))
+    return table
 
 
 def print_description(console: Console, found: ArchiveDescription) -> None:
@@ -129,25 +139,9 @@ def _configurations(console: Console, state: StateDescription) -> RenderableType
 def _topics(console: Console, topics: Sequence[TopicDescription]) -> RenderableType:
     if not topics:
         return Text("no topics yet")
-    table = plain_table(console)
-    table.add_column("TOPIC", overflow="fold")
-    table.add_column("PARTITION", justify="right")
-    table.add_column("OFFSETS", overflow="fold")
-    for heading in ("RECORDS", "STORED", "RAW"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("LAST CAPTURED", no_wrap=True)
     rows = [(topic, one) for topic in sorted(topics, key=_order) for one in topic.partitions]
     shown = rows[:ROWS_ON_TERMINAL] if console.is_terminal else rows
-    for topic, one in shown:
-        table.add_row(
-            _name(topic),
-            str(one.partition),
-            _offsets(one),
-            ("≤ " if one.estimated else "") + f"{one.records:,}",
-            format_bytes(one.stored_bytes),
-            format_bytes(one.raw_bytes),
-            _second(one.last_captured_ms),
-        )
+    table = fitting(console, [_partitions(console, shown, without) for without in _LEFT_OUT_OF_TOPICS])
     totals = Text(
         f"{count_of(len(topics), 'topic')}, {count_of(len(rows), 'partition')}, "
         f"{sum(topic.records for topic in topics):,} records by header, "
@@ -157,6 +151,30 @@ def _topics(console: Console, topics: Sequence[TopicDescription]) -> RenderableT
     if len(shown) == len(rows):
         return Group(table, totals)
     return Group(table, Text(f"… and {len(rows) - len(shown):,} partitions more: --format json has all", "dim"), totals)
+
+
+def _partitions(
+    console: Console, rows: Sequence[tuple[TopicDescription, PartitionDescription]], without: Sequence[str]
+) -> Table:
+    table = plain_table(console)
+    table.add_column("TOPIC", overflow="fold")
+    table.add_column("PARTITION" if not without else "PART", justify="right")
+    table.add_column("OFFSETS", overflow="fold")
+    for heading in ("RECORDS", "STORED", "RAW"):
+        if heading not in without:
+            table.add_column(heading, justify="right", no_wrap=True)
+    if "LAST CAPTURED" not in without:
+        table.add_column("LAST CAPTURED", no_wrap=True)
+    for topic, one in rows:
+        cells = {
+            "RECORDS": ("≤ " if one.estimated else "") + f"{one.records:,}",
+            "STORED": format_bytes(one.stored_bytes),
+            "RAW": format_bytes(one.raw_bytes),
+            "LAST CAPTURED": _second(one.last_captured_ms),
+        }
+        counted = [cell for heading, cell in cells.items() if heading not in without]
+        table.add_row(_name(topic), str(one.partition), _offsets(one), *counted)
+    return table
 
 
 def _order(topic: TopicDescription) -> tuple[bool, str, int]:

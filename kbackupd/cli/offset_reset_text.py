@@ -31,7 +31,7 @@ def print_reset_plan(console: Console, plan: ResetPlan, *, written: Path | None)
         sections.append(Group(*notes))
     if written is not None:
         sections.append(
-            _unwrapped(
+            Text(
                 f"written to {written}; nothing was changed. After review:\n"
                 f"  kbackupd offset-reset execute --plan {written} --config …"
             )
@@ -102,11 +102,11 @@ def _notes(console: Console, plan: ResetPlan) -> Iterator[Text]:
         limit = ROWS_ON_TERMINAL if console.is_terminal else len(plan.not_planned)
         for one in plan.not_planned[:limit]:
             where = f"{one.topic}/{one.partition}: " if one.topic else ""
-            yield _unwrapped(f"  {one.group}  {where}{one.reason}")
+            yield Text(f"  {one.group}  {where}{one.reason}")
         if len(plan.not_planned) > limit:
             yield Text(f"  … and {len(plan.not_planned) - limit:,} more: --format json has all", "dim")
     if plan.left_out:
-        yield _unwrapped(left_out_text(plan.left_out))
+        yield Text(left_out_text(plan.left_out))
     if plan.absent_groups:
         absent = ", ".join(plan.absent_groups[:10]) + (", …" if len(plan.absent_groups) > 10 else "")
         what = "the target does not have" if plan.kind is PlanKind.PLAN else "that were not there, and are deleted"
@@ -136,7 +136,7 @@ def print_execution(console: Console, report: ExecutionReport) -> None:
         sections.append(Text(f"deleted, for they were not there before: {', '.join(report.deleted_groups)}"))
     if report.rollback:
         sections.append(
-            _unwrapped(
+            Text(
                 f"what was before is in {report.rollback}; to put it back:\n"
                 f"  kbackupd offset-reset rollback --plan {report.rollback} --config …"
             )
@@ -156,8 +156,3 @@ def _failed(console: Console, report: ExecutionReport) -> RenderableType:
     if len(shown) == len(report.failed):
         return table
     return Group(table, Text(f"… and {len(report.failed) - len(shown):,} more: --format json has all", "dim"))
-
-
-def _unwrapped(text: str) -> Text:
-    """Lines that a terminal may fold but nobody cuts: commands are there to be copied."""
-    return Text(text, no_wrap=True, overflow="ignore")

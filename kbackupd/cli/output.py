@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
 import msgspec
 from rich.box import Box
-from rich.console import Console, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 PIPED_COLUMNS = 1000
 """Width assumed where there is no terminal: nothing is ever wrapped or cut there."""
+
+_COMMAND = re.compile(r"\b(kbackupd [a-z]|kafka-[a-z-]+\.sh )")
+"""A line with one is never folded: it is there to be copied, and the terminal folds it without cutting it in two."""
 
 _RULED = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
 
@@ -46,15 +52,61 @@ def plain_table(console: Console) -> Table:
     )
 
 
-def print_sections(console: Console, sections: Sequence[RenderableType]) -> None:
-    """`sections` with an empty line between, without the blanks rich pads lines with."""
+def fitting(console: Console, tables: Sequence[Table]) -> Table:
+    """The first of `tables`, the richest one first, that the terminal has room for; else the last. Piped, the first."""
+    if not console.is_terminal:
+        return tables[0]
+    room = console.options.update(width=PIPED_COLUMNS)
+    return next((one for one in tables if console.measure(one, options=room).maximum <= console.width), tables[-1])
+
+
+def print_sections(console: Console, sections: Sequence[RenderableType], *, behind: bool = False) -> None:
+    """`sections` with an empty line between, without the blanks rich pads lines with.
+
+    Text is folded between words, what follows is indented; a line with a command stays whole. `behind`: an empty line
+    first, for something else was printed before.
+    """
     with console.capture() as capture:
         for number, section in enumerate(sections):
-            if number:
+            if number or behind:
                 console.print()
-            console.print(section)
+            for part in _parts(section):
+                if isinstance(part, Text):
+                    for folded in _folded(console, part):
+                        console.print(folded, soft_wrap=True)
+                else:
+                    console.print(part)
     for line in capture.get().splitlines():
         sys.stdout.write(line.rstrip() + "\n")
+
+
+def _parts(section: RenderableType) -> Iterator[RenderableType]:
+    if isinstance(section, Group):
+        for part in section.renderables:
+            yield from _parts(part)
+    else:
+        yield section
+
+
+def _folded(console: Console, text: Text) -> Iterator[Text]:
+    """The lines of `text`; a word that is longer than a line is left to the terminal."""
+    for line in text.split("\n", allow_blank=True):
+        plain = line.plain
+        if not console.is_terminal or cell_len(plain) <= console.width or _COMMAND.search(plain):
+            yield line
+            continue
+        hang = len(plain) - len(plain.lstrip()) + 2
+        breaks: list[int] = []
+        begin = 0
+        for word in re.finditer(r"\S+\s*", plain):
+            room = console.width - (hang if breaks else 0)
+            if word.start() > hang - 2 and cell_len(plain[begin : word.end()].rstrip()) > room:
+                breaks.append(word.start())
+                begin = word.start()
+        first, *rest = line.divide(breaks)
+        yield first
+        for piece in rest:
+            yield Text(" " * hang) + piece
 
 
 def print_json(report: object) -> None:

@@ -114,14 +114,14 @@ def print_groups_intent(console: Console, settings: RestoreSettings) -> None:
     if wanted.restore:
         which, at_ms = ", ".join(wanted.include), settings.options.scope.as_of_ms
         where = "in the archive" if at_ms is None else f"at {iso(at_ms)}"
-        print_sections(console, [Text(), Text(f"consumer groups {which}: will go on where they stood {where}")])
+        print_sections(console, [Text(f"consumer groups {which}: will go on where they stood {where}")], behind=True)
 
 
 def print_groups_outcome(console: Console, outcome: GroupsOutcome | None) -> None:
     """Behind the report, for people."""
     if outcome is not None:
-        lines = Text("\n".join(groups_lines(outcome)), no_wrap=True, overflow="ignore")
-        print_sections(console, [Text(), lines])
+        lines = Text("\n".join(groups_lines(outcome)))
+        print_sections(console, [lines], behind=True)
 
 
 def groups_lines(outcome: GroupsOutcome) -> Iterator[str]:

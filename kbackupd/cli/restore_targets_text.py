@@ -42,8 +42,8 @@ def print_recovery(
     console: Console, report: RestoreReport, tiers: Sequence[TierSettings] | None, disaster_ms: int | None
 ) -> None:
     """For people."""
-    lines = Text("\n".join(recovery_lines(report, tiers, disaster_ms)), no_wrap=True, overflow="ignore")
-    print_sections(console, [Text(), lines])
+    lines = Text("\n".join(recovery_lines(report, tiers, disaster_ms)))
+    print_sections(console, [lines], behind=True)
 
 
 def recovery_lines(

@@ -44,9 +44,7 @@ _STYLES = {
 
 def print_plan(console: Console, plan: RestorePlan) -> None:
     """What `--dry-run` shows."""
-    head = _unwrapped(
-        f"plan: at most {plan.records:,} records (topics: {len(plan.topics)}, partitions: {plan.partitions})\n"
-    )
+    head = Text(f"plan: at most {plan.records:,} records (topics: {len(plan.topics)}, partitions: {plan.partitions})\n")
     head.append(
         f"from {plan.archive} ({plan.backup_id})\n"
         f"into {', '.join(plan.target)}\n"
@@ -140,7 +138,7 @@ def _plan_notes(topic: TopicPlan) -> Iterator[str]:
 
 def print_report(console: Console, report: RestoreReport) -> None:
     """Verdict first, then counts, what is missing, where records went, configuration."""
-    head = _unwrapped()
+    head = Text()
     head.append(f"{report.verdict}\n", style=_STYLES[report.verdict])
     head.append(
         f"{report.records_restored:,} records, {format_bytes(report.bytes_restored)}"
@@ -189,7 +187,7 @@ def print_report(console: Console, report: RestoreReport) -> None:
 def print_acls(console: Console, selection: AclSelection | None) -> None:
     """Behind a dry run's plan."""
     if selection is not None:
-        print_sections(console, [Text(), _listed(console, "ACLs, set last:", list(acl_lines(selection)))])
+        print_sections(console, [_listed(console, "ACLs, set last:", list(acl_lines(selection)))], behind=True)
 
 
 def acl_lines(selection: AclSelection, outcome: AclsOutcome | None = None) -> Iterator[str]:
@@ -320,14 +318,9 @@ def _settings(configs: Mapping[str, str | None]) -> str:
     return ", ".join(f"{key}={'(default)' if value is None else value}" for key, value in configs.items())
 
 
-def _unwrapped(text: str = "") -> Text:
-    """Lines that a terminal may fold but nobody cuts: commands are there to be copied."""
-    return Text(text, no_wrap=True, overflow="ignore")
-
-
 def _listed(console: Console, title: str, lines: list[str]) -> RenderableType:
     shown = lines[:ROWS_ON_TERMINAL] if console.is_terminal else lines
-    text = _unwrapped(title)
+    text = Text(title)
     for line in shown:
         text.append(f"\n  {line}")
     if len(shown) < len(lines):

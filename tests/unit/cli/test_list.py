@@ -11,7 +11,7 @@ from kbackupd.cli.archive_text import print_archives
 CLUSTER, ARCHIVE = "5L6g3nShT-eMCtK--X86sw", "q1Sh-9_zRSuErEq8Vcy0TQ"
 
 
-@pytest.mark.parametrize("width", [100, 120, 160])
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
 def test_ids_are_never_folded_so_that_they_can_be_copied(width: int, capsys: pytest.CaptureFixture[str]) -> None:
     archive = ArchiveSummary(
         backup_id="production",
@@ -28,6 +28,8 @@ def test_ids_are_never_folded_so_that_they_can_be_copied(width: int, capsys: pyt
     print_archives(Console(width=width, force_terminal=True, color_system=None), "s3://backups", [archive])
 
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("BACKUP ID")
+    assert any(line.startswith("production ") for line in lines)
     assert any(CLUSTER in line for line in lines), lines
     assert any(ARCHIVE in line for line in lines) == (width == 160)
     assert all(len(line) <= width for line in lines)
