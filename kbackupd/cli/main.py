@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from kbackupd import __version__
+from kbackupd.cli.output import say
 from kbackupd.model.errors import KbackupError, principal
 from kbackupd.observe.logging import configure_logging, mask_text
 
@@ -138,9 +139,7 @@ def explain(error: BaseException) -> int:
 
 
 def _say(message: str, hint: str) -> None:
-    print(f"error: {mask_text(message)}", file=sys.stderr)
-    if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+    say([f"error: {mask_text(message)}", *([f"hint: {hint}"] if hint else [])])
 
 
 if __name__ == "__main__":

@@ -45,9 +45,9 @@ def show(
 @app.command()
 def lookup(
     file: MapArgument,
-    topic: Annotated[str, typer.Argument(help="Its name at the source.")],
-    partition: Annotated[int, typer.Argument()],
-    offsets: Annotated[list[int], typer.Argument(metavar="OFFSET...", help="Positions: the next offset to be read.")],
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="Its name at the source.")],
+    partition: Annotated[int, typer.Argument(metavar="PARTITION", help="Its number at the source.")],
+    offsets: Annotated[list[int], typer.Argument(metavar="OFFSET", help="Positions: the next offset to be read.")],
     format: FormatOption = OutputFormat.TEXT,
 ) -> None:
     """Say where positions of the source are in the target: at the same record, the next restored one, or the end.

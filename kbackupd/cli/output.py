@@ -20,6 +20,8 @@ PIPED_COLUMNS = 1000
 _COMMAND = re.compile(r"\b(kbackupd [a-z]|kafka-[a-z-]+\.sh )")
 """A line with one is never folded: it is there to be copied, and the terminal folds it without cutting it in two."""
 
+_INDENT = re.compile(r"^(hint: )?\s*")
+
 _RULED = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
 
 
@@ -52,6 +54,14 @@ def plain_table(console: Console) -> Table:
     )
 
 
+def say(lines: Sequence[str]) -> None:
+    """On stderr, folded as `print_sections` does."""
+    console = Console(stderr=True, force_terminal=sys.stderr.isatty())
+    for text in lines:
+        for line in folded(console, Text(text)):
+            print(line.plain.rstrip(), file=sys.stderr)
+
+
 def fitting(console: Console, tables: Sequence[Table]) -> Table:
     """The first of `tables`, the richest one first, that the terminal has room for; else the last. Piped, the first."""
     if not console.is_terminal:
@@ -72,12 +82,11 @@ def print_sections(console: Console, sections: Sequence[RenderableType], *, behi
                 console.print()
             for part in _parts(section):
                 if isinstance(part, Text):
-                    for folded in _folded(console, part):
-                        console.print(folded, soft_wrap=True)
+                    for line in folded(console, part):
+                        console.print(line, soft_wrap=True)
                 else:
                     console.print(part)
-    for line in capture.get().splitlines():
-        sys.stdout.write(line.rstrip() + "\n")
+    sys.stdout.writelines(line.rstrip() + "\n" for line in capture.get().splitlines())
 
 
 def _parts(section: RenderableType) -> Iterator[RenderableType]:
@@ -88,14 +97,14 @@ def _parts(section: RenderableType) -> Iterator[RenderableType]:
         yield section
 
 
-def _folded(console: Console, text: Text) -> Iterator[Text]:
+def folded(console: Console, text: Text) -> Iterator[Text]:
     """The lines of `text`; a word that is longer than a line is left to the terminal."""
     for line in text.split("\n", allow_blank=True):
         plain = line.plain
         if not console.is_terminal or cell_len(plain) <= console.width or _COMMAND.search(plain):
             yield line
             continue
-        hang = len(plain) - len(plain.lstrip()) + 2
+        hang = len(plain) - len(_INDENT.sub("", plain)) + 2
         breaks: list[int] = []
         begin = 0
         for word in re.finditer(r"\S+\s*", plain):

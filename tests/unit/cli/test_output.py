@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from rich.console import Console, Group
 from rich.text import Text
 
-from kbackupd.cli.output import fitting, plain_table, print_sections
+from kbackupd.cli.output import fitting, plain_table, print_sections, say
 
 COMMAND = "  to undo: kbackupd offset-reset rollback --plan a-restore.offset-plan.json.rollback.json --config …"
 PROSE = "  orders: achieved between one instant and another, of four partitions the farthest from it"
@@ -67,3 +69,24 @@ def test_of_several_tables_the_richest_is_shown_that_needs_no_folding(width: int
             table.add_column("TEN LETTRS")
 
     assert fitting(console, tables) is tables[3 - columns]
+
+
+def test_a_hint_is_folded_as_reports_are_and_piped_it_is_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hint = (
+        "hint: delete the topics that are not empty, if nobody needs them\n      or restore under other names, beside"
+    )
+    say([hint])
+    assert capsys.readouterr().err == hint + "\n"
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    say([hint])
+
+    assert capsys.readouterr().err.splitlines() == [
+        "hint: delete the topics that are not",
+        "        empty, if nobody needs them",
+        "      or restore under other names,",
+        "        beside",
+    ]
