@@ -22,13 +22,12 @@ def command(
 ) -> None:
     """Show which archives there are, whose, how big and how recent."""
     found = place(path, None, config)
-    archives = uvloop.run(_archives(found.storage))
-    if backup_id is not None:
-        archives = tuple(one for one in archives if one.backup_id == backup_id)
+    there = uvloop.run(_archives(found.storage))
+    archives = tuple(one for one in there if backup_id in (None, one.backup_id))
     if output is OutputFormat.JSON:
         print_json({"path": found.storage.url, "archives": archives})
     else:
-        print_archives(stdout_console(), found.storage.url, archives)
+        print_archives(stdout_console(), found.storage.url, archives, there=[one.backup_id for one in there])
 
 
 async def _archives(storage: StorageSettings) -> tuple[ArchiveSummary, ...]:

@@ -260,7 +260,7 @@ class Demo:
 
     def _show_load(self, stage: Stage, watch: ExposureWatch) -> None:
         exposure = "unknown" if watch.now_seconds is None else f"{watch.now_seconds:.1f} s"
-        stage.update(f"{self.truth.record_count:,} records produced, exposure {exposure}")
+        stage.update(f"{self.truth.record_count:,} records, exposure {exposure}")
 
 
 def main() -> int:
