@@ -340,11 +340,12 @@ def interruption(progress: RestoreProgress, *, interrupted: bool) -> str:
             f"{what} while {progress.phase}: this run produced no record; topics may have been created, or"
             f" protected from retention and compaction: {names}; run the restore again"
         )
+    # At least: what an earlier run left counts only once this one has come by it.
     # At the end some have their own configuration already, and which ones nobody told.
     configured = progress.phase in (Phase.CONFIGURING, Phase.DONE)
     protected = "" if configured else ", in topics without retention and compaction"
     return (
-        f"{what} while {progress.phase}: {progress.acknowledged_records:,} records"
+        f"{what} while {progress.phase}: at least {progress.acknowledged_records:,} records"
         f" ({format_bytes(progress.acknowledged_bytes)}) are in the target{protected}: {names}"
         "\nrun the same restore again to go on"
         + ("; those that held records before hold them still" if progress.appends else _ANEW)

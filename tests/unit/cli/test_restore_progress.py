@@ -54,6 +54,7 @@ def test_the_last_word_of_a_restore_that_did_not_end_claims_nothing_of_topics_th
     assert last_word(Phase.PREFLIGHT).endswith("nothing was written to the target")
     progress.touched["orders"] = None
     assert "empty" not in last_word(Phase.PREPARING), "with append, or where an earlier run came, it holds records"
+    assert "at least 0 records" in last_word(Phase.RESTORING), "what an earlier run left may not have been looked at"
     assert "without retention and compaction: orders" in last_word(Phase.RESTORING)
     assert "retention" not in last_word(Phase.CONFIGURING), "some topics have their own configuration by then"
     assert ("delete" in last_word(Phase.RESTORING)) is not appends
