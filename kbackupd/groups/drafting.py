@@ -55,7 +55,7 @@ class Drafting:
         return self._targets[topic]
 
     def restores_into(self, target_topic: str) -> bool:
-        """Whether the restore brings something there: no other topic's positions are touched without being named."""
+        """Whether the restore may bring something there; where it names no topics, to every one but internal ones."""
         if target_topic not in self._restored:
             options, document = self.settings.options, self.request.offset_map
             self._restored[target_topic] = target_topic not in SYSTEM_TOPICS and (
