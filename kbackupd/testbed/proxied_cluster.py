@@ -161,7 +161,8 @@ class ProxiedCluster:
         deadline, tried = Deadline(2 * PATIENCE_SECONDS), False
         while True:
             # Anew each time: a client whose first broker still names a dead controller waits for that one and no other.
-            made = self._admin().create_topics([new], operation_timeout=20, request_timeout=30)[topic]
+            admin = self._admin()  # held: what is under way ends with it
+            made = admin.create_topics([new], operation_timeout=20, request_timeout=30)[topic]
             try:
                 await asyncio.to_thread(made.result, PATIENCE_SECONDS)
             except KafkaException as error:
