@@ -23,9 +23,9 @@ from kbackupd.store.open import open_store
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.topics import create_topic
 from tests.archive_builder import BACKUP_ID
-from tests.integration.capture.backup import Backup, flush
-from tests.integration.conditions import reaches
+from tests.integration.capture.backup import Backup
 from tests.integration.coordinator_story import PATIENCE_SECONDS, transactional
+from tests.integration.restore.live_load import back_up_under, end, instants_between
 from tests.integration.restore.mirror import restore_archive
 from tests.integration.restore.test_outcomes import values
 from tests.unit.restore.planned import settings_for
@@ -80,10 +80,7 @@ def load(kafka: KafkaServer, unique_topic: Names) -> Iterator[Load]:
         for number in range(WRITERS)
     ]
     yield made
-    made.stop.set()
-    for thread in made.threads:
-        if thread.is_alive():
-            thread.join(PATIENCE_SECONDS)
+    end(made)
 
 
 @pytest.mark.timeout(1800)
@@ -95,23 +92,13 @@ async def test_hazard_38_at_random_instants_every_transaction_is_whole_and_those
     await asyncio.to_thread(transactional, kafka, f"{topic}-first")  # makes __transaction_state, if nobody did
     daemon = backup.daemon(topic, internal_topics=True)
     daemon.start()
-    for thread in load.threads:
-        thread.start()
-    began_ms = CLOCK.now_ms()
-    await reaches(load.enough, "every producer ended many transactions")
-    load.stop.set()
-    for thread in load.threads:
-        await asyncio.to_thread(thread.join, PATIENCE_SECONDS)
-    ended_ms = CLOCK.now_ms()
-    await flush(daemon)
-    assert daemon.stop() == 0
+    marks = await back_up_under(load, daemon, "every producer ended many transactions")
 
-    dice = random.Random(1)
+    whole = 0
     store = await open_store(backup.storage)
     try:
         archive = await Archive.open(store, BACKUP_ID)
-        for number in range(INSTANTS):
-            at_ms = dice.randrange(began_ms, ended_ms)
+        for number, at_ms in enumerate(instants_between(marks, INSTANTS)):
             target = f"{topic}-at-{number}"
             settings = settings_for(kafka.bootstrap, {topic: target}, scope=RestoreScope(as_of_ms=at_ms))
             report = await restore_archive(store, settings)
@@ -128,6 +115,7 @@ async def test_hazard_38_at_random_instants_every_transaction_is_whole_and_those
                 for count, one in enumerate(written):
                     there = found.pop(f"{name}/{count}".encode(), set())
                     assert there in (set(), set(one.partitions)), (name, count, at_ms, "split")
+                    whole += bool(there)
                     if not one.committed or one.asked_ms > at_ms:
                         assert not there, (name, count, at_ms)
                     elif one.acknowledged_ms < told_ms:
@@ -135,6 +123,7 @@ async def test_hazard_38_at_random_instants_every_transaction_is_whole_and_those
             assert not found
     finally:
         await store.close()
+    assert whole > INSTANTS
 
 
 def _log_sent_ms(archive: Archive, transactional_id: str, at_ms: int) -> int:

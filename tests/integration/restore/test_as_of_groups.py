@@ -39,6 +39,7 @@ from tests.integration.capture.test_snapshots import last_groups, positions
 from tests.integration.conditions import PATIENCE_SECONDS, reaches
 from tests.integration.coordinator_story import commit, delete_group, send_offsets, transactional
 from tests.integration.groups.story import held
+from tests.integration.restore.live_load import back_up_under, end, instants_between
 from tests.integration.restore.mirror import restore_archive
 from tests.integration.restore.test_outcomes import values
 from tests.unit.restore.planned import settings_for
@@ -236,10 +237,7 @@ def load(kafka: KafkaServer, unique_topic: Names) -> Iterator[Load]:
         threading.Thread(target=made.keep_on, args=(kafka, partition), daemon=True) for partition in range(PARTITIONS)
     ]
     yield made
-    made.stop.set()
-    for thread in made.threads:
-        if thread.is_alive():
-            thread.join(PATIENCE_SECONDS)
+    end(made)
 
 
 @pytest.mark.timeout(1800)
@@ -253,20 +251,11 @@ async def test_hazard_32_at_random_instants_no_group_stands_beyond_what_is_resto
     daemon = backup.daemon(topic, internal_topics=True)
     daemon.start()
     await follows(daemon, topic, PARTITIONS)
-    for thread in load.threads:
-        thread.start()
-    began_ms = CLOCK.now_ms()
-    await reaches(load.enough, "every group committed many times")
-    load.stop.set()
-    for thread in load.threads:
-        await asyncio.to_thread(thread.join, PATIENCE_SECONDS)
-    ended_ms = CLOCK.now_ms()
-    await flush(daemon)
-    assert daemon.stop() == 0
+    marks = await back_up_under(load, daemon, "every group committed many times")
 
-    dice, moved = random.Random(1), 0
-    for number in range(INSTANTS):
-        at_ms, target = dice.randrange(began_ms, ended_ms), f"{topic}-at-{number}"
+    moved = 0
+    for number, at_ms in enumerate(instants_between(marks, INSTANTS)):
+        target = f"{topic}-at-{number}"
         options: Section = {
             "as_of": at_ms,
             "consumer_groups": {"restore": True, "include": [f"{topic}-group-*"]},
@@ -342,10 +331,7 @@ def applications(kafka: KafkaServer, unique_topic: Names) -> Iterator[Applicatio
         for number in range(APPLICATIONS)
     ]
     yield made
-    made.stop.set()
-    for thread in made.threads:
-        if thread.is_alive():
-            thread.join(PATIENCE_SECONDS)
+    end(made)
 
 
 @pytest.mark.timeout(1800)
@@ -360,23 +346,14 @@ async def test_hazard_38_at_random_instants_each_application_stands_behind_its_l
     daemon = backup.daemon(topic, internal_topics=True)
     daemon.start()
     await follows(daemon, topic, PARTITIONS)
-    for thread in applications.threads:
-        thread.start()
-    began_ms = CLOCK.now_ms()
-    await reaches(applications.enough, "every application committed many times")
-    applications.stop.set()
-    for thread in applications.threads:
-        await asyncio.to_thread(thread.join, PATIENCE_SECONDS)
-    ended_ms = CLOCK.now_ms()
-    await flush(daemon)
-    assert daemon.stop() == 0
+    marks = await back_up_under(applications, daemon, "every application committed many times")
 
-    dice, stood = random.Random(1), set()
+    stood = set()
     store = await open_store(backup.storage)
     try:
         archive = await Archive.open(store, "main")
-        for number in range(2 * INSTANTS):
-            at_ms, target = dice.randrange(began_ms, ended_ms), f"{topic}-at-{number}"
+        for number, at_ms in enumerate(instants_between(marks, 2 * INSTANTS)):
+            target = f"{topic}-at-{number}"
             settings = settings_for(kafka.bootstrap, {topic: target}, scope=RestoreScope(as_of_ms=at_ms))
             await restore_archive(store, settings)
             instant = await read_instant(archive, settings.options)
