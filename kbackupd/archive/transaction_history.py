@@ -1,17 +1,17 @@
 """The transactions of a cluster as the captured logs of their coordinators tell them.
 
-Owns the reading: one partition of `__transaction_state` after the other, and nothing else of the archive. A restore to
+Owns the reading of one partition of `__transaction_state`, and of nothing else of the archive. A restore to
 an instant asks it which transactions were decided by then: `LoggedTransaction.decision_at(cut)`, where the cut is
 that of the coordinator's own log, and which partitions they cover.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from kbackupd.archive.archive import Archive, ArchivedTopic
+from kbackupd.archive.archive import Archive
 from kbackupd.archive.coordinator_items import LostRange
 from kbackupd.archive.coordinator_log import READ_AHEAD_BYTES, read_coordinator_log
 from kbackupd.archive.cut import Cut, cut_at, told_after
@@ -47,45 +47,6 @@ class TransactionsOfPartition:
         return all(one.first_offset >= self.told_until for one in self.lost)
 
 
-async def transactions_in_log(
-    archive: Archive,
-    topic: ArchivedTopic,
-    at_ms: int | None,
-    *,
-    wanted: Callable[[LoggedTransaction], bool] | None = None,
-    since_ms: int | None = None,
-    until_ms: int | None = None,
-    read_ahead_bytes: int = READ_AHEAD_BYTES,
-) -> AsyncGenerator[TransactionsOfPartition, None]:
-    """For each partition of `topic`, by number: its transactions, and where it stood at `at_ms` (None: at last).
-
-    Memory is bounded by the read-ahead, one transaction for each transactional id, and what is `wanted` of one
-    partition. Damage and gaps are told in the answers and never raised. Close it (`aclosing`) when you leave early.
-
-    Args:
-        archive: opened at least for this topic.
-        topic: an incarnation of `__transaction_state`.
-        wanted: which transactions are kept, say by producer id; None: all.
-        since_ms: read from the cut at that instant on; None: from the beginning. No transaction is longer than the
-            brokers' `transaction.max.timeout.ms` (15 min): of one begun earlier, Prepare still names all partitions.
-        until_ms: read up to the cut at that instant; None, or where another log was there by then: to the end of what
-            was captured.
-
-    Raises:
-        KbackupError: the store could not say for certain what is there.
-    """
-    for id in topic.partition_ids:
-        yield await transactions_of(
-            archive,
-            id,
-            at_ms,
-            wanted=wanted,
-            since_ms=since_ms,
-            until_ms=until_ms,
-            read_ahead_bytes=read_ahead_bytes,
-        )
-
-
 async def transactions_of(
     archive: Archive,
     id: PartitionId,
@@ -97,7 +58,23 @@ async def transactions_of(
     settled_below: int = 0,
     read_ahead_bytes: int = READ_AHEAD_BYTES,
 ) -> TransactionsOfPartition:
-    """As `transactions_in_log`, of one partition of it; `settled_below` as of `TransactionFold`."""
+    """The transactions of one partition of `__transaction_state`, and where it stood at `at_ms` (None: at last).
+
+    Memory is bounded by the read-ahead, one transaction for each transactional id, and what is `wanted`. Damage and
+    gaps are told in the answer and never raised.
+
+    Args:
+        archive: opened at least for this topic.
+        wanted: which transactions are kept, say by producer id; None: all.
+        since_ms: read from the cut at that instant on; None: from the beginning. No transaction is longer than the
+            brokers' `transaction.max.timeout.ms` (15 min): of one begun earlier, Prepare still names all partitions.
+        until_ms: read up to the cut at that instant; None, or where another log was there by then: to the end of what
+            was captured.
+        settled_below: as of `TransactionFold`.
+
+    Raises:
+        KbackupError: the store could not say for certain what is there.
+    """
     evidence = archive.evidence(id)
     cut = cut_at(evidence, at_ms)
     history = archive.history(id, None if cut is None else cut.branch)

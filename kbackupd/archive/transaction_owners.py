@@ -10,23 +10,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
-from typing import NamedTuple
 
 from kbackupd.archive.transaction_fold import Decision, LoggedTransaction
 
-NO_OTHER_MS = (1 << 63) - 1
-"""Margin where there is no second candidate."""
 CLOCKS_NEVER_APART_MS = 60_000
 """A marker that is farther from a transaction, by the clocks of two brokers, is of another one."""
-_FOR_EVER_MS = NO_OTHER_MS
-
-
-class Owner(NamedTuple):
-    transaction: LoggedTransaction
-    off_by_ms: int
-    """How far the marker's time is from those of the transaction's Prepare and Complete records; 0: between them."""
-    margin_ms: int
-    """How much farther it is from those of any other. Below the skew of the brokers' clocks the answer is a guess."""
+_FOR_EVER_MS = (1 << 63) - 1
 
 
 class _Story:
@@ -120,20 +109,6 @@ class TransactionOwners:
             and _may_end(story.transactions[place], marker_epoch, partition, committed=committed)
         ]
         return [(distance, story.transactions[place]) for distance, place in sorted(found)]
-
-    def of_marker(
-        self, producer_id: int, marker_epoch: int, partition: tuple[str, int], *, committed: bool, timestamp_ms: int
-    ) -> Owner | None:
-        """The transaction that a marker in (topic, partition) ended; None: the logs do not tell of it.
-
-        Args:
-            timestamp_ms: of the control batch.
-        """
-        found = self.about(producer_id, marker_epoch, partition, committed=committed, timestamp_ms=timestamp_ms)
-        if not found:
-            return None
-        nearest, owner = found[0]
-        return Owner(owner, nearest, found[1][0] - nearest if len(found) > 1 else NO_OTHER_MS)
 
 
 def _may_end(one: LoggedTransaction, marker_epoch: int, partition: tuple[str, int], *, committed: bool) -> bool:

@@ -8,6 +8,7 @@ import gc
 import os
 from pathlib import Path
 
+from kbackupd.flow.collector import only_young_searched
 from kbackupd.model.errors import ConfigurationError
 from kbackupd.model.units import format_bytes
 
@@ -16,7 +17,6 @@ RESERVE_BYTES = 48 << 20
 SMALLEST_BUDGET_BYTES = 32 << 20
 GARBAGE_SECONDS = 600.0
 """Between two searches through everything for garbage that refers to itself."""
-_YOUNG_OBJECTS, _YOUNG_ROUNDS, _NEVER = 10_000, 20, 1 << 30
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """As glibc's malloc.h has them."""
 
@@ -49,18 +49,13 @@ def keep_freed_memory() -> bool:
 async def collect_seldom() -> None:
     """Have only young objects searched for garbage, and all of them every ten minutes; runs until cancelled.
 
-    By itself the collector looks through all objects whenever a quarter as many came along. With ten thousand
-    partitions that is once or twice per flush, and each time the event loop stands still for a tenth of a second, to
-    find nothing: what is given up here dies by its reference count.
+    With ten thousand partitions all of them were searched once or twice per flush, and each time the event loop stood
+    still for a tenth of a second, to find nothing: what is given up here dies by its reference count.
     """
-    before = gc.get_threshold()
-    gc.set_threshold(_YOUNG_OBJECTS, _YOUNG_ROUNDS, _NEVER)
-    try:
+    with only_young_searched():
         while True:
             await asyncio.sleep(GARBAGE_SECONDS)
             gc.collect()
-    finally:
-        gc.set_threshold(*before)
 
 
 def budget_bytes(memory_limit_bytes: int) -> int:

@@ -23,7 +23,7 @@ from kbackupd.archive.group_history import GroupsOfPartition, coordinator_topic_
 from kbackupd.archive.group_reports import GroupsReport
 from kbackupd.archive.groups import groups_at
 from kbackupd.archive.transaction_fold import Decision, LoggedTransaction
-from kbackupd.archive.transaction_history import TransactionsOfPartition, transactions_in_log
+from kbackupd.archive.transaction_history import TransactionsOfPartition, transactions_of
 from kbackupd.archive.transaction_owners import TransactionOwners
 from kbackupd.format.batch import marker_type
 from kbackupd.format.committed_offsets import coordinator_partition
@@ -76,7 +76,7 @@ async def transactions(archive: Archive, at_ms: int | None, prefix: str) -> list
     topic = coordinator_topic_at(archive, TRANSACTION_STATE, at_ms)
     assert topic is not None
     wanted = lambda one: one.transactional_id.startswith(prefix)  # noqa: E731
-    return [one async for one in transactions_in_log(archive, topic, at_ms, wanted=wanted)]
+    return [await transactions_of(archive, id, at_ms, wanted=wanted) for id in topic.partition_ids]
 
 
 def by_admin(kafka: KafkaServer, group: str) -> dict[tuple[str, int], tuple[int, str]]:
@@ -431,16 +431,15 @@ async def markers_have_their_owners(archive: Archive, topic: str, model: Model) 
                     markers.append((batch.header, committed))
             assert len(markers) == len(covering)
             for (header, committed), expected in zip(markers, covering, strict=True):
-                owner = owners.of_marker(
+                (off_by_ms, owner), *_ = owners.about(
                     header.producer_id,
                     header.producer_epoch,
                     (topic, partition),
                     committed=committed,
                     timestamp_ms=header.max_timestamp,
                 )
-                assert owner is not None
                 # One broker, one clock.
-                assert (owner.transaction, owner.off_by_ms) == (expected, 0)
+                assert (owner, off_by_ms) == (expected, 0)
                 checked += 1
     assert checked >= 10 * WRITERS
 

@@ -12,8 +12,8 @@ from kbackupd.archive.archive import Archive
 from kbackupd.archive.coordinator_items import CoordinatorBatch, CoordinatorRecord, LostRange
 from kbackupd.archive.group_history import coordinator_topic_at
 from kbackupd.archive.transaction_fold import Decision, LoggedTransaction, TransactionFold
-from kbackupd.archive.transaction_history import TransactionsOfPartition, transactions_in_log, transactions_of
-from kbackupd.archive.transaction_owners import NO_OTHER_MS, Owner, TransactionOwners
+from kbackupd.archive.transaction_history import TransactionsOfPartition, transactions_of
+from kbackupd.archive.transaction_owners import TransactionOwners
 from kbackupd.model.coordinators import TRANSACTION_STATE, TransactionState
 from kbackupd.model.events import GapCause
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder, SourceLog
@@ -33,9 +33,8 @@ async def transactions(
     archive = await Archive.open(built.store, BACKUP_ID, wanted=lambda name: name == TRANSACTION_STATE)
     topic = coordinator_topic_at(archive, TRANSACTION_STATE, at_ms)
     assert topic is not None
-    reading = transactions_in_log(archive, topic, at_ms, since_ms=since_ms, until_ms=until_ms)
-    (found,) = [one async for one in reading]
-    return found
+    (id,) = topic.partition_ids
+    return await transactions_of(archive, id, at_ms, since_ms=since_ms, until_ms=until_ms)
 
 
 async def captured(log: SourceLog, built: ArchiveBuilder) -> TransactionsOfPartition:
@@ -277,15 +276,17 @@ async def test_a_marker_is_of_the_transaction_that_was_being_ended_when_it_was_w
     first, second, third = (await captured(log, built)).transactions
     owners = TransactionOwners([first, second, third])
 
-    def owner(partition: tuple[str, int], at_ms: int, *, committed: bool = True, epoch: int = 0) -> Owner | None:
-        return owners.of_marker(7, epoch, partition, committed=committed, timestamp_ms=at_ms)
+    def about(
+        partition: tuple[str, int], at_ms: int, *, committed: bool = True, epoch: int = 0
+    ) -> list[tuple[int, LoggedTransaction]]:
+        return owners.about(7, epoch, partition, committed=committed, timestamp_ms=at_ms)
 
-    assert owner(ORDERS, 115) == (first, 0, 95)
-    assert owner(ORDERS, 160) == (first, 40, 10)
-    assert owner(ORDERS, 212) == (second, 0, 92)
-    assert owner(ORDERS, 400, committed=False) == (third, 0, NO_OTHER_MS)
-    assert owner(PAYMENTS, 400) is None
-    assert owner(ORDERS, 115, epoch=3) is None
+    assert about(ORDERS, 115) == [(0, first), (95, second)]
+    assert about(ORDERS, 160) == [(40, first), (50, second)]
+    assert about(ORDERS, 212) == [(0, second), (92, first)]
+    assert about(ORDERS, 400, committed=False) == [(0, third)]
+    assert about(PAYMENTS, 400) == []
+    assert about(ORDERS, 115, epoch=3) == []
     assert list(owners.of_data(7, 0, ORDERS)) == [first, second, third]
     assert list(owners.of_data(7, 0, PAYMENTS)) == [third]
     assert list(owners.of_data(7, 1, ORDERS)) == []
@@ -299,9 +300,8 @@ async def test_a_marker_with_an_epoch_of_its_own_needs_no_time(built: ArchiveBui
         )
         transaction(log, "a", COMPLETE_COMMIT, producer_epoch=epoch + 1, started_ms=epoch, client_version=2)
     found = (await captured(log, built)).transactions
-    owner = TransactionOwners(found).of_marker(7, 2, ORDERS, committed=True, timestamp_ms=0)
-    assert owner is not None
-    assert (owner.transaction, owner.margin_ms) == (found[1], NO_OTHER_MS)
+    [(_, owner)] = TransactionOwners(found).about(7, 2, ORDERS, committed=True, timestamp_ms=0)
+    assert owner == found[1]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
