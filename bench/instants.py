@@ -18,28 +18,18 @@ import json
 import resource
 import sys
 import time
-from pathlib import Path
 
 from bench.long_archive import CountingStore
 from kbackupd.archive.archive import Archive
 from kbackupd.model.coordinators import TRANSACTION_STATE, TransactionState
 from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.model.scope import RestoreScope
-from kbackupd.model.settings import (
-    FilesystemSettings,
-    RestoreOptions,
-    RestoreSettings,
-    RestoreSource,
-    RestoreTarget,
-    RetentionAfter,
-    StorageSettings,
-    TopicSelection,
-)
 from kbackupd.restore.as_of import read_instant
 from kbackupd.restore.plan import RestorePlan
 from kbackupd.restore.planning import make_plan
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder, Life
 from tests.coordinator_logs import transaction
+from tests.unit.restore.planned import settings_for
 
 PARTITIONS_PER_TOPIC, LOGS = 50, 50
 FLUSH_SECONDS, FLUSHES = 10, 12
@@ -150,30 +140,11 @@ async def archive_of(load: Load) -> int:
     return instants[FLUSHES // 2]
 
 
-def settings_at(at_ms: int | None) -> RestoreSettings:
-    return RestoreSettings(
-        source=RestoreSource(
-            path="memory:",
-            backup_id=BACKUP_ID,
-            storage=StorageSettings(backend=FilesystemSettings(path=Path("/nowhere"))),
-        ),
-        target=RestoreTarget(bootstrap_servers=("nobody:9092",)),
-        options=RestoreOptions(
-            topics=TopicSelection(include=("*",)),
-            topic_mapping=(),
-            retention_after=RetentionAfter.AUTO,
-            rate_limit_bytes_per_second=None,
-            verify=True,
-            scope=RestoreScope(as_of_ms=at_ms),
-        ),
-    )
-
-
 async def planned(archive: Archive, store: SlowStore, at_ms: int | None) -> tuple[RestorePlan, dict[str, object]]:
     gets, received = store.gets, store.received
     store.most_at_once = 0
     began, cpu = time.perf_counter(), time.process_time()
-    settings = settings_at(at_ms)
+    settings = settings_for("nobody:9092", {}, scope=RestoreScope(as_of_ms=at_ms))
     instant = await read_instant(archive, settings.options)
     read, read_cpu = time.perf_counter(), time.process_time()
     plan = make_plan(archive, settings, instant)

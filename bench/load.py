@@ -13,6 +13,8 @@ from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.topics import create_topic
 from kbackupd.testbed.workload import Codec
 
+TOPICS: dict[str, Codec] = {"uncompressed": "none", "lz4": "lz4", "zstd": "zstd", "gzip": "gzip", "snappy": "snappy"}
+"""By the name of each, how its producer compresses."""
 PARTITIONS = 4
 VALUE_BYTES = 500
 POOL_RECORDS = 40_000

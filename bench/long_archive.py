@@ -48,7 +48,6 @@ from kbackupd.model.settings import (
     RestoreSettings,
     RestoreSource,
     RestoreTarget,
-    RetentionAfter,
     StorageSettings,
     TopicSelection,
 )
@@ -345,13 +344,7 @@ def _settings(arguments: argparse.Namespace, topics: str) -> RestoreSettings:
             storage=StorageSettings(backend=FilesystemSettings(path=arguments.directory)),
         ),
         target=RestoreTarget(bootstrap_servers=("nobody:9092",)),
-        options=RestoreOptions(
-            topics=TopicSelection(include=(topics,)),
-            topic_mapping=(),
-            retention_after=RetentionAfter.AUTO,
-            rate_limit_bytes_per_second=None,
-            verify=True,
-        ),
+        options=RestoreOptions(topics=TopicSelection(include=(topics,))),
     )
 
 

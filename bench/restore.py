@@ -20,16 +20,13 @@ from pathlib import Path
 
 from bench.backup import back_up
 from bench.figures import GIB, MIB, Spread, machine, markdown
-from bench.load import PARTITIONS, LoadedTopic, fill_topic
+from bench.load import PARTITIONS, TOPICS, LoadedTopic, fill_topic
 from bench.places import Bucket, Cost
 from bench.restoring import RestoreRun, held_batches, produce_held, restore, startup_cpu_seconds
 from kbackupd.testbed.daemon import kbackupd_environment
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.s3 import S3Server
 from kbackupd.testbed.topics import create_topic, delete_topic
-from kbackupd.testbed.workload import Codec
-
-TOPICS: dict[str, Codec] = {"uncompressed": "none", "zstd": "zstd", "lz4": "lz4", "gzip": "gzip", "snappy": "snappy"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

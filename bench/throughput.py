@@ -17,14 +17,12 @@ from pathlib import Path
 from bench.backup import back_up
 from bench.figures import GIB, Round, TopicFigures, as_json, as_table, machine
 from bench.limits import fetch_and_check
-from bench.load import LoadedTopic, fill_topic
+from bench.load import TOPICS, LoadedTopic, fill_topic
 from bench.places import Bucket, Directory, Place, StoreName
 from kbackupd.model.settings import BackupSettings
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.s3 import S3Server
-from kbackupd.testbed.workload import Codec
 
-TOPICS: dict[str, Codec] = {"uncompressed": "none", "lz4": "lz4", "zstd": "zstd", "gzip": "gzip", "snappy": "snappy"}
 STORES: tuple[StoreName, ...] = ("filesystem", "s3")
 
 
