@@ -7,14 +7,17 @@ partition transactions come one after the other, so what counts beyond the cut i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from kbackupd.archive.cut import Cut
 from kbackupd.archive.group_history import DecidedPositions
-from kbackupd.archive.history import OnBranches, PartitionEvidence, PartitionHistory, build_history
+from kbackupd.archive.history import GapSpan, OnBranches, PartitionEvidence, PartitionHistory, Slice, build_history
 from kbackupd.model.positions import OffsetRange, PartitionId
 from kbackupd.model.segment import OpenTransaction, Sample, TransactionOutcome
+
+Offsets = TypeVar("Offsets", Slice, GapSpan, OffsetRange)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,31 +148,25 @@ def history_at(evidence: PartitionEvidence, branch: int, state: PartitionAsOf) -
     begun = tuple(one for one in evidence.open_transactions if _was_open(one.row, state))
     whole = build_history(replace(evidence, outcomes=rows, open_transactions=begun), branch)
     first = min(max(whole.first_offset, state.log_start_offset), end)
-    slices = tuple(
-        replace(one, first_offset=max(one.first_offset, first), next_offset=min(one.next_offset, end))
-        for one in whole.slices
-        if max(one.first_offset, first) < min(one.next_offset, end)
-    )
-    gaps = tuple(
-        replace(gap, first_offset=max(gap.first_offset, first), next_offset=min(gap.next_offset, end))
-        for gap in whole.gaps
-        if max(gap.first_offset, first) < min(gap.next_offset, end)
-    )
     uncaptured = OffsetRange(max(whole.next_offset, first), max(whole.next_offset, end))
-    holes = tuple(
-        OffsetRange(max(hole.first_offset, first), min(hole.next_offset, end))
-        for hole in (*whole.holes, uncaptured)
-        if max(hole.first_offset, first) < min(hole.next_offset, end)
-    )
     return replace(
         whole,
         first_offset=first,
         next_offset=end,
-        slices=slices,
-        gaps=gaps,
-        holes=holes,
+        slices=_within(whole.slices, first, end),
+        gaps=_within(whole.gaps, first, end),
+        holes=_within((*whole.holes, uncaptured), first, end),
         # What a later sample says was decided was not decided yet.
         samples=_samples(evidence, state),
+    )
+
+
+def _within(ranges: Iterable[Offsets], first_offset: int, next_offset: int) -> tuple[Offsets, ...]:
+    """What lies in `[first_offset, next_offset)` of each, where anything does."""
+    return tuple(
+        replace(one, first_offset=first, next_offset=end)
+        for one in ranges
+        if (first := max(one.first_offset, first_offset)) < (end := min(one.next_offset, next_offset))
     )
 
 

@@ -135,16 +135,17 @@ def refuse_twice(
     Raises:
         RefusedError: the same has been restored into one of these topics.
     """
+    now = deciding(options)
     for one in reversed(finished):
-        then = as_known_now(one.begun.options)
         if one.begun.target_cluster_id != target_cluster_id:
             continue
+        then = as_known_now(one.begun.options)
         filled = {topic.target: topic.topic_id for topic in one.ready.topics}
         held = [
             topic.target
             for topic in one.begun.topics
             if options.target_of(topic.source) == topic.target
-            and _records(then, topic.source) == _records(deciding(options), topic.source)
+            and _records(then, topic.source) == _records(now, topic.source)
             and there.get(topic.target) is not None
             and there.get(topic.target) == filled.get(topic.target)
         ]

@@ -52,7 +52,7 @@ class LogOfCoordinators:
 
     @property
     def is_complete(self) -> bool:
-        return len(self.complete) == self.partitions
+        return 0 < self.partitions == len(self.complete)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
