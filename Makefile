@@ -16,8 +16,9 @@ $(STAMP): pyproject.toml requirements.lock
 demo: $(STAMP)  ## real Kafka and S3: produce, back up, kill -9, validate, destroy, restore, compare (KEEP=1 leaves it running)
 	$(BIN)/python -m kbackupd.testbed.demo $(if $(KEEP),--keep)
 
+# In the order of their names: integration comes first and ends with what is short, so that no worker is left alone with a long file.
 test: $(STAMP)  ## the whole suite, real Kafka and S3 included
-	$(BIN)/python -m pytest -m "not soak" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not soak" -n 2 --dist loadfile --no-loadscope-reorder
 
 unit: $(STAMP)  ## only what needs no server: seconds
 	$(BIN)/python -m pytest tests/unit -q

@@ -6,8 +6,10 @@ import asyncio
 import itertools
 import random
 import threading
-from collections.abc import Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from kbackupd.model.clock import SystemClock
 from kbackupd.testbed.daemon import Daemon
@@ -18,12 +20,32 @@ FLUSHES = 3
 CLOCK = SystemClock()
 
 
-class LiveLoad(Protocol):
-    threads: list[threading.Thread]
-    """Not started yet; each ends soon after `stop`."""
-    stop: threading.Event
+@dataclass(slots=True)
+class LiveLoad(ABC):
+    """What writes into `topic`, each in a thread of its own, until it is told to stop."""
 
-    def enough(self) -> bool: ...
+    topic: str
+    stop: threading.Event = field(default_factory=threading.Event)
+    threads: list[threading.Thread] = field(default_factory=list)
+    """Not started yet; each ends soon after `stop`."""
+
+    @abstractmethod
+    def fewest(self) -> int:
+        """How often the slowest of them is done by now; 0 while one has not begun."""
+
+    def enough(self, times: int) -> bool:
+        assert all(thread.is_alive() for thread in self.threads)
+        return self.fewest() >= times
+
+
+Loaded = TypeVar("Loaded", bound=LiveLoad)
+
+
+def writing(load: Loaded, *works: Callable[[], None]) -> Iterator[Loaded]:
+    """The body of a fixture: the load with a thread for each of `works`, which have ended at its end."""
+    load.threads = [threading.Thread(target=work, daemon=True) for work in works]
+    yield load
+    end(load)
 
 
 def end(load: LiveLoad) -> None:
@@ -33,8 +55,8 @@ def end(load: LiveLoad) -> None:
             thread.join(PATIENCE_SECONDS)
 
 
-async def back_up_under(load: LiveLoad, daemon: Daemon, what: str) -> list[int]:
-    """Run the load until it says `enough`, and on through some flushes; then everything is durable and the daemon gone.
+async def back_up_under(load: LiveLoad, daemon: Daemon, *, times: int) -> list[int]:
+    """Run the load until all of it is done `times` times, and on through some flushes; then the daemon drains.
 
     A machine may be so fast that all is written before a leader is asked twice: only what was heard by a flush is
     certain to be an instant of its own.
@@ -45,7 +67,7 @@ async def back_up_under(load: LiveLoad, daemon: Daemon, what: str) -> list[int]:
     for thread in load.threads:
         thread.start()
     marks = [CLOCK.now_ms()]
-    await reaches(load.enough, what)
+    await reaches(lambda: load.enough(times), f"each was done {times} times")
     for _ in range(FLUSHES):
         await flush(daemon)
         marks.append(CLOCK.now_ms())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
@@ -25,7 +25,7 @@ from kbackupd.testbed.topics import create_topic
 from tests.archive_builder import BACKUP_ID
 from tests.integration.capture.backup import Backup
 from tests.integration.coordinator_story import PATIENCE_SECONDS, transactional
-from tests.integration.restore.live_load import back_up_under, end, instants_between
+from tests.integration.restore.live_load import LiveLoad, back_up_under, instants_between, writing
 from tests.integration.restore.mirror import restore_archive
 from tests.integration.restore.test_outcomes import values
 from tests.unit.restore.planned import settings_for
@@ -48,11 +48,8 @@ class Written:
 
 
 @dataclass(slots=True)
-class Load:
-    topic: str
-    stop: threading.Event = field(default_factory=threading.Event)
+class Load(LiveLoad):
     written: dict[str, list[Written]] = field(default_factory=lambda: defaultdict(list))
-    threads: list[threading.Thread] = field(default_factory=list)
 
     def keep_writing(self, kafka: KafkaServer, name: str) -> None:
         producer, dice = transactional(kafka, name), random.Random(name)
@@ -67,20 +64,16 @@ class Load:
             (producer.commit_transaction if commit else producer.abort_transaction)(PATIENCE_SECONDS)
             self.written[name].append(Written(partitions, commit, asked_ms, CLOCK.now_ms()))
 
-    def enough(self) -> bool:
-        assert all(thread.is_alive() for thread in self.threads)
-        return len(self.written) == WRITERS and min(map(len, list(self.written.values()))) >= TRANSACTIONS
+    def fewest(self) -> int:
+        return min(map(len, list(self.written.values()))) if len(self.written) == WRITERS else 0
 
 
 @pytest.fixture
 def load(kafka: KafkaServer, unique_topic: Names) -> Iterator[Load]:
     made = Load(unique_topic())
-    made.threads = [
-        threading.Thread(target=made.keep_writing, args=(kafka, f"{made.topic}-tx-{number}"), daemon=True)
-        for number in range(WRITERS)
-    ]
-    yield made
-    end(made)
+    yield from writing(
+        made, *(partial(made.keep_writing, kafka, f"{made.topic}-tx-{number}") for number in range(WRITERS))
+    )
 
 
 @pytest.mark.timeout(1800)
@@ -92,7 +85,7 @@ async def test_hazard_38_at_random_instants_every_transaction_is_whole_and_those
     await asyncio.to_thread(transactional, kafka, f"{topic}-first")  # makes __transaction_state, if nobody did
     daemon = backup.daemon(topic, internal_topics=True)
     daemon.start()
-    marks = await back_up_under(load, daemon, "every producer ended many transactions")
+    marks = await back_up_under(load, daemon, times=TRANSACTIONS)
 
     whole = 0
     store = await open_store(backup.storage)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -39,7 +39,7 @@ from tests.integration.capture.test_snapshots import last_groups, positions
 from tests.integration.conditions import PATIENCE_SECONDS, reaches
 from tests.integration.coordinator_story import commit, delete_group, send_offsets, transactional
 from tests.integration.groups.story import held
-from tests.integration.restore.live_load import back_up_under, end, instants_between
+from tests.integration.restore.live_load import LiveLoad, back_up_under, instants_between, writing
 from tests.integration.restore.mirror import restore_archive
 from tests.integration.restore.test_outcomes import values
 from tests.unit.restore.planned import settings_for
@@ -199,13 +199,10 @@ async def test_groups_topics_partitions_and_configuration_are_those_of_the_insta
 
 
 @dataclass(slots=True)
-class Load:
+class Load(LiveLoad):
     """Each thread writes into one partition, and has its group commit each log end that it was told."""
 
-    topic: str
-    stop: threading.Event = field(default_factory=threading.Event)
     committed: dict[int, list[Committed]] = field(default_factory=lambda: defaultdict(list))
-    threads: list[threading.Thread] = field(default_factory=list)
 
     def group(self, partition: int) -> str:
         return f"{self.topic}-group-{partition}"
@@ -225,19 +222,14 @@ class Load:
             self.committed[partition].append(Committed(log_end, asked_ms, CLOCK.now_ms()))
         consumer.close()
 
-    def enough(self) -> bool:
-        assert all(thread.is_alive() for thread in self.threads)
-        return len(self.committed) == PARTITIONS and min(map(len, list(self.committed.values()))) >= COMMITS
+    def fewest(self) -> int:
+        return min(map(len, list(self.committed.values()))) if len(self.committed) == PARTITIONS else 0
 
 
 @pytest.fixture
 def load(kafka: KafkaServer, unique_topic: Names) -> Iterator[Load]:
     made = Load(unique_topic())
-    made.threads = [
-        threading.Thread(target=made.keep_on, args=(kafka, partition), daemon=True) for partition in range(PARTITIONS)
-    ]
-    yield made
-    end(made)
+    yield from writing(made, *(partial(made.keep_on, kafka, partition) for partition in range(PARTITIONS)))
 
 
 @pytest.mark.timeout(1800)
@@ -251,7 +243,7 @@ async def test_hazard_32_at_random_instants_no_group_stands_beyond_what_is_resto
     daemon = backup.daemon(topic, internal_topics=True)
     daemon.start()
     await follows(daemon, topic, PARTITIONS)
-    marks = await back_up_under(load, daemon, "every group committed many times")
+    marks = await back_up_under(load, daemon, times=COMMITS)
 
     moved = 0
     for number, at_ms in enumerate(instants_between(marks, INSTANTS)):
@@ -295,13 +287,10 @@ async def group_cut(backup: Backup, group: str, at_ms: int) -> Cut:
 
 
 @dataclass(slots=True)
-class Applications:
+class Applications(LiveLoad):
     """Each reads, writes and commits in one transaction: a record in several partitions, and its group's position."""
 
-    topic: str
-    stop: threading.Event = field(default_factory=threading.Event)
     committed: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    threads: list[threading.Thread] = field(default_factory=list)
 
     def keep_on(self, kafka: KafkaServer, name: str) -> None:
         producer, dice, number = transactional(kafka, name), random.Random(name), 0
@@ -318,20 +307,16 @@ class Applications:
             else:
                 producer.abort_transaction(PATIENCE_SECONDS)
 
-    def enough(self) -> bool:
-        assert all(thread.is_alive() for thread in self.threads)
-        return len(self.committed) == APPLICATIONS and min(map(len, list(self.committed.values()))) >= TRANSACTIONS
+    def fewest(self) -> int:
+        return min(map(len, list(self.committed.values()))) if len(self.committed) == APPLICATIONS else 0
 
 
 @pytest.fixture
 def applications(kafka: KafkaServer, unique_topic: Names) -> Iterator[Applications]:
     made = Applications(unique_topic())
-    made.threads = [
-        threading.Thread(target=made.keep_on, args=(kafka, f"{made.topic}-app-{number}"), daemon=True)
-        for number in range(APPLICATIONS)
-    ]
-    yield made
-    end(made)
+    yield from writing(
+        made, *(partial(made.keep_on, kafka, f"{made.topic}-app-{number}") for number in range(APPLICATIONS))
+    )
 
 
 @pytest.mark.timeout(1800)
@@ -346,7 +331,7 @@ async def test_hazard_38_at_random_instants_each_application_stands_behind_its_l
     daemon = backup.daemon(topic, internal_topics=True)
     daemon.start()
     await follows(daemon, topic, PARTITIONS)
-    marks = await back_up_under(applications, daemon, "every application committed many times")
+    marks = await back_up_under(applications, daemon, times=TRANSACTIONS)
 
     stood = set()
     store = await open_store(backup.storage)

@@ -36,6 +36,15 @@ async def found_at(source: TransactionalSource, at_ms: int) -> Found:
     return await restored(source.built, plan), ambiguous
 
 
+async def comes_back(source: TransactionalSource, at_ms: int, *, records: list[int]) -> None:
+    """What was there then, no more and no less, so many records in each partition; and nothing is in doubt."""
+    values, ambiguous = await found_at(source, at_ms)
+
+    assert values == source.state(at_ms)
+    assert [len(rows) for rows in values.values()] == records
+    assert ambiguous == []
+
+
 def end(source: TransactionalSource, producer: int, *, commit: bool = True) -> None:
     """Every step of the transaction's end."""
     open_ones = [one for one in source.transactions if one.producer == producer and not one.completed]
@@ -132,11 +141,7 @@ async def test_a_marker_that_comes_hours_late_ends_its_own_transaction_and_no_la
     whole(source, 7, 0, 1)
     await source.end()
 
-    values, ambiguous = await found_at(source, at_ms)
-
-    assert values == source.state(at_ms)
-    assert [len(rows) for rows in values.values()] == [1, 1]
-    assert ambiguous == []
+    await comes_back(source, at_ms, records=[1, 1])
 
 
 @pytest.mark.parametrize("own_epochs", [True, False])
@@ -194,11 +199,7 @@ async def test_a_decision_that_the_coordinators_log_lost_after_the_instant_is_on
         source.hear(-1, capture=True)
     await source.end()
 
-    values, ambiguous = await found_at(source, at_ms)
-
-    assert values == source.state(at_ms)
-    assert [len(rows) for rows in values.values()] == [1, 1]
-    assert ambiguous == []
+    await comes_back(source, at_ms, records=[1, 1])
 
 
 @pytest.mark.parametrize("own_epochs", [True, False])
@@ -222,11 +223,7 @@ async def test_a_decision_whose_coordinator_was_away_for_an_hour_before_the_mark
     whole(source, 7, 0, 1)
     await source.end()
 
-    values, ambiguous = await found_at(source, at_ms)
-
-    assert values == source.state(at_ms)
-    assert [len(rows) for rows in values.values()] == [2, 2]
-    assert ambiguous == []
+    await comes_back(source, at_ms, records=[2, 2])
 
 
 @pytest.mark.parametrize("minutes", [-30, 30])
@@ -249,11 +246,7 @@ async def test_brokers_whose_clocks_are_wrong_by_half_an_hour_change_nothing(min
     whole(source, 7, 0, 1)
     await source.end()
 
-    values, ambiguous = await found_at(source, at_ms)
-
-    assert values == source.state(at_ms)
-    assert [len(rows) for rows in values.values()] == [4, 4]
-    assert ambiguous == []
+    await comes_back(source, at_ms, records=[4, 4])
 
 
 async def test_an_unclean_election_between_cut_and_marker_loses_nothing_that_was_decided_by_then() -> None:
@@ -344,11 +337,7 @@ async def test_of_a_transaction_whose_end_alone_is_known_nobody_believes_that_it
     at_ms = source.now()
     await source.end()
 
-    values, ambiguous = await found_at(source, at_ms)
-
-    assert values == source.state(at_ms)
-    assert [len(rows) for rows in values.values()] == [1, 0], "what was begun in partition 1 is open"
-    assert ambiguous == []
+    await comes_back(source, at_ms, records=[1, 0])  # what was begun in partition 1 is open
 
 
 async def test_a_last_marker_by_a_slow_clock_does_not_make_its_own_transaction_that_of_what_follows() -> None:
@@ -389,11 +378,7 @@ async def test_what_is_open_at_the_end_of_capture_is_not_taken_for_what_was_deci
     source.write(7, 1)
     await source.end()
 
-    values, ambiguous = await found_at(source, at_ms)
-
-    assert values == source.state(at_ms)
-    assert [len(rows) for rows in values.values()] == [1, 1]
-    assert ambiguous == []
+    await comes_back(source, at_ms, records=[1, 1])
 
 
 @pytest.mark.parametrize("commit", [True, False])
@@ -413,11 +398,7 @@ async def test_without_the_log_a_marker_elsewhere_decides_data_of_the_same_epoch
     at_ms = source.now()
     await source.life.flush()
 
-    values, ambiguous = await found_at(source, at_ms)
-
-    assert values == source.state(at_ms)
-    assert [len(rows) for rows in values.values()] == [1 + commit, 1 + commit, 0]
-    assert ambiguous == []
+    await comes_back(source, at_ms, records=[1 + commit, 1 + commit, 0])
 
 
 @pytest.mark.parametrize("own_epochs", [True, False])
@@ -544,11 +525,7 @@ async def test_markers_that_a_new_coordinator_writes_a_second_time_double_nothin
     whole(source, 7, 0, 1)
     await source.end()
 
-    values, ambiguous = await found_at(source, at_ms)
-
-    assert values == source.state(at_ms)
-    assert [len(rows) for rows in values.values()] == [1, 1]
-    assert ambiguous == []
+    await comes_back(source, at_ms, records=[1, 1])
 
 
 async def test_records_that_the_coordinators_log_lacks_make_a_doubt_and_no_split() -> None:
@@ -612,8 +589,4 @@ async def test_a_new_leader_whose_high_watermark_lags_hides_no_transaction_that_
     source.built.clock.advance(1)
     await source.end()
 
-    values, ambiguous = await found_at(source, at_ms)
-
-    assert values == source.state(at_ms)
-    assert [len(rows) for rows in values.values()] == [3, 3]
-    assert ambiguous == []
+    await comes_back(source, at_ms, records=[3, 3])
