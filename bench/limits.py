@@ -17,7 +17,7 @@ from bench.places import Cost
 from kbackupd.capture.partition import FETCH_BYTES, SessionKind
 from kbackupd.capture.request_size import REQUEST_BYTES
 from kbackupd.capture.session_loop import MAX_WAIT_MS, TIMEOUT_SECONDS
-from kbackupd.daemon.memory import keep_freed_memory
+from kbackupd.flow.freed_memory import keep_freed_memory
 from kbackupd.format.header import CRC_COVERS_FROM, HEADER_BYTES, LENGTH_OVERHEAD
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.fetch import FetchSession

@@ -16,7 +16,7 @@ import yaml
 from bench.places import Cost
 from bench.process import Ended, run_measured
 from kbackupd.archive.archive import Archive
-from kbackupd.daemon.memory import keep_freed_memory
+from kbackupd.flow.freed_memory import keep_freed_memory
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.metadata import cluster_metadata
 from kbackupd.kafka.produce import RawProducer
@@ -25,7 +25,7 @@ from kbackupd.model.clock import SystemClock
 from kbackupd.model.settings import SecuritySettings
 from kbackupd.restore.planning import outcomes_of
 from kbackupd.restore.produce import REQUEST_TIMEOUT_MS
-from kbackupd.restore.produce_batch import ProducerIdentity
+from kbackupd.restore.produce_batch import ProducerIdentity, RawBatch
 from kbackupd.restore.restore import LANES
 from kbackupd.restore.restore_partition import READ_AHEAD_BYTES
 from kbackupd.restore.rewrite import PartitionRewriter
@@ -41,7 +41,7 @@ BACKUP_ID = "bench"
 _MAX_BATCH_BYTES = 1 << 20
 _METADATA_SECONDS = 30.0
 
-Held = Mapping[int, Sequence[bytes]]
+Held = Mapping[int, Sequence[RawBatch]]
 """Partition → the batches that a restore would produce, in order."""
 
 
@@ -67,7 +67,7 @@ async def _held_batches(bootstrap: str, s3: S3Server, bucket: str, topic: str) -
         producer = await RawProducer.open(connection)
     identity = ProducerIdentity(producer.producer_id, producer.producer_epoch)
     store = await open_store(s3.storage(bucket, ""))
-    found: dict[int, list[bytes]] = {}
+    found: dict[int, list[RawBatch]] = {}
     try:
         archive = await Archive.open(store, BACKUP_ID, wanted=topic.__eq__)
         for id in archive.partitions:
@@ -111,10 +111,10 @@ async def _produce_held(bootstrap: str, topic: str, held: Held, identity: Produc
         return Cost(seconds=time.perf_counter() - started, cpu_seconds=time.process_time() - cpu_before)
 
 
-async def _produce_lane(lane: RawProducer, node_id: int, held: Mapping[TopicPartition, Sequence[bytes]]) -> None:
+async def _produce_lane(lane: RawProducer, node_id: int, held: Mapping[TopicPartition, Sequence[RawBatch]]) -> None:
     places = asyncio.Semaphore(REQUESTS_IN_FLIGHT)
 
-    async def send(batches: Mapping[TopicPartition, bytes]) -> None:
+    async def send(batches: Mapping[TopicPartition, RawBatch]) -> None:
         try:
             answers = await lane.produce(node_id, batches, timeout_ms=REQUEST_TIMEOUT_MS)
         finally:
@@ -132,12 +132,14 @@ async def _produce_lane(lane: RawProducer, node_id: int, held: Mapping[TopicPart
                 tasks.create_task(send(batches))
 
 
-def requests_of(held: Mapping[TopicPartition, Sequence[bytes]]) -> Iterator[dict[TopicPartition, bytes]]:
+def requests_of(
+    held: Mapping[TopicPartition, Sequence[RawBatch]],
+) -> Iterator[dict[TopicPartition, RawBatch]]:
     """The next batch of each partition, as many as fit one request; those served last come last."""
     waiting = {tp: iter(batches) for tp, batches in held.items()}
     ahead = {tp: batch for tp, batches in waiting.items() if (batch := next(batches, None)) is not None}
     while ahead:
-        chosen: dict[TopicPartition, bytes] = {}
+        chosen: dict[TopicPartition, RawBatch] = {}
         size = 0
         for tp, batch in ahead.items():
             if chosen and size + len(batch) > REQUEST_BYTES:

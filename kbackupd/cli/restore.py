@@ -31,6 +31,7 @@ from kbackupd.cli.restore_progress import showing
 from kbackupd.cli.restore_targets_text import print_recovery, recovery_document
 from kbackupd.cli.restore_text import interruption, print_acls, print_plan, print_report
 from kbackupd.flow.collector import making_what_stays
+from kbackupd.flow.freed_memory import keep_freed_memory, share_freed_memory
 from kbackupd.groups.after_restore import GroupsOutcome
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.model.clock import Clock, SystemClock, iso
@@ -203,6 +204,8 @@ async def _restore(
     refuse_future(settings.options, clock.now_ms())
     # As Ctrl-C: what is under way is cancelled, and the last word says in what state the target is.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
+    keep_freed_memory()
+    share_freed_memory()
     store = await open_store(settings.source.storage)
     beside = await open_store(plans) if plans else store
     connection = KafkaConnection(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import os
 from pathlib import Path
@@ -17,33 +16,12 @@ RESERVE_BYTES = 48 << 20
 SMALLEST_BUDGET_BYTES = 32 << 20
 GARBAGE_SECONDS = 600.0
 """Between two searches through everything for garbage that refers to itself."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""As glibc's malloc.h has them."""
 
 
 def rss_bytes() -> int:
     """Resident memory of this process now."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def keep_freed_memory() -> bool:
-    """Have the C library keep the blocks we free for the next answer instead of giving them back and asking again.
-
-    Every page that comes anew from the kernel is cleared and mapped first. By default glibc returns blocks of this
-    size as they are freed, so each fetched byte paid for that (figures: docs/performance.md). The budget does not
-    change by it.
-
-    Returns:
-        False where the C library has no such switch: nothing changes there.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
-        return False
-    return all(
-        mallopt(switch, value) for switch, value in ((_M_MMAP_THRESHOLD, 32 << 20), (_M_TRIM_THRESHOLD, 256 << 20))
-    )
 
 
 async def collect_seldom() -> None:

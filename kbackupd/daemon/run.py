@@ -13,13 +13,13 @@ from kbackupd.daemon.descriptors import allow_descriptors
 from kbackupd.daemon.errand import Errand
 from kbackupd.daemon.life import DaemonLife
 from kbackupd.daemon.loop_lag import LoopLag, sampling_lag
-from kbackupd.daemon.memory import keep_freed_memory
 from kbackupd.daemon.reload import Reloader, no_configuration, reloading_on_hangup
 from kbackupd.daemon.rollup_process import RollupProcess
 from kbackupd.daemon.service import Service
 from kbackupd.daemon.source import QUESTION_SECONDS, KafkaQuestions, KafkaSource
 from kbackupd.daemon.stopping import until_stopped
 from kbackupd.daemon.systemd import Heartbeat, ServiceManager, beating
+from kbackupd.flow.freed_memory import keep_freed_memory
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.groups import GroupQuestions
 from kbackupd.model.clock import Clock, SystemClock

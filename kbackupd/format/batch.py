@@ -48,7 +48,7 @@ _SCANNED = struct.Struct(">qiibIhiqq14xi")
 """A header without producer id, epoch and sequence, which only transactional batches are asked for."""
 
 
-def iter_batches(buf: bytes | memoryview) -> Iterator[tuple[BatchHeader, memoryview]]:
+def iter_batches(buf: bytes | bytearray | memoryview) -> Iterator[tuple[BatchHeader, memoryview]]:
     """Every batch of `buf`, header and whole bytes, without a copy; CRCs are not checked (`crc_holds` does).
 
     Raises:

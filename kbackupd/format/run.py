@@ -136,8 +136,10 @@ def describe_run(run: Run) -> str:
     return f"run {run.id.topic_id}/{run.id.partition} {run.covers} at byte {run.position}"
 
 
-def run_bytes(run: Run, stored: bytes | memoryview, *, key: str = "segment") -> bytes:
+def run_bytes(run: Run, stored: bytes | memoryview, *, key: str = "segment") -> bytes | memoryview:
     """The run's batches from its stored bytes, checksum checked; never more than `raw_bytes`.
+
+    Where nothing was compressed they are `stored` itself.
 
     Raises:
         CorruptObjectError: length, checksum or compression do not fit; `key` names the object in it.
@@ -147,7 +149,7 @@ def run_bytes(run: Run, stored: bytes | memoryview, *, key: str = "segment") -> 
     if crc32c(stored) != run.crc32c:
         raise CorruptObjectError(key, f"{describe_run(run)}: CRC-32C of the stored bytes does not fit")
     if run.codec == CODEC_NONE:
-        return bytes(stored)
+        return stored
     try:
         if zstandard.frame_content_size(stored) != run.raw_bytes:
             raise CorruptObjectError(key, f"{describe_run(run)}: zstd frame is not of {run.raw_bytes} bytes")
@@ -165,7 +167,7 @@ class BatchFinding(NamedTuple):
     damage: bool
 
 
-def run_findings(run: Run, raw: bytes) -> Iterator[BatchFinding]:
+def run_findings(run: Run, raw: bytes | memoryview) -> Iterator[BatchFinding]:
     """Read every batch of a run: headers as the footer counts them, every CRC, every payload decompressed.
 
     A corrupt-at-source run is exempt: it holds what the broker served, and proves nothing.
@@ -195,7 +197,7 @@ def run_findings(run: Run, raw: bytes) -> Iterator[BatchFinding]:
     yield from _payload_findings(raw)
 
 
-def _payload_findings(raw: bytes) -> Iterator[BatchFinding]:
+def _payload_findings(raw: bytes | memoryview) -> Iterator[BatchFinding]:
     for header, batch in iter_batches(raw):
         # Old producers gave lz4 frames in magic 0 a wrong header checksum (KAFKA-3160): unreadable, but no damage.
         if not header.codec or (header.magic == 0 and header.codec == LZ4):

@@ -1,4 +1,4 @@
-"""A connection's incoming side: answers received where they stay, by one copy out of the kernel.
+"""A connection's frames: answers received where they stay, by one copy out of the kernel; batches sent by one into it.
 
 aiokafka reads through an `asyncio.StreamReader`: every byte is copied into a block of its own, from there into the
 stream's buffer, and from there into the frame, and its reader task wakes for every block. For fetch answers of
@@ -6,6 +6,9 @@ megabytes that was the largest thing capture did beside checksums. Here a frame'
 known and the event loop receives straight into it. There is never more of it than has been announced, and no more is
 made at once than `GROW_BYTES` beyond what came: a nonsensical length costs no memory. Of a frame that nobody waits for
 any more nothing is kept: what was reserved for it has been given back by then.
+
+Of what it sends aiokafka makes one piece, by three copies. Batches that are produced are handed over as they are: they
+must not change before they are answered.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ import struct
 import time
 from typing import Any
 
-from aiokafka.conn import AIOKafkaConnection
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import KafkaConnectionError
 
 from kbackupd.kafka.codec import RawResponse
+from kbackupd.kafka.wire import ProduceRequest
 from kbackupd.kafka.wire_fetch import FetchRequest
 
 GROW_BYTES = 32 << 20
@@ -129,7 +134,7 @@ class FrameReader(asyncio.BufferedProtocol):
 
 
 class FramedConnection(AIOKafkaConnection):  # type: ignore[misc]
-    """aiokafka's connection, which once it stands receives through a `FrameReader`.
+    """aiokafka's connection, which once it stands receives through a `FrameReader` and sends batches uncopied.
 
     Its handshake (versions, SASL) is aiokafka's, stream reader and all; no answer is outstanding when that is over.
     """
@@ -153,6 +158,23 @@ class FramedConnection(AIOKafkaConnection):  # type: ignore[misc]
         self._read_task = self._create_reader_task()
         transport.resume_reading()
         return reader, writer
+
+    def send(self, request: Any, expect_response: bool = True) -> Any:
+        if not isinstance(request, ProduceRequest) or self._writer is None:
+            return super().send(request, expect_response)
+        request.check(self._versions)
+        correlation_id = self._next_correlation_id()
+        header = request.build_request_header(correlation_id=correlation_id, client_id=self._client_id).encode()
+        parts = request.parts()
+        length = len(header) + sum(map(len, parts))
+        try:
+            self._writer.writelines([_LENGTH.pack(length), header, *parts])
+        except OSError as error:
+            self.close(reason=CloseReason.CONNECTION_BROKEN)
+            raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {error}") from error
+        answered: asyncio.Future[Any] = self._loop.create_future()
+        self._requests.append((correlation_id, request, answered))
+        return answered
 
     def close(self, reason: Any = None, exc: Any = None) -> Any:
         if isinstance(self._reader, FrameReader):

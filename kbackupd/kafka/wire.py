@@ -235,15 +235,21 @@ class ProduceRequest(WireRequest[dict[TopicPartition, ProduceAnswer]]):
     timeout_ms: int
 
     def encode(self) -> bytes:
+        return b"".join(self.parts())
+
+    def parts(self) -> list[bytes | memoryview]:
+        """The body in pieces: views of the batches themselves, not copies of them, and what lies between."""
         topics = by_topic((tp.topic, tp.partition, batch) for tp, batch in self.batches.items())
-        parts: list[bytes | bytearray] = [string(None), int16(-1), int32(self.timeout_ms), uvarint(len(topics) + 1)]
+        parts: list[bytes | memoryview] = []
+        between = string(None) + int16(-1) + int32(self.timeout_ms) + uvarint(len(topics) + 1)
         for topic, rows in topics:
-            parts += (string(topic), uvarint(len(rows) + 1))
+            between += string(topic) + uvarint(len(rows) + 1)
             for index, batch in rows:
-                parts += (int32(index), uvarint(len(batch) + 1), batch, EMPTY_TAGS)
-            parts.append(EMPTY_TAGS)
-        parts.append(EMPTY_TAGS)
-        return b"".join(parts)
+                parts += (between + int32(index) + uvarint(len(batch) + 1), memoryview(batch))
+                between = EMPTY_TAGS
+            between += EMPTY_TAGS
+        parts.append(between + EMPTY_TAGS)
+        return parts
 
     def decode(self, buffer: bytes, position: int) -> dict[TopicPartition, ProduceAnswer]:
         reader = Reader(buffer, position)

@@ -2,17 +2,22 @@
 
 It runs over what determines a consumer's view of a batch (codec, offsets, timestamps, the records with keys, values and
 headers) and not over what a broker may fill in (base offset, leader epoch, largest timestamp).
+
+XXH3 of 128 bits: it is compared within one run, against accidents and not against forgers, and takes a twelfth of the
+processor time of SHA-256.
 """
 
 from __future__ import annotations
 
-import hashlib
+import xxhash
+
+Buffer = bytes | bytearray | memoryview
 
 
-def batch_digest(batch: bytes | memoryview) -> bytes:
+def batch_digest(batch: Buffer) -> bytes:
     """Of one batch by itself, over the same bytes."""
     view = memoryview(batch)
-    digest = hashlib.sha256(view[21:35])
+    digest = xxhash.xxh3_128(view[21:35])
     digest.update(view[57:])
     return digest.digest()
 
@@ -23,12 +28,12 @@ class ContentDigest:
     __slots__ = ("_hash", "batches", "data_bytes", "records")
 
     def __init__(self) -> None:
-        self._hash = hashlib.sha256()
+        self._hash = xxhash.xxh3_128()
         self.batches = 0
         self.records = 0
         self.data_bytes = 0
 
-    def add(self, batch: bytes | memoryview, records: int, *, base_offset: int | None = None) -> None:
+    def add(self, batch: Buffer, records: int, *, base_offset: int | None = None) -> None:
         """The next batch, of magic 2: attributes, last offset delta and base timestamp; then record count and payload.
 
         Between those lie the largest timestamp, which brokers correct, and producer id, epoch and sequence. Where holes

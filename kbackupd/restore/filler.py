@@ -38,7 +38,7 @@ def filler_batches(
             base_sequence=sequence,
         )
         yield ProduceBatch(
-            data=bytes(data),
+            data=data,
             records=records,
             base_sequence=sequence,
             source_first_offset=offset,

@@ -14,7 +14,7 @@ from kbackupd.flow.budget import MemoryBudget
 from kbackupd.kafka.types import ProduceAnswer, TopicPartition
 from kbackupd.model.clock import Clock
 from kbackupd.model.errors import KbackupError, UnreachableError
-from kbackupd.restore.produce_batch import ProduceBatch
+from kbackupd.restore.produce_batch import ProduceBatch, RawBatch
 from kbackupd.restore.schedule import Question, Request, Schedule
 from kbackupd.restore.send_queue import GIVE_UP_SECONDS, Entry, Listener, LogEnd, Patience, SendQueue
 
@@ -25,7 +25,7 @@ class BatchSender(Protocol):
     """What this module needs of a producer (`kbackupd.kafka.produce.RawProducer` is one)."""
 
     async def produce(
-        self, node_id: int, batches: Mapping[TopicPartition, bytes], *, timeout_ms: int
+        self, node_id: int, batches: Mapping[TopicPartition, RawBatch], *, timeout_ms: int
     ) -> dict[TopicPartition, ProduceAnswer]: ...
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 SEQUENCE_MODULUS = 1 << 31
+
+RawBatch: TypeAlias = bytes | bytearray
 
 
 class ProducerIdentity(NamedTuple):
@@ -28,7 +30,8 @@ class Holds(Enum):
 class ProduceBatch:
     """One batch ready to be sent, checksum included."""
 
-    data: bytes
+    data: RawBatch
+    """Not to be changed any more: it is sent from where it lies, maybe more than once."""
     records: int
     """Offsets it takes in the target."""
     base_sequence: int

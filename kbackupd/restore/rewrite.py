@@ -26,14 +26,12 @@ from kbackupd.model.positions import OffsetRange
 from kbackupd.model.scope import RecordsOf
 from kbackupd.restore.cut import EVERYTHING, Fate, PartitionCut, Reach
 from kbackupd.restore.offset_map import OffsetMap
-from kbackupd.restore.produce_batch import SEQUENCE_MODULUS, ProduceBatch, ProducerIdentity
+from kbackupd.restore.produce_batch import SEQUENCE_MODULUS, ProduceBatch, ProducerIdentity, RawBatch
 from kbackupd.restore.provenance import Provenance
 from kbackupd.restore.tally import Tally
 from kbackupd.restore.visibility import Outcomes, Visibility
 
 _UNDECODABLE = (UnknownCodecError, PayloadError, MalformedRecordError, MalformedBatchError)
-
-Buffer = bytes | bytearray | memoryview
 
 
 class SourceBatch(Protocol):
@@ -198,13 +196,11 @@ class PartitionRewriter:
     def _fast(self, batch: SourceBatch) -> ProduceBatch:
         header = batch.header
         sequence = self._take_sequence(header.record_count)
-        data = bytes(
-            rewrite_for_produce(
-                batch.data,
-                producer_id=self._producer.producer_id,
-                producer_epoch=self._producer.producer_epoch,
-                base_sequence=sequence,
-            )
+        data = rewrite_for_produce(
+            batch.data,
+            producer_id=self._producer.producer_id,
+            producer_epoch=self._producer.producer_epoch,
+            base_sequence=sequence,
         )
         self.tally.fast_batches += 1
         self.offset_map.append(header.base_offset, header.record_count)
@@ -263,7 +259,7 @@ class PartitionRewriter:
         return sequence
 
     def _produced(
-        self, data: bytes, records: int, sequence: int, source_first_offset: int, max_timestamp_ms: int
+        self, data: RawBatch, records: int, sequence: int, source_first_offset: int, max_timestamp_ms: int
     ) -> ProduceBatch:
         tally = self.tally
         tally.restored += records

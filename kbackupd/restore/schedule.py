@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from kbackupd.kafka.types import ProduceAnswer, TopicPartition
 from kbackupd.model.errors import KbackupError
-from kbackupd.restore.produce_batch import ProduceBatch
+from kbackupd.restore.produce_batch import ProduceBatch, RawBatch
 from kbackupd.restore.refusals import LEADER_MOVED
 from kbackupd.restore.send_queue import (
     PAUSES_BEFORE_ASKING_AGAIN,
@@ -37,7 +37,7 @@ class Request:
     chosen: tuple[tuple[SendQueue, Entry], ...]
 
     @property
-    def batches(self) -> dict[TopicPartition, bytes]:
+    def batches(self) -> dict[TopicPartition, RawBatch]:
         return {queue.tp: entry.batch.data for queue, entry in self.chosen}
 
     @property

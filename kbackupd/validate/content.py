@@ -200,7 +200,7 @@ class _Body:
             yield f"the outcomes table lists a marker at {invented.id.partition}:{invented.offset} that no run holds"
 
 
-def run_problems(run: Run, raw: bytes) -> Iterator[RunProblem]:
+def run_problems(run: Run, raw: bytes | memoryview) -> Iterator[RunProblem]:
     """Headers against the index row, every batch's checksum, every payload decompressed and cut into its records."""
     damaged = False
     for finding in run_findings(run, raw):
@@ -265,7 +265,7 @@ def _whole_run(run: Run, code: Code, reason: str) -> RunProblem:
     return RunProblem(code, min(run.first_offset, run.next_offset), run.next_offset, reason)
 
 
-def _markers(run: Run, raw: bytes) -> Sequence[TransactionOutcome]:
+def _markers(run: Run, raw: bytes | memoryview) -> Sequence[TransactionOutcome]:
     return [
         TransactionOutcome(
             id=run.id,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
-
 import pytest
 
-from kbackupd.daemon.memory import RESERVE_BYTES, SMALLEST_BUDGET_BYTES, budget_bytes, keep_freed_memory, rss_bytes
+from kbackupd.daemon.memory import RESERVE_BYTES, SMALLEST_BUDGET_BYTES, budget_bytes, rss_bytes
 from kbackupd.model.errors import ConfigurationError
 
 
@@ -20,7 +18,3 @@ def test_a_limit_that_leaves_too_little_is_refused_and_says_how_much_would_do() 
     with pytest.raises(ConfigurationError, match="leaves") as refused:
         budget_bytes(rss_bytes() + RESERVE_BYTES + SMALLEST_BUDGET_BYTES // 2)
     assert "set it to" in refused.value.hint
-
-
-def test_freed_memory_is_kept_where_the_c_library_knows_how() -> None:
-    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")

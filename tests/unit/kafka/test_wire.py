@@ -287,8 +287,12 @@ def test_epoch_ends_are_asked_with_the_current_epoch_first() -> None:
 
 def test_produce_carries_batches_whole_and_reads_what_was_wrong_with_them() -> None:
     one, two = TopicPartition("t", 1), TopicPartition("t", 2)
-    request = ProduceRequest(batches={one: b"\x01\x02", two: bytearray(b"\x03")}, timeout_ms=1000)
+    batch = bytearray(b"\x03")
+    request = ProduceRequest(batches={one: b"\x01\x02", two: batch}, timeout_ms=1000)
 
+    assert b"".join(request.parts()) == request.encode()
+    views = [part for part in request.parts() if isinstance(part, memoryview)]
+    assert any(view.obj is batch for view in views), "it is to be sent from where it lies"
     assert request.encode() == _hex("00 ffff 000003e8 02 02 74 03 00000001 03 0102 00 00000002 02 03 00 00 00")
     answer = _hex(
         "02 02 74 03",

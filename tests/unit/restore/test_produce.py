@@ -78,7 +78,7 @@ class FakeCluster:
         return {tp: LogEnd(self.logs[tp].next_offset) for tp in partitions if self.logs[tp].leader == node_id}
 
     async def produce(
-        self, node_id: int, batches: Mapping[TopicPartition, bytes], *, timeout_ms: int
+        self, node_id: int, batches: Mapping[TopicPartition, bytes | bytearray], *, timeout_ms: int
     ) -> dict[TopicPartition, ProduceAnswer]:
         # A connection is one stream: what is sent behind something that never arrived does not arrive either, and
         # nothing that was under way when it broke is answered, however soon the broker is back.
@@ -98,7 +98,7 @@ class FakeCluster:
             if fault == "leaders move":
                 for log in self.logs.values():
                     log.leader = 1 - log.leader
-            answers = {tp: self._take(node_id, tp, data, fault) for tp, data in batches.items()}
+            answers = {tp: self._take(node_id, tp, bytes(data), fault) for tp, data in batches.items()}
             await asyncio.sleep(0)
             if fault == "restarted":
                 self.restarting = True
@@ -166,7 +166,7 @@ async def feed(
         sequence += records
         await budget.take(len(batch.data))
         engine.put(tp, batch)
-        put.append(batch.data)
+        put.append(bytes(batch.data))
     await engine.finish(tp)
     return put
 
@@ -273,7 +273,7 @@ async def test_a_target_that_stays_away_or_refuses_us_is_given_up_with_its_reaso
     cluster, budget = FakeCluster([]), MemoryBudget(1 << 20)
 
     async def refuse(
-        node_id: int, batches: Mapping[TopicPartition, bytes], *, timeout_ms: int
+        node_id: int, batches: Mapping[TopicPartition, bytes | bytearray], *, timeout_ms: int
     ) -> dict[TopicPartition, ProduceAnswer]:
         raise error
 
@@ -318,7 +318,7 @@ async def test_a_batch_whose_answer_hangs_while_others_are_taken_is_still_known_
     hung = False
 
     async def produce(
-        node_id: int, batches: Mapping[TopicPartition, bytes], *, timeout_ms: int
+        node_id: int, batches: Mapping[TopicPartition, bytes | bytearray], *, timeout_ms: int
     ) -> dict[TopicPartition, ProduceAnswer]:
         nonlocal hung
         second = b"orders-0-1" in batches[tp] and not hung
@@ -344,7 +344,7 @@ async def test_batches_that_a_killed_broker_took_without_a_word_and_forgot_are_n
     requests = 0
 
     async def produce(
-        node_id: int, batches: Mapping[TopicPartition, bytes], *, timeout_ms: int
+        node_id: int, batches: Mapping[TopicPartition, bytes | bytearray], *, timeout_ms: int
     ) -> dict[TopicPartition, ProduceAnswer]:
         nonlocal requests
         requests += 1
