@@ -42,6 +42,7 @@ bench: $(STAMP)  ## throughput, CPU per GiB and peak RSS as a share of what the 
 	$(BIN)/python -m bench.throughput
 	$(BIN)/python -m bench.throughput --batch-records 1 --gib 0.1 --topics uncompressed,lz4
 	$(BIN)/python -m bench.restore
+	$(BIN)/python -m bench.restore --apart
 	$(BIN)/python -m bench.partitions --brokers 1
 	$(BIN)/python -m bench.partitions --brokers 3
 	$(BIN)/python -m bench.long_archive --segments 100000 --rows 1000000 --directory .testbed/long-archive --steps "generate,roll up,plan,plan all"

@@ -6,11 +6,12 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kbackupd.testbed.usage import peak_rss_bytes
+from kbackupd.testbed.server import LocalServer
+from kbackupd.testbed.usage import cpu_seconds, peak_rss_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,3 +45,12 @@ def run_measured(command: Sequence[str], *, output: Path, environment: Mapping[s
         cpu_seconds=usage.ru_utime + usage.ru_stime,
         peak_rss_bytes=peak,
     )
+
+
+def spent(server: LocalServer) -> Callable[[], float]:
+    """Asked later, it tells the processor seconds that the running server has taken since now."""
+    pid = server.pid
+    if pid is None:
+        raise RuntimeError("the server does not run")
+    before = cpu_seconds(pid)
+    return lambda: cpu_seconds(pid) - before

@@ -3,6 +3,9 @@
 Starts its own broker and S3 server, fills a topic per codec, backs it up, and measures rounds of: the rewritten batches
 out of memory into a fresh topic, `kbackupd restore` from S3 into a fresh topic. Judges nothing: times are reported,
 never gated on.
+
+On one machine the broker, the S3 server and the restore take each other's processors, and the limit shares them with
+one less. `--apart` gives the broker half of them for itself, in the limit and in the restore, as on a host of its own.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from bench.backup import back_up
 from bench.figures import GIB, MIB, Spread, machine, markdown
 from bench.load import PARTITIONS, TOPICS, LoadedTopic, fill_topic
 from bench.places import Bucket, Cost
+from bench.process import spent
 from bench.restoring import RestoreRun, held_batches, produce_held, restore, startup_cpu_seconds
 from kbackupd.testbed.daemon import kbackupd_environment
 from kbackupd.testbed.kafka import KafkaServer
@@ -31,10 +35,13 @@ from kbackupd.testbed.topics import create_topic, delete_topic
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """The limit and the restore, measured one right after the other."""
+    """The limit and the restore, measured one right after the other. Servers' costs are processor seconds."""
 
     limit: Cost
+    limit_broker: float
     restore: RestoreRun
+    restore_broker: float
+    restore_s3: float
 
     @property
     def share(self) -> float:
@@ -59,6 +66,9 @@ class RestoreFigures:
     cpu_seconds_per_gib: Spread
     cpu_seconds_per_broker_gib: Spread
     limit_cpu_seconds_per_gib: Spread
+    limit_broker_cpu_seconds_per_gib: Spread
+    broker_cpu_seconds_per_gib: Spread
+    s3_cpu_seconds_per_gib: Spread
     peak_rss_bytes: Spread
 
     @classmethod
@@ -85,6 +95,9 @@ class RestoreFigures:
                 lambda one: (one.restore.process.cpu_seconds - startup_cpu) / produced * GIB
             ),
             limit_cpu_seconds_per_gib=spread(lambda one: one.limit.cpu_seconds / gib),
+            limit_broker_cpu_seconds_per_gib=spread(lambda one: one.limit_broker / gib),
+            broker_cpu_seconds_per_gib=spread(lambda one: one.restore_broker / gib),
+            s3_cpu_seconds_per_gib=spread(lambda one: one.restore_s3 / gib),
             peak_rss_bytes=spread(lambda one: float(one.restore.process.peak_rss_bytes)),
         )
 
@@ -98,19 +111,34 @@ def main() -> int:
     if arguments.rounds < 1:
         print("nothing is measured in less than one round", file=sys.stderr)
         return 2
+    processors = sorted(os.sched_getaffinity(0))
+    if arguments.apart and len(processors) < 2:
+        print("--apart needs two processors", file=sys.stderr)
+        return 2
+    brokers, others = (processors[: len(processors) // 2], processors[len(processors) // 2 :])
     directory = Path(tempfile.mkdtemp(prefix="kbackupd-bench-", dir=arguments.directory))
     try:
         with ExitStack() as servers:
+            if arguments.apart:
+                os.sched_setaffinity(0, brokers)  # what is started inherits it
             # Not the testbed's fast-starting JVM: here the broker's own speed counts.
             kafka = servers.enter_context(KafkaServer(heap="1g", jvm_options=(), directory=directory / "kafka"))
+            if arguments.apart:
+                os.sched_setaffinity(0, others)
             s3 = servers.enter_context(S3Server(directory=directory / "s3"))
             figures = [_measure(kafka, s3, name, directory, arguments) for name in names]
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     facts = ", ".join(f"{name} {value}" for name, value in machine().items())
-    print(f"{facts}; median of {arguments.rounds} (least-most)\n{as_table(figures)}")
+    apart = f"; the broker has {len(brokers)} of the processors for itself" if arguments.apart else ""
+    print(f"{facts}; median of {arguments.rounds} (least-most){apart}\n{as_table(figures)}")
     if arguments.json is not None:
-        document = {"machine": machine(), "verify": arguments.verify, "topics": [asdict(one) for one in figures]}
+        document = {
+            "machine": machine(),
+            "verify": arguments.verify,
+            "apart": arguments.apart,
+            "topics": [asdict(one) for one in figures],
+        }
         arguments.json.write_text(json.dumps(document, indent=2) + "\n")
     return 0
 
@@ -130,9 +158,12 @@ def _measure(
         limit_topic, target = f"limit-{name}-{number}", f"restored-{name}-{number}"
         create_topic(kafka.bootstrap, limit_topic, partitions=PARTITIONS)
         os.sync()
+        broker = spent(kafka)
         limit = produce_held(kafka.bootstrap, limit_topic, held, identity)
+        limit_broker = broker()
         delete_topic(kafka.bootstrap, limit_topic)
         os.sync()
+        broker, storage = spent(kafka), spent(s3)
         run = restore(
             directory,
             bootstrap=kafka.bootstrap,
@@ -142,14 +173,16 @@ def _measure(
             target=target,
             verify=arguments.verify,
         )
+        one = Round(limit=limit, limit_broker=limit_broker, restore=run, restore_broker=broker(), restore_s3=storage())
         delete_topic(kafka.bootstrap, target)
         title = f"round {number}" if number else "not measured"
         if number:
-            rounds.append(Round(limit=limit, restore=run))
+            rounds.append(one)
         print(
-            f"{name}, {title}: from memory {limit.seconds:.2f} s, {limit.cpu_seconds:.2f} CPU s; restore "
-            f"{run.seconds:.2f} s, read back {run.verify_seconds:.2f} s, {run.process.cpu_seconds:.2f} CPU s in all "
-            f"({startup_cpu:.2f} to start), {run.process.peak_rss_bytes >> 20} MiB",
+            f"{name}, {title}: from memory {limit.seconds:.2f} s, {limit.cpu_seconds:.2f} CPU s, the broker's "
+            f"{limit_broker:.2f}; restore {run.seconds:.2f} s, read back {run.verify_seconds:.2f} s, "
+            f"{run.process.cpu_seconds:.2f} CPU s in all ({startup_cpu:.2f} to start), the broker's "
+            f"{one.restore_broker:.2f}, the S3 server's {one.restore_s3:.2f}, {run.process.peak_rss_bytes >> 20} MiB",
             file=sys.stderr,
         )
     place.clear(bucket)
@@ -178,6 +211,9 @@ def as_table(figures: Sequence[RestoreFigures]) -> str:
     row("CPU seconds per GiB of values", lambda one: one.cpu_seconds_per_gib.text(2))
     row("CPU seconds per GiB of broker bytes", lambda one: one.cpu_seconds_per_broker_gib.text(2))
     row("limit: CPU seconds per GiB of values", lambda one: one.limit_cpu_seconds_per_gib.text(2))
+    row("restore: the broker's CPU seconds per GiB of values", lambda one: one.broker_cpu_seconds_per_gib.text(2))
+    row("limit: the broker's", lambda one: one.limit_broker_cpu_seconds_per_gib.text(2))
+    row("restore: the S3 server's", lambda one: one.s3_cpu_seconds_per_gib.text(2))
     row("CPU seconds to start", lambda one: f"{one.startup_cpu_seconds:.2f}")
     row("peak RSS, MiB", lambda one: scaled(one.peak_rss_bytes, 1 / MIB))
     return markdown(rows)
@@ -189,6 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--topics", default="uncompressed,zstd", help=f"comma-separated, of {', '.join(TOPICS)}")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default 3)")
     parser.add_argument("--verify", action="store_true", help="read everything back as well, as a restore does unasked")
+    parser.add_argument("--apart", action="store_true", help="the broker has half of the processors for itself")
     parser.add_argument("--directory", type=Path, help="a directory on the disk to measure (default: temporary)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     return parser
