@@ -12,12 +12,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from kbackupd.archive.held_rows import HeldRows
 from kbackupd.archive.history import SegmentPlace
 from kbackupd.archive.pins import Pins, is_pinned
 from kbackupd.archive.rollup_choice import Chosen, Distrusted, choose_rollups
 from kbackupd.archive.rollup_read import rolled_segments, rolled_up_in_memory
 from kbackupd.archive.rollup_source import UsableRollup
-from kbackupd.archive.segments import CatalogSegment, SealedPlace, WantedTopic, catalog_segment, sealed_place
+from kbackupd.archive.segments import (
+    CatalogSegment,
+    SealedPlace,
+    WantedTopic,
+    catalog_segment,
+    nothing,
+    sealed_place,
+)
 from kbackupd.format import documents, keys
 from kbackupd.format.container import TAIL_READ_BYTES, NeedMore
 from kbackupd.format.segment import open_footer
@@ -58,13 +66,16 @@ class Catalog:
     claims: Mapping[keys.ClaimKey, WriterClaim]
     segments: tuple[CatalogSegment, ...]
     """In the order (writer, epoch, sequence): those read by their footers, and of those that roll-ups stand for the
-    ones that say something of the topics wanted, or of what topics and lives there are."""
+    ones that say something of the topics wanted, or of what topics and lives there are. Where rows are `held`, without
+    these."""
     damaged: tuple[DamagedObject, ...]
     """Segments and documents. A segment that a roll-up stands for is not looked at."""
     rollups: tuple[UsableRollup, ...] = ()
     """Those that stand for segments."""
     direct: frozenset[SegmentPlace] = frozenset()
     """Segments that were read by their footers."""
+    held: tuple[HeldRows, ...] = ()
+    """Only where `load_catalog` was told to hold them so: the rows of the topics wanted, of all segments."""
     rest: tuple[UsableRollup, ...] = ()
     """Only where `load_catalog` was told to sum up: all of `direct`, rolled up in memory."""
     damaged_rollups: tuple[DamagedObject, ...] = ()
@@ -93,6 +104,7 @@ async def load_catalog(
     pinned: Pins | None = None,
     wanted: WantedTopic | None = None,
     through_rollups: bool = True,
+    held: bool = False,
     summing_up: bool = False,
     distrusted: Distrusted | None = None,
 ) -> Catalog:
@@ -103,7 +115,9 @@ async def load_catalog(
         pinned: the segments to look at; None: all.
         wanted: of which topics rows are kept; None: of all.
         through_rollups: False reads every footer.
-        summing_up: keep the rows of segments that no roll-up stands for as roll-ups in memory, a thirtieth of the size.
+        held: keep rows compressed, a thirtieth of the size: those of roll-ups as they are stored, and those of segments
+            that no roll-up stands for rolled up in memory.
+        summing_up: `held`, and what is rolled up in memory is kept with its sums and of all topics.
         distrusted: roll-ups, by key, that proved damaged and are to be left out.
 
     Raises:
@@ -127,8 +141,9 @@ async def load_catalog(
         and is_pinned(pinned, at.writer, at.writer_epoch, at.seq)
     ]
     rollups = [rollup for info in objects if (rollup := keys.parse_rollup_key(info.key)) is not None]
-    chosen, rolled = await _rolled(
-        store, listed, rollups if through_rollups else (), identity, wanted, distrusted or {}
+    held = (held or summing_up) and identity is not None
+    chosen, rolled, rows = await _rolled(
+        store, listed, rollups if through_rollups else (), identity, wanted, distrusted or {}, held=held
     )
 
     rest: list[UsableRollup] = []
@@ -136,9 +151,11 @@ async def load_catalog(
     async def footer(info: ObjectInfo) -> CatalogSegment | None:
         return await read_catalog_segment(store, info, identity, damaged, wanted)
 
-    if summing_up and identity is not None:
+    if held and identity is not None:
         in_order = footers_in_order(store, chosen.uncovered, identity, damaged)
-        direct = [segment async for segment in rolled_up_in_memory(in_order, rest, wanted)]
+        direct = [segment async for segment in rolled_up_in_memory(in_order, rest, None if summing_up else wanted)]
+        # First those of sequences that exist twice, which no roll-up stands for.
+        rows = [*[await HeldRows.read(store, one, wanted) for one in rest], *rows]
     else:
         direct = [segment for segment in await bounded(chosen.uncovered, footer) if segment is not None]
     return Catalog(
@@ -153,7 +170,8 @@ async def load_catalog(
         damaged=tuple(sorted(damaged, key=lambda one: one.key)),
         rollups=tuple(chosen.usable),
         direct=frozenset(segment.place for segment in direct),
-        rest=tuple(rest),
+        held=tuple(rows),
+        rest=tuple(rest) if summing_up else (),
         damaged_rollups=tuple(DamagedObject.of(key, error) for key, error in sorted(chosen.damaged.items())),
     )
 
@@ -165,21 +183,26 @@ async def _rolled(
     identity: Identity | None,
     wanted: WantedTopic | None,
     distrusted: Distrusted,
-) -> tuple[Chosen, list[CatalogSegment]]:
+    *,
+    held: bool,
+) -> tuple[Chosen, list[CatalogSegment], list[HeldRows]]:
     """The roll-ups that count and what they say. One whose rows prove damaged is left out, and it is chosen again."""
     damaged = dict(distrusted)
     while True:
         chosen = await choose_rollups(store, listed, rollups, identity, damaged)
         found: list[CatalogSegment] = []
+        rows: list[HeldRows] = []
         try:
             for rollup in chosen.usable:
-                found += await rolled_segments(store, rollup, wanted)
+                found += await rolled_segments(store, rollup, nothing if held else wanted)
+                if held:
+                    rows.append(await HeldRows.read(store, rollup, wanted))
         except CorruptObjectError as error:
             damaged = {**chosen.damaged, error.key: error}
         except ObjectMissingError:
             continue  # one went away meanwhile: choosing again meets it
         else:
-            return chosen, found
+            return chosen, found, rows
 
 
 async def bounded(items: Iterable[Item], work: Callable[[Item], Awaitable[Result]]) -> list[Result]:

@@ -8,13 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from kbackupd.archive.history import OnBranches, PartitionEvidence, SegmentPlace, StoredRun
 from kbackupd.archive.lineage import ROOT_BRANCH
 from kbackupd.archive.segments import CatalogSegment
-from kbackupd.model.events import Gap, PartitionSeen, Truncated
+from kbackupd.model.events import Gap, LedgerEvent, PartitionSeen, Truncated
 from kbackupd.model.positions import PartitionId
-from kbackupd.model.segment import OpenTransaction, Run, RunFlag, Sample, TransactionOutcome
+from kbackupd.model.segment import ObjectRef, OpenTransaction, Run, RunFlag, Sample, TransactionOutcome
+
+Abandoned = Callable[[SegmentPlace], bool]
+"""Whether the segment of that place is abandoned."""
+
+
+class Rows(Protocol):
+    """What a footer says of partitions."""
+
+    @property
+    def runs(self) -> Sequence[Run]: ...
+
+    @property
+    def outcomes(self) -> Sequence[TransactionOutcome]: ...
+
+    @property
+    def open_transactions(self) -> Sequence[OpenTransaction]: ...
+
+    @property
+    def samples(self) -> Sequence[Sample]: ...
+
+    @property
+    def events(self) -> Sequence[LedgerEvent]: ...
+
+
+class Said(NamedTuple):
+    """One segment's word."""
+
+    place: SegmentPlace
+    ref: ObjectRef
+    rows: Rows
 
 
 @dataclass(slots=True)
@@ -28,7 +59,7 @@ class _Gathered:
     samples: list[Sample] = field(default_factory=list)
 
 
-def abandonment(segments: Iterable[CatalogSegment]) -> Callable[[SegmentPlace], bool]:
+def abandonment(segments: Iterable[CatalogSegment]) -> Abandoned:
     """Which places are abandoned: they came after their writer's next life had recovered without them and gone on.
 
     Args:
@@ -53,13 +84,18 @@ def abandoned_places(segments: Sequence[CatalogSegment]) -> frozenset[SegmentPla
 
 
 def gather_evidence(segments: Sequence[CatalogSegment]) -> dict[PartitionId, PartitionEvidence]:
-    """What the segments, in the archive's order, say about each partition they mention.
+    """What the segments, in the archive's order, say about each partition they mention."""
+    said = (Said(segment.place, segment.ref, segment.footer) for segment in segments)
+    return gathered_from(said, abandonment(segments))
+
+
+def gathered_from(said: Iterable[Said], abandoned: Abandoned) -> dict[PartitionId, PartitionEvidence]:
+    """The same from what each of them says, in the archive's order, of all partitions or of some.
 
     An abandoned segment's bytes count, its story does not: where coverage begins and where a log was cut is told by the
     life that went on. A branch that only an abandoned segment opens would hide all that is captured after it.
     """
     gathered: dict[PartitionId, _Gathered] = {}
-    abandoned = abandoned_places(segments)
     opened: set[tuple[PartitionId, int]] = set()
 
     def of(id: PartitionId) -> _Gathered:
@@ -68,13 +104,12 @@ def gather_evidence(segments: Sequence[CatalogSegment]) -> dict[PartitionId, Par
             found = gathered[id] = _Gathered()
         return found
 
-    for segment in segments:
-        footer = segment.footer
-        counts = segment.place not in abandoned
+    for place, ref, footer in said:
+        counts = not abandoned(place)
         opened.update((event.id, event.branch) for event in footer.events if counts and isinstance(event, Truncated))
         runs = [run for run in footer.runs if counts or run.branch == ROOT_BRANCH or (run.id, run.branch) in opened]
         for run in runs:
-            of(run.id).runs.append(StoredRun(run=run, ref=segment.ref, place=segment.place))
+            of(run.id).runs.append(StoredRun(run=run, ref=ref, place=place))
         for event in footer.events:
             match event:
                 case PartitionSeen() if counts:

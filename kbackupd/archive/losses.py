@@ -42,7 +42,7 @@ async def settled_catalog(
     summing_up: bool = False,
     distrusted: Distrusted | None = None,
 ) -> tuple[Catalog, tuple[LostSegment, ...]]:
-    """The catalog, and what is missing from it for good.
+    """The catalog, its rows held compressed, and what is missing from it for good.
 
     A listing takes time: a page may have passed the place of a segment that landed before one which a later page shows.
     What is then missing is there when asked again, and everything is looked at again. Arguments as of `load_catalog`.
@@ -57,6 +57,7 @@ async def settled_catalog(
             pinned=pinned,
             wanted=wanted,
             through_rollups=through_rollups,
+            held=True,
             summing_up=summing_up,
             distrusted=distrusted,
         )

@@ -9,10 +9,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 from kbackupd.archive.history import SegmentPlace
-from kbackupd.archive.rollup_rows import GAP_CAUSES
+from kbackupd.archive.rollup_rows import GAP_CAUSES, Row
 from kbackupd.archive.rollup_source import UsableRollup
 from kbackupd.archive.segments import CatalogSegment, TopicMention
 from kbackupd.format.run_table import made_runs
@@ -26,6 +26,7 @@ from kbackupd.format.tables import (
     SEEN,
     TRUNCATIONS,
     Columns,
+    empty_columns,
 )
 from kbackupd.model.events import Gap, LedgerEvent, PartitionSeen, Truncated
 from kbackupd.model.positions import PartitionId, TopicId
@@ -33,7 +34,7 @@ from kbackupd.model.segment import Footer, OpenTransaction, Run, Sample, Transac
 
 
 @dataclass(slots=True)
-class _Said:
+class SaidRows:
     """What one segment says, while its rows are gathered."""
 
     runs: list[Run] = field(default_factory=list)
@@ -48,7 +49,7 @@ def assembled(rollup: UsableRollup, tables: Mapping[str, Columns]) -> list[Catal
     """The segments that the tables say something of, or that tell what topics and lives there are, in their order."""
     footer = rollup.opened.footer
     head = footer.head
-    said: dict[int, _Said] = defaultdict(_Said)
+    said: dict[int, SaidRows] = defaultdict(SaidRows)
     for row, event in head.events:
         said[row].events.append(event)
     for mention in head.mentions:
@@ -57,8 +58,7 @@ def assembled(rollup: UsableRollup, tables: Mapping[str, Columns]) -> list[Catal
     earlier = dict(head.earlier)
     for row in earlier:
         said[row]  # it is kept for what it says of lives before
-    if tables:
-        _gather(said, _Ids(head.topics), tables)
+    _gather(said, _Ids(head.topics), tables)
     previous = dict(head.previous)
     names = dict(head.topics)
     segments = rollup.segments
@@ -97,6 +97,21 @@ def assembled(rollup: UsableRollup, tables: Mapping[str, Columns]) -> list[Catal
     return found
 
 
+def said_rows(topics: Sequence[tuple[TopicId, str]], tables: Mapping[str, Columns]) -> dict[int, SaidRows]:
+    """Row of `segments` → what the rows of the tables, of any partitions, say in that segment's name.
+
+    Args:
+        topics: those of the roll-up, by their numbers.
+        tables: of `OF_SEGMENTS`; one that is left out has no rows.
+    """
+    said: dict[int, SaidRows] = defaultdict(SaidRows)
+    _gather(said, _Ids(topics), tables)
+    for one in said.values():
+        if len(one.runs) > 1:
+            one.runs.sort(key=attrgetter("position"))
+    return said
+
+
 class _Ids:
     """Partition ids by a roll-up's numbers, each made once."""
 
@@ -111,10 +126,14 @@ class _Ids:
         return held
 
 
-def _gather(said: dict[int, _Said], ids: _Ids, tables: Mapping[str, Columns]) -> None:
-    for row, run in _runs(ids, tables[RUNS], tables[LEADER_EPOCHS]):
-        said[row].runs.append(run)
-    for topic, partition, row, offset, producer_id, producer_epoch, committed in zip(*tables[OUTCOMES], strict=True):
+def _gather(said: dict[int, SaidRows], ids: _Ids, tables: Mapping[str, Columns]) -> None:
+    def rows(table: str) -> Iterator[Row]:
+        return zip(*tables.get(table, ()), strict=True)
+
+    if RUNS in tables:
+        for row, run in _runs(ids, tables[RUNS], tables.get(LEADER_EPOCHS) or empty_columns(LEADER_EPOCHS)):
+            said[row].runs.append(run)
+    for topic, partition, row, offset, producer_id, producer_epoch, committed in rows(OUTCOMES):
         said[row].outcomes.append(
             TransactionOutcome(
                 id=ids.of(topic, partition),
@@ -124,7 +143,7 @@ def _gather(said: dict[int, _Said], ids: _Ids, tables: Mapping[str, Columns]) ->
                 committed=committed == 1,
             )
         )
-    for topic, partition, row, producer_id, producer_epoch, first in zip(*tables[OPEN_TRANSACTIONS], strict=True):
+    for topic, partition, row, producer_id, producer_epoch, first in rows(OPEN_TRANSACTIONS):
         said[row].open_transactions.append(
             OpenTransaction(
                 id=ids.of(topic, partition),
@@ -133,13 +152,13 @@ def _gather(said: dict[int, _Said], ids: _Ids, tables: Mapping[str, Columns]) ->
                 first_offset=first,
             )
         )
-    for topic, partition, row, *values in zip(*tables[SAMPLES], strict=True):
+    for topic, partition, row, *values in rows(SAMPLES):
         said[row].samples.append(sample_of(ids.of(topic, partition), values))
-    for topic, partition, row, *values in zip(*tables[SEEN], strict=True):
+    for topic, partition, row, *values in rows(SEEN):
         said[row].events.append(seen_of(ids.of(topic, partition), values))
-    for topic, partition, row, *values in zip(*tables[GAPS], strict=True):
+    for topic, partition, row, *values in rows(GAPS):
         said[row].events.append(gap_of(ids.of(topic, partition), values))
-    for topic, partition, row, branch, parent, offset, epoch, at_ms in zip(*tables[TRUNCATIONS], strict=True):
+    for topic, partition, row, branch, parent, offset, epoch, at_ms in rows(TRUNCATIONS):
         said[row].events.append(
             Truncated(
                 id=ids.of(topic, partition),

@@ -13,7 +13,7 @@ from kbackupd.archive.rollup_draft import ROWS_PER_DRAFT, RollupDraft
 from kbackupd.archive.rollup_footers import assembled
 from kbackupd.archive.rollup_rows import OF_SEGMENTS
 from kbackupd.archive.rollup_source import OpenedRollup, UsableRollup, read_tables, with_segments
-from kbackupd.archive.segments import CatalogSegment, WantedTopic, narrowed
+from kbackupd.archive.segments import CatalogSegment, WantedTopic, narrowed, nothing
 from kbackupd.format import keys
 from kbackupd.format.tables import Columns
 from kbackupd.store.memory import MemoryStore
@@ -41,7 +41,8 @@ async def rolled_segments(store: ObjectStore, rollup: UsableRollup, wanted: Want
 async def rolled_up_in_memory(
     segments: AsyncIterator[CatalogSegment], rest: list[UsableRollup], wanted: WantedTopic | None
 ) -> AsyncIterator[CatalogSegment]:
-    """The segments, narrowed to `wanted`; as they are given, whole and in the archive's order, they go to `rest`."""
+    """The segments without the rows of any topic, given whole and in the archive's order; the rows of the topics
+    `wanted` (None: all) go to `rest`."""
     draft: RollupDraft | None = None
     last = SegmentPlace("", 0, 0)
     async for segment in segments:
@@ -56,8 +57,8 @@ async def rolled_up_in_memory(
                 rest.append(await _in_memory(draft))
             draft = RollupDraft(segment.place.writer, segment.footer.identity)
         last = segment.place
-        draft.add(segment)
-        yield narrowed(segment, wanted)
+        draft.add(narrowed(segment, wanted))
+        yield narrowed(segment, nothing)
     if draft is not None:
         rest.append(await _in_memory(draft))
 

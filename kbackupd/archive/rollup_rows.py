@@ -8,7 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice, pairwise
-from operator import itemgetter
+from operator import itemgetter, le, lt
 
 from kbackupd.format import keys
 from kbackupd.format.rollup import Coverage, Mention, RollupBody
@@ -204,6 +204,53 @@ def run_stretches(runs: Sequence[array[int]], epochs: Sequence[array[int]]) -> I
             last_epoch,
             int(plain),
         )
+
+
+def stretches_of(runs: Sequence[array[int]], epochs: Sequence[array[int]]) -> Sequence[Row]:
+    """What `coalesced` makes of the `run_stretches` of one partition; without a look at each where all are one."""
+    names = COLUMNS[RUNS]
+    asked, first, following = (runs[names.index(name)] for name in ("asked_offset", "first_offset", "next_offset"))
+    branches, flags, counts = (runs[names.index(name)] for name in ("branch", "flags", "epochs"))
+    numbers, starts = epochs[2:]
+    if (
+        asked
+        and len(numbers) == len(asked)
+        and counts.count(1) == len(asked)
+        and branches.count(branches[0]) == len(asked)
+        and following[:-1] == asked[1:]
+        and not any(bits & _CORRUPT for bits in set(flags))
+        and (numbers.count(numbers[0]) == len(numbers) or all(map(le, numbers, numbers[1:])))
+        and all(map(lt, asked, following))
+        and all(map(le, asked, first))
+        and all(map(le, asked, starts))
+        and all(map(lt, starts, following))
+    ):
+        batches, records, stored, raw = (
+            sum(runs[names.index(name)]) for name in ("batches", "records", "stored_length", "raw_length")
+        )
+        captured, stamps = runs[names.index("captured_ms")], runs[names.index("max_timestamp")]
+        return [
+            (
+                runs[0][0],
+                runs[1][0],
+                branches[0],
+                asked[0],
+                following[-1],
+                len(asked),
+                batches,
+                records,
+                stored,
+                raw,
+                min(captured),
+                max(captured),
+                max(stamps),
+                numbers[0],
+                numbers[-1],
+                1,
+            )
+        ]
+    # Of roll-ups put together: a topic has another number in each.
+    return list(coalesced((0, *row[1:]) for row in run_stretches(runs, epochs)))
 
 
 class Coalescing:

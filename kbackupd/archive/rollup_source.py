@@ -17,10 +17,14 @@ from kbackupd.archive.segments import SealedPlace
 from kbackupd.format import keys
 from kbackupd.format.container import TAIL_READ_BYTES, NeedMore
 from kbackupd.format.rollup import Coverage, RollupFooter, open_rollup
+from kbackupd.format.run_table import CODECS
 from kbackupd.format.tables import (
     BY_TOPIC,
     COLUMNS,
+    GAPS,
     IN_FLIGHT,
+    PARTITIONS,
+    RUNS,
     SEGMENTS,
     BlockRef,
     Columns,
@@ -28,7 +32,8 @@ from kbackupd.format.tables import (
     empty_columns,
 )
 from kbackupd.model.errors import CorruptObjectError
-from kbackupd.model.segment import Identity, ObjectRef
+from kbackupd.model.events import GapCause
+from kbackupd.model.segment import RUN_FLAGS, Identity, ObjectRef
 from kbackupd.store.protocol import ObjectStore
 
 READ_BYTES = 4 << 20
@@ -41,6 +46,11 @@ Place = tuple[int, int]
 
 _DIGEST = struct.Struct(">4q")
 _DIGEST_AT = COLUMNS[SEGMENTS].index("digest_0")
+_INDICES: Mapping[str, tuple[tuple[str, int], ...]] = {
+    RUNS: (("flags", len(RUN_FLAGS)), ("codec", len(CODECS))),
+    GAPS: (("cause", len(GapCause)),),
+}
+"""Table → its columns that point at values of the specification, and how many of these there are."""
 _BODY_DIGEST_AT = COLUMNS[SEGMENTS].index("body_sha256_0")
 
 
@@ -127,19 +137,31 @@ async def read_blocks(
         CorruptObjectError: one is not as the index says; those before have been delivered.
         ObjectMissingError: the roll-up went away.
     """
+    async for block, _, columns in read_stored_blocks(store, rollup, blocks, read_bytes=read_bytes):
+        yield block, columns
+
+
+async def read_stored_blocks(
+    store: ObjectStore, rollup: OpenedRollup, blocks: Iterable[BlockRef], *, read_bytes: int = READ_BYTES
+) -> AsyncIterator[tuple[BlockRef, memoryview, Columns]]:
+    """The same, and each block as it is stored: of the bytes that came with the footer, or of its request's.
+
+    Raises: as `read_blocks`.
+    """
     key, footer = rollup.ref.key, rollup.footer
     held_from = footer.body_bytes - len(rollup.tail)
+    tail = memoryview(rollup.tail)
     for together in _together(sorted(blocks, key=lambda block: block.position), read_bytes):
         first, following = together[0].position, together[-1].end
         if first >= held_from:
-            data = rollup.tail[first - held_from : following - held_from]
+            view = tail[first - held_from : following - held_from]
         else:
-            data = await store.get_range(key, first, following - first)
-        view = memoryview(data)
+            view = memoryview(await store.get_range(key, first, following - first))
         for block in together:
-            columns = decode_block(key, block, view[block.position - first : block.end - first])
+            stored = view[block.position - first : block.end - first]
+            columns = decode_block(key, block, stored)
             _check_rows(key, block, columns, footer)
-            yield block, columns
+            yield block, stored, columns
 
 
 def _together(blocks: Sequence[BlockRef], read_bytes: int) -> list[list[BlockRef]]:
@@ -158,17 +180,26 @@ def _together(blocks: Sequence[BlockRef], read_bytes: int) -> list[list[BlockRef
 
 
 def _check_rows(key: str, block: BlockRef, columns: Columns, footer: RollupFooter) -> None:
-    """Every index points at a row that is there, and sorted rows lie within what the index says of the block."""
+    """Every index points at something that is there, and sorted rows lie where the index says of the block.
+
+    So who has read a block once can find a partition in it, and make values of its rows, whenever that is.
+    """
     names = COLUMNS[block.table]
     if block.table in BY_TOPIC:
-        firsts, lasts = (columns[0][0], columns[1][0]), (columns[0][-1], columns[1][-1])
+        places = list(zip(columns[0], columns[1], strict=True))
         said = (block.first_topic, block.first_partition), (block.last_topic, block.last_partition)
-        if (firsts, lasts) != said or min(columns[0]) < 0 or max(columns[0]) >= len(footer.head.topics):
+        if (places[0], places[-1]) != said or places[0][0] < 0 or places[-1][0] >= len(footer.head.topics):
             raise CorruptObjectError(key, f"block of {block.table} at byte {block.position}: topics out of order")
+        if places != sorted(places):
+            raise CorruptObjectError(key, f"block of {block.table} at byte {block.position}: rows out of order")
     if "segment" in names:
         rows = columns[names.index("segment")]
-        if min(rows) < -1 or max(rows) >= footer.segments:
+        if min(rows) < (-1 if block.table == PARTITIONS else 0) or max(rows) >= footer.segments:
             raise CorruptObjectError(key, f"block of {block.table} at byte {block.position}: no such segment")
+    for name, values in _INDICES.get(block.table, ()):
+        column = columns[names.index(name)]
+        if min(column) < 0 or max(column) >= values:
+            raise CorruptObjectError(key, f"block of {block.table} at byte {block.position}: no such {name}")
 
 
 async def read_tables(
@@ -183,7 +214,7 @@ async def read_tables(
     blocks = [
         block
         for block in rollup.footer.blocks
-        if block.table in found and (topics is None or block.table not in BY_TOPIC or _touches(block, topics))
+        if block.table in found and (topics is None or block.table not in BY_TOPIC or block.touches(topics))
     ]
     async for block, columns in read_blocks(store, rollup, blocks):
         held = found[block.table]
@@ -199,11 +230,6 @@ async def read_tables(
             for column, values in zip(held, columns, strict=True):
                 column.extend(values[first:following])
     return found
-
-
-def _touches(block: BlockRef, topics: Sequence[int]) -> bool:
-    at = bisect_left(topics, block.first_topic)
-    return at < len(topics) and topics[at] <= block.last_topic
 
 
 def places_of(segments: Columns) -> Iterable[tuple[int, int, int, int]]:

@@ -19,6 +19,11 @@ WantedTopic = Callable[[str], bool]
 """Whether somebody wants to read topics of that name."""
 
 
+def nothing(name: str) -> bool:
+    """Nobody wants to read any topic."""
+    return False
+
+
 class TopicMention(NamedTuple):
     """Runs, or events of partitions, speak of so many partitions of a topic (the largest number and one)."""
 

@@ -87,7 +87,7 @@ async def state_at(archive: Archive, store: ObjectStore, at_ms: int | None) -> S
         groups=_group_counts(groups.snapshot) if groups.snapshot else None,
         cluster_taken_ms=cluster.snapshot.taken_ms if cluster.snapshot else None,
         parts=_parts(content) if content else (),
-        topics=topic_configurations(archive.segments, content, at_ms),
+        topics=topic_configurations(archive.catalog.segments, content, at_ms),
         damaged=(*groups.damaged, *cluster.damaged),
     )
 

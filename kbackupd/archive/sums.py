@@ -10,25 +10,22 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from operator import itemgetter
 
 from kbackupd.archive.catalog import Catalog
 from kbackupd.archive.evidence import abandonment, gather_evidence
-from kbackupd.archive.history import PartitionEvidence, PartitionHistory, SegmentPlace, StoredRun, build_history
-from kbackupd.archive.lineage import ROOT_BRANCH
+from kbackupd.archive.history import PartitionEvidence, PartitionHistory, SegmentPlace
 from kbackupd.archive.rollup_footers import gap_of, sample_of, seen_of
 from kbackupd.archive.rollup_read import rolled_segments
-from kbackupd.archive.rollup_rows import Row, coalesced
+from kbackupd.archive.rollup_rows import Row
 from kbackupd.archive.rollup_source import UsableRollup, read_tables
+from kbackupd.archive.stretches import history_of_stretches
 from kbackupd.format.tables import GAPS, PARTITIONS, SEEN, STRETCHES, TRUNCATIONS, Columns
 from kbackupd.model.events import Gap, PartitionSeen
 from kbackupd.model.positions import PartitionId, TopicId
-from kbackupd.model.segment import CODEC_NONE, ObjectRef, Run, RunFlag, Sample
+from kbackupd.model.segment import Sample
 from kbackupd.store.protocol import ObjectStore
 
 _TABLES = (PARTITIONS, STRETCHES, SEEN, GAPS, TRUNCATIONS)
-_NO_OBJECT = ObjectRef("", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,55 +103,16 @@ class Sums:
                 if not self._abandoned(place := one.place(segment)):
                     seen.append((place, seen_of(id, values)))
             gaps += ((one.place(row[2]), gap_of(id, row[3:])) for row in one.rows(GAPS, id))
-        stretches = sorted(((0, *row[1:]) for row in stretches), key=itemgetter(3))  # topics count per roll-up
-        if not _follow_each_other(stretches) or any(gap.branch != ROOT_BRANCH for _, gap in gaps):
-            return None
-        stretches = list(coalesced(stretches))
-        evidence = PartitionEvidence(
-            id=id,
-            runs=tuple(_run(id, number, row) for number, row in enumerate(stretches)),
-            seen=tuple(event for _, event in sorted(seen, key=lambda one: one[0])),
-            gaps=tuple(gap for _, gap in sorted(gaps, key=lambda one: one[0])),
-            samples=() if last is None else (last[1],),
+        found = history_of_stretches(id, stretches, seen=seen, gaps=gaps, samples=() if last is None else (last[1],))
+        return (
+            None
+            if found is None
+            else SummedPartition(
+                history=found.history,
+                first_captured_ms=min((row[10] for row in found.stretches), default=None),
+                last_captured_ms=max((row[11] for row in found.stretches), default=None),
+            )
         )
-        return SummedPartition(
-            history=build_history(evidence),
-            first_captured_ms=min((row[10] for row in stretches), default=None),
-            last_captured_ms=max((row[11] for row in stretches), default=None),
-        )
-
-
-def _follow_each_other(stretches: Sequence[Row]) -> bool:
-    return all(row[15] and row[2] == ROOT_BRANCH for row in stretches) and all(
-        one[4] <= other[3] and one[14] <= other[13] for one, other in pairwise(stretches)
-    )
-
-
-def _run(id: PartitionId, number: int, row: Row) -> StoredRun:
-    """A stretch as the run that it adds up to."""
-    run = Run(
-        id=id,
-        system=False,
-        asked_offset=row[3],
-        first_offset=row[3],
-        next_offset=row[4],
-        branch=ROOT_BRANCH,
-        replica=-1,
-        captured_ms=row[10],
-        batches=row[6],
-        records=row[7],
-        flags=RunFlag(0),
-        base_timestamp_ms=-1,
-        max_timestamp_ms=row[12],
-        largest_batch_bytes=0,
-        position=number,
-        stored_bytes=row[8],
-        raw_bytes=row[9],
-        codec=CODEC_NONE,
-        crc32c=0,
-        leader_epochs=(),
-    )
-    return StoredRun(run=run, ref=_NO_OBJECT, place=SegmentPlace("", 0, number))
 
 
 async def read_sums(store: ObjectStore, catalog: Catalog) -> Sums:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from array import array
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -116,6 +117,11 @@ class BlockRef(msgspec.Struct, frozen=True, array_like=True):
     @property
     def end(self) -> int:
         return self.position + self.stored_length
+
+    def touches(self, topics: Sequence[int]) -> bool:
+        """Whether it can hold rows of one of `topics`, ascending numbers; of a table that is sorted by them."""
+        at = bisect_left(topics, self.first_topic)
+        return at < len(topics) and topics[at] <= self.last_topic
 
 
 def empty_columns(table: str) -> Columns:

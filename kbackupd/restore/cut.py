@@ -106,6 +106,11 @@ class PartitionCut:
     completed: Mapping[int, int] = field(default_factory=dict)
     """Producer id → offset of the last marker that counts."""
 
+    @property
+    def needs_all(self) -> bool:
+        """Whether every run must be read, whatever it holds."""
+        return not self.offsets and self.window.start_ms is None
+
     def may_want(self, run: Run, first_offset: int, next_offset: int) -> bool:
         """Whether anything between the two offsets in `run` can be wanted; if not it need not be read."""
         if not self.offsets.reach_into(first_offset, next_offset):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 from kbackupd.archive.archive import Archive, ArchivedTopic
-from kbackupd.archive.history import PartitionEvidence, PartitionHistory
+from kbackupd.archive.history import PartitionEvidence, PartitionHistory, build_history
 from kbackupd.archive.lineage import ROOT_BRANCH
+from kbackupd.archive.plain import RunSums
 from kbackupd.model.events import GAP_MEANING
 from kbackupd.model.positions import OffsetRange, PartitionId
 from kbackupd.model.scope import OffsetBounds, RecordsOf
@@ -89,7 +91,7 @@ def make_plan(archive: Archive, settings: RestoreSettings, instant: Instant | No
 
 
 def planned_history(archive: Archive, topic: TopicPlan, partition: PartitionPlan) -> PartitionHistory:
-    """What is read of the partition, as far as the instant lets it."""
+    """What is read of the partition, as far as the instant lets it. Takes as long as `Archive.evidence`."""
     id = topic.id_of(partition)
     if partition.as_of is None:
         return archive.history(id, partition.branch)
@@ -99,7 +101,7 @@ def planned_history(archive: Archive, topic: TopicPlan, partition: PartitionPlan
 def _topic_plan(
     archive: Archive, chosen: ChosenTopic, options: RestoreOptions, cut: PlannedCut, instant: Instant | None
 ) -> TopicPlan:
-    topic, scope = chosen.topic, options.scope
+    topic = chosen.topic
     latest = archive.topic(topic.topic_id) or topic
     return TopicPlan(
         source=topic.name,
@@ -110,17 +112,7 @@ def _topic_plan(
         newer_incarnations=chosen.newer,
         configs=dict(topic.configs),
         target_partitions=chosen.target_partitions,
-        partitions=tuple(
-            _partition_plan(
-                *_history(archive, id, scope.branches.get((topic.name, id.partition)), instant),
-                cut=cut,
-                asked=scope.offsets_of(topic.name, id.partition),
-                left_out=not scope.takes(topic.name, id.partition),
-                never_seen=_never_seen(archive, topic, id),
-                preserves=_keeps_offsets(options, topic.name),
-            )
-            for id in topic.partition_ids
-        ),
+        partitions=tuple(_partition_plan(archive, topic, id, options, cut, instant) for id in topic.partition_ids),
     )
 
 
@@ -130,55 +122,105 @@ def _keeps_offsets(options: RestoreOptions, source: str) -> bool:
     return options.offsets is KeepOffsets.PRESERVE
 
 
-def _history(
-    archive: Archive, id: PartitionId, branch: int | None, instant: Instant | None
-) -> tuple[PartitionHistory, PartitionAsOf | None]:
-    if instant is None:
-        return archive.history(id, branch), None
-    cut, evidence = instant.cuts[id], archive.evidence(id)
-    state = partition_as_of(instant, evidence)
-    return history_at(evidence, ROOT_BRANCH if cut is None else cut.branch, state), state
+class _Read(NamedTuple):
+    """What a partition's plan is made of."""
 
-
-def _never_seen(archive: Archive, topic: ArchivedTopic, id: PartitionId) -> bool:
+    history: PartitionHistory
+    wanted: RunSums
+    """Of the runs that are read."""
+    skipped: int
+    """Runs in which nothing can be that is wanted."""
+    as_of: PartitionAsOf | None = None
+    never_seen: bool = False
     """Metadata counted the partition, and that is all: whether it was empty nobody knows."""
-    return topic.deleted_ms is None and topic.excluded_ms is None and archive.evidence(id) == PartitionEvidence(id=id)
 
 
 def _partition_plan(
-    history: PartitionHistory,
-    as_of: PartitionAsOf | None,
-    *,
+    archive: Archive,
+    topic: ArchivedTopic,
+    id: PartitionId,
+    options: RestoreOptions,
+    cut: PlannedCut,
+    instant: Instant | None,
+) -> PartitionPlan:
+    scope = options.scope
+    branch, asked = scope.branches.get((topic.name, id.partition)), scope.offsets_of(topic.name, id.partition)
+    left_out = not scope.takes(topic.name, id.partition)
+    preserves = not left_out and _keeps_offsets(options, topic.name)
+    read = None
+    if instant is None and not preserves and branch in (None, ROOT_BRANCH) and cut.of(asked, None).needs_all:
+        read = _read_in_sums(archive, id, left_out=left_out)
+    if read is None:
+        read = _read_by_runs(archive, id, branch, cut, asked, instant, left_out=left_out)
+    present = topic.deleted_ms is None and topic.excluded_ms is None
+    return _plan_of(read, cut, asked, left_out=left_out, never_seen=present and read.never_seen, preserves=preserves)
+
+
+def _read_in_sums(archive: Archive, id: PartitionId, *, left_out: bool) -> _Read | None:
+    """Of a partition of which everything is wanted, or nothing, where sums tell all: no value is made for a run."""
+    plain = archive.plain(id)
+    if plain is None:
+        return None
+    return _Read(
+        history=plain.history,
+        wanted=RunSums() if left_out else plain.sums,
+        skipped=plain.sums.runs if left_out else 0,
+        never_seen=plain.unheard_of,
+    )
+
+
+def _read_by_runs(
+    archive: Archive,
+    id: PartitionId,
+    branch: int | None,
     cut: PlannedCut,
     asked: OffsetBounds,
+    instant: Instant | None,
+    *,
     left_out: bool,
-    never_seen: bool,
-    preserves: bool,
+) -> _Read:
+    evidence = archive.evidence(id)
+    if instant is None:
+        history, as_of = build_history(evidence, branch), None
+    else:
+        then, as_of = instant.cuts[id], partition_as_of(instant, evidence)
+        history = history_at(evidence, ROOT_BRANCH if then is None else then.branch, as_of)
+    needed = cut.of(asked, as_of).needed(history)
+    wanted = RunSums() if left_out else RunSums.of(_runs(needed))
+    held = wanted.runs if needed is history and not left_out else sum(1 for _ in _runs(history))
+    return _Read(
+        history=history,
+        wanted=wanted,
+        skipped=held - wanted.runs,
+        as_of=as_of,
+        never_seen=evidence == PartitionEvidence(id=id),
+    )
+
+
+def _plan_of(
+    read: _Read, cut: PlannedCut, asked: OffsetBounds, *, left_out: bool, never_seen: bool, preserves: bool
 ) -> PartitionPlan:
-    read = cut.of(asked, as_of).needed(history)
-    runs = [] if left_out else list(_runs(read))
-    held = len(runs) if read is history and not left_out else sum(1 for _ in _runs(history))
+    history, wanted, as_of = read.history, read.wanted, read.as_of
+    unheard = as_of is not None and not as_of.known
     return PartitionPlan(
         partition=history.id.partition,
         branch=history.branch,
         offsets=OffsetRange(history.first_offset, history.next_offset),
         asked_offsets=asked,
         left_out=left_out,
-        runs=len(runs),
-        runs_skipped=held - len(runs),
-        batches=sum(run.batches for run in runs),
-        records=(records := sum(run.records for run in runs)),
-        download_bytes=sum(run.stored_bytes for run in runs),
-        raw_bytes=sum(run.raw_bytes for run in runs),
-        largest_read_bytes=max((run.stored_bytes + run.raw_bytes for run in runs), default=0),
-        largest_batch_bytes=max((run.largest_batch_bytes for run in runs), default=0),
-        log_append_time=any(run.flags.log_append_time for run in runs),
-        legacy=any(run.flags.legacy for run in runs),
-        not_in_archive=()
-        if left_out
-        else tuple(_lacking(history, asked, never_seen=never_seen, unheard=as_of is not None and not as_of.known)),
+        runs=wanted.runs,
+        runs_skipped=read.skipped,
+        batches=wanted.batches,
+        records=wanted.records,
+        download_bytes=wanted.stored_bytes,
+        raw_bytes=wanted.raw_bytes,
+        largest_read_bytes=wanted.largest_read_bytes,
+        largest_batch_bytes=wanted.largest_batch_bytes,
+        log_append_time=wanted.log_append_time,
+        legacy=wanted.legacy,
+        not_in_archive=() if left_out else tuple(_lacking(history, asked, never_seen=never_seen, unheard=unheard)),
         open_transactions=() if left_out else tuple(_open_transactions(history, asked, cut.visibility)),
-        preserved=preserved_offsets(history, records=records) if preserves and not left_out else None,
+        preserved=preserved_offsets(history, records=wanted.records) if preserves else None,
         as_of=as_of,
         recovery_point_ms=recovery_point_ms(history)
         if as_of is None or cut.as_of_ms is None

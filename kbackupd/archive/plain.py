@@ -1,0 +1,148 @@
+"""A partition by sums over columns of its runs, where these tell as much as the runs: no value is made for a run.
+
+Pure. Which partitions these are `stretches` decides: most, for most logs are captured once and in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from operator import add
+
+from kbackupd.archive.evidence import Abandoned
+from kbackupd.archive.held_rows import HeldRows
+from kbackupd.archive.history import PartitionHistory, SegmentPlace
+from kbackupd.archive.rollup_footers import gap_of, sample_of, seen_of
+from kbackupd.archive.rollup_rows import OF_SEGMENTS, stretches_of
+from kbackupd.archive.stretches import history_of_stretches
+from kbackupd.format.tables import (
+    COLUMNS,
+    GAPS,
+    LEADER_EPOCHS,
+    OPEN_TRANSACTIONS,
+    RUNS,
+    SAMPLES,
+    SEEN,
+    TRUNCATIONS,
+    Columns,
+    empty_columns,
+)
+from kbackupd.model.events import Gap, PartitionSeen
+from kbackupd.model.positions import PartitionId
+from kbackupd.model.segment import RUN_FLAGS, Run, Sample
+
+_AT = {name: number for number, name in enumerate(COLUMNS[RUNS])}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSums:
+    """What some runs are together; by default none."""
+
+    runs: int = 0
+    batches: int = 0
+    records: int = 0
+    stored_bytes: int = 0
+    raw_bytes: int = 0
+    largest_read_bytes: int = 0
+    """Stored and raw bytes of the largest one."""
+    largest_batch_bytes: int = 0
+    log_append_time: bool = False
+    legacy: bool = False
+
+    @classmethod
+    def of(cls, runs: Iterable[Run]) -> RunSums:
+        held = list(runs)
+        return cls(
+            runs=len(held),
+            batches=sum(run.batches for run in held),
+            records=sum(run.records for run in held),
+            stored_bytes=sum(run.stored_bytes for run in held),
+            raw_bytes=sum(run.raw_bytes for run in held),
+            largest_read_bytes=max((run.stored_bytes + run.raw_bytes for run in held), default=0),
+            largest_batch_bytes=max((run.largest_batch_bytes for run in held), default=0),
+            log_append_time=any(run.flags.log_append_time for run in held),
+            legacy=any(run.flags.legacy for run in held),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainPartition:
+    """A partition whose runs follow each other on one branch, each read once and whole, with nothing left open."""
+
+    history: PartitionHistory
+    """As the runs would give it, but that each of its runs stands for many, and without transaction markers."""
+    sums: RunSums
+    """Of all its runs."""
+    unheard_of: bool
+    """No segment says anything of it."""
+
+
+def plain_partition(id: PartitionId, sources: Sequence[HeldRows], abandoned: Abandoned) -> PlainPartition | None:
+    """The partition by the rows of all `sources`; None unless it is plain."""
+    runs: list[tuple[Columns, Columns]] = []
+    seen: list[tuple[SegmentPlace, PartitionSeen]] = []
+    gaps: list[tuple[SegmentPlace, Gap]] = []
+    samples: list[tuple[SegmentPlace, Sample]] = []
+    told = False
+    for source in sources:
+        tables = source.tables(id, OF_SEGMENTS)
+        if OPEN_TRANSACTIONS in tables or TRUNCATIONS in tables:
+            return None
+        for table, columns in tables.items():
+            if table == RUNS:
+                runs.append((columns, tables.get(LEADER_EPOCHS) or empty_columns(LEADER_EPOCHS)))
+            elif table == SAMPLES:
+                samples += ((source.place(row), sample_of(id, values)) for _, _, row, *values in _rows(columns))
+            elif table == GAPS:
+                gaps += ((source.place(row), gap_of(id, values)) for _, _, row, *values in _rows(columns))
+            elif table == SEEN:
+                for _, _, row, *values in _rows(columns):
+                    if not abandoned(place := source.place(row)):
+                        seen.append((place, seen_of(id, values)))
+            elif table != LEADER_EPOCHS:
+                told = True
+    together, epochs = _in_order(runs)
+    samples.sort(key=lambda one: one[0])
+    found = history_of_stretches(
+        id, stretches_of(together, epochs), seen=seen, gaps=gaps, samples=[sample for _, sample in samples]
+    )
+    if found is None:
+        return None
+    return PlainPartition(
+        history=found.history,
+        sums=_sums(together),
+        unheard_of=not (told or together[0] or seen or gaps or samples),
+    )
+
+
+def _rows(columns: Columns) -> Iterable[tuple[int, ...]]:
+    return zip(*columns, strict=True)
+
+
+def _in_order(runs: list[tuple[Columns, Columns]]) -> tuple[Columns, Columns]:
+    """The rows of all sources one behind the other, so that those captured in order stand in order."""
+    if len(runs) == 1:
+        return runs[0]
+    together, epochs = empty_columns(RUNS), empty_columns(LEADER_EPOCHS)
+    for some, their_epochs in sorted(runs, key=lambda one: one[0][_AT["asked_offset"]][0]):
+        for held, values in zip(together, some, strict=True):
+            held.extend(values)
+        for held, values in zip(epochs, their_epochs, strict=True):
+            held.extend(values)
+    return together, epochs
+
+
+def _sums(runs: Columns) -> RunSums:
+    stored, raw = runs[_AT["stored_length"]], runs[_AT["raw_length"]]
+    flags = [RUN_FLAGS[bits] for bits in set(runs[_AT["flags"]])]
+    return RunSums(
+        runs=len(stored),
+        batches=sum(runs[_AT["batches"]]),
+        records=sum(runs[_AT["records"]]),
+        stored_bytes=sum(stored),
+        raw_bytes=sum(raw),
+        largest_read_bytes=max(map(add, stored, raw), default=0),
+        largest_batch_bytes=max(runs[_AT["largest_batch"]], default=0),
+        log_append_time=any(one.log_append_time for one in flags),
+        legacy=any(one.legacy for one in flags),
+    )
