@@ -6,6 +6,7 @@ Memory is bounded by the read-ahead and by the positions that one partition leav
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from kbackupd.archive.coordinator_log import READ_AHEAD_BYTES, read_coordinator_
 from kbackupd.archive.cut import Cut, cut_at
 from kbackupd.archive.group_base import GroupsBase
 from kbackupd.archive.group_fold import DELETE_RETENTION_MS, FoldedPosition, GroupFold, PendingPosition
+from kbackupd.archive.history import PartitionHistory, build_history
 from kbackupd.model.positions import PartitionId
 
 
@@ -105,7 +107,7 @@ async def groups_in_log(
     """
     retention_ms = _delete_retention_ms(topic)
     for id in topic.partition_ids:
-        evidence = archive.evidence(id)
+        evidence = await asyncio.to_thread(archive.evidence, id)
         cut = cut_at(evidence, at_ms)
         if cut is None:
             yield GroupsOfPartition(id=id, cut=None, groups={}, certain=False)
@@ -115,9 +117,10 @@ async def groups_in_log(
         first_offset = None if base is None else base.begins_at(cut_at(evidence, base.asked_ms), cut)
         if base is not None and first_offset is not None:
             fold.base, fold.base_groups = base.positions[id.partition], base.groups
+        history = build_history(evidence, cut.branch)
         reading = read_coordinator_log(
             archive,
-            archive.history(id, cut.branch),
+            history,
             first_offset=first_offset or 0,
             next_offset=cut.next_offset,
             read_ahead_bytes=read_ahead_bytes,
@@ -126,7 +129,7 @@ async def groups_in_log(
             async for item in reading:
                 fold.feed(item)
         if decided is not None and id.partition in decided:
-            await _complete(fold, archive, id, cut, decided[id.partition], read_ahead_bytes)
+            await _complete(fold, archive, history, cut, decided[id.partition], read_ahead_bytes)
         positions, pending = tuple(fold.positions()), tuple(fold.pending())
         yield GroupsOfPartition(
             id=id,
@@ -142,10 +145,14 @@ async def groups_in_log(
 
 
 async def _complete(
-    fold: GroupFold, archive: Archive, id: PartitionId, cut: Cut, decided: DecidedPositions, read_ahead_bytes: int
+    fold: GroupFold,
+    archive: Archive,
+    history: PartitionHistory,
+    cut: Cut,
+    decided: DecidedPositions,
+    read_ahead_bytes: int,
 ) -> None:
     """Feed what counts beyond the cut."""
-    history = archive.history(id, cut.branch)
     reading = read_coordinator_log(
         archive,
         history,

@@ -18,6 +18,7 @@ from kbackupd.format.groups_snapshot import GROUPS_FORMAT
 from kbackupd.model.clock import iso
 from kbackupd.model.coordinators import CONSUMER_OFFSETS
 from kbackupd.model.errors import IncompleteError
+from kbackupd.model.positions import PartitionId
 from kbackupd.model.snapshots import NEVER_MS, GroupsContent
 from kbackupd.store.protocol import ObjectStore
 from kbackupd.store.scoped import ScopedStore
@@ -100,7 +101,11 @@ async def groups_at(
 
 
 def _log_bytes(archive: Archive, topic: ArchivedTopic) -> int:
-    return sum(stored.run.raw_bytes for id in topic.partition_ids for stored in archive.evidence(id).runs)
+    def of(id: PartitionId) -> int:
+        plain = archive.plain(id)
+        return plain.sums.raw_bytes if plain else sum(stored.run.raw_bytes for stored in archive.evidence(id).runs)
+
+    return sum(map(of, topic.partition_ids))
 
 
 async def _bases(
@@ -114,7 +119,7 @@ async def _bases(
     Args:
         store: scoped to the archive.
     """
-    cuts = {id.partition: cut_at(archive.evidence(id), at_ms) for id in topic.partition_ids}
+    cuts = {id.partition: cut_at(archive.told(id), at_ms) for id in topic.partition_ids}
     waiting = {number: cut.sent_ms for number, cut in cuts.items() if cut is not None}
     listed = [info.key for info in archive.catalog.objects]
     found: dict[int, GroupsBase] = {}

@@ -20,6 +20,7 @@ from kbackupd.format.tables import (
     GAPS,
     LEADER_EPOCHS,
     OPEN_TRANSACTIONS,
+    OUTCOMES,
     RUNS,
     SAMPLES,
     SEEN,
@@ -73,6 +74,8 @@ class PlainPartition:
     """As the runs would give it, but that each of its runs stands for many, and without transaction markers."""
     sums: RunSums
     """Of all its runs."""
+    has_transactions: bool
+    """Some ended in it; that some did not the sums could not tell."""
     unheard_of: bool
     """No segment says anything of it."""
 
@@ -83,7 +86,7 @@ def plain_partition(id: PartitionId, sources: Sequence[HeldRows], abandoned: Aba
     seen: list[tuple[SegmentPlace, PartitionSeen]] = []
     gaps: list[tuple[SegmentPlace, Gap]] = []
     samples: list[tuple[SegmentPlace, Sample]] = []
-    told = False
+    transactions = False
     for source in sources:
         tables = source.tables(id, OF_SEGMENTS)
         if OPEN_TRANSACTIONS in tables or TRUNCATIONS in tables:
@@ -99,8 +102,8 @@ def plain_partition(id: PartitionId, sources: Sequence[HeldRows], abandoned: Aba
                 for _, _, row, *values in _rows(columns):
                     if not abandoned(place := source.place(row)):
                         seen.append((place, seen_of(id, values)))
-            elif table != LEADER_EPOCHS:
-                told = True
+            elif table == OUTCOMES:
+                transactions = True
     together, epochs = _in_order(runs)
     samples.sort(key=lambda one: one[0])
     found = history_of_stretches(
@@ -111,7 +114,8 @@ def plain_partition(id: PartitionId, sources: Sequence[HeldRows], abandoned: Aba
     return PlainPartition(
         history=found.history,
         sums=_sums(together),
-        unheard_of=not (told or together[0] or seen or gaps or samples),
+        has_transactions=transactions,
+        unheard_of=not (transactions or together[0] or seen or gaps or samples),
     )
 
 

@@ -7,6 +7,7 @@ that of the coordinator's own log, and which partitions they cover.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from kbackupd.archive.archive import Archive
 from kbackupd.archive.coordinator_items import LostRange
 from kbackupd.archive.coordinator_log import READ_AHEAD_BYTES, read_coordinator_log
 from kbackupd.archive.cut import Cut, cut_at, told_after
-from kbackupd.archive.history import PartitionEvidence, PartitionHistory
+from kbackupd.archive.history import PartitionEvidence, PartitionHistory, build_history
 from kbackupd.archive.transaction_fold import LoggedTransaction, TransactionFold
 from kbackupd.model.positions import PartitionId
 
@@ -75,9 +76,9 @@ async def transactions_of(
     Raises:
         KbackupError: the store could not say for certain what is there.
     """
-    evidence = archive.evidence(id)
+    evidence = await asyncio.to_thread(archive.evidence, id)
     cut = cut_at(evidence, at_ms)
-    history = archive.history(id, None if cut is None else cut.branch)
+    history = build_history(evidence, None if cut is None else cut.branch)
     since = None if since_ms is None else cut_at(evidence, since_ms)
     until = None if until_ms is None else cut_at(evidence, until_ms)
     # A log that was cut back in between has other records at those offsets, and may be shorter than that of then.

@@ -190,7 +190,8 @@ async def _planned(store: ObjectStore, settings: RestoreSettings, pinned: Pins |
             store, settings.source.backup_id, pinned=pinned, wanted=lambda name: wanted_at(options, name)
         )
         of = await read_instant(archive, options)
-        return _Planned(archive, make_plan(archive, settings, of), of)
+        # Of everything in a long archive it takes seconds, in which connections must be kept and progress be shown.
+        return _Planned(archive, await asyncio.to_thread(make_plan, archive, settings, of), of)
 
 
 async def _restore(

@@ -6,10 +6,13 @@ Owns that only the opened archive is asked, and so, where it is pinned, that a l
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from kbackupd.archive.archive import Archive, ArchivedTopic
-from kbackupd.archive.cut import cut_at, told_after
+from kbackupd.archive.cut import Cut, cut_at, told_after
 from kbackupd.archive.group_history import DecidedPositions, coordinator_topic_at
+from kbackupd.archive.history import build_history
 from kbackupd.archive.transaction_fold import Decision, LoggedTransaction
 from kbackupd.archive.transaction_history import TransactionsOfPartition, transactions_of
 from kbackupd.model.clock import iso
@@ -63,33 +66,26 @@ async def read_instant(archive: Archive, options: RestoreOptions) -> Instant | N
         return None
     _refuse_before_capture(archive, at_ms)
     names = {id: one.topic.name for one in choose_topics(archive, options) for id in one.topic.partition_ids}
-    cuts = {id: cut_at(archive.evidence(id), at_ms) for id in names}
+    cuts = await _cuts(archive, names, at_ms)
     coordinators = coordinator_topic_at(archive, TRANSACTION_STATE, at_ms)
     if options.scope.records_of is RecordsOf.UNCOMMITTED:
         # As a reader of uncommitted records would have seen it: all that was there, and no more.
         return Instant(at_ms=at_ms, cuts=cuts, coordinators_known=coordinators is not None)
     # A group's position can be part of a transaction: evidence like any record, and to be as whole.
     positions = coordinator_topic_at(archive, CONSUMER_OFFSETS, at_ms)
-    of_groups = {} if positions is None else {id: cut_at(archive.evidence(id), at_ms) for id in positions.partition_ids}
+    of_groups = {} if positions is None else await _cuts(archive, positions.partition_ids, at_ms)
     names |= dict.fromkeys(of_groups, CONSUMER_OFFSETS)
     cut_of = {id: cut for id, cut in {**cuts, **of_groups}.items() if cut is not None}
 
     def around(id: PartitionId) -> AroundCut:
-        cut = cut_of[id]
-        return AroundCut.of(archive.history(id, cut.branch), archive.evidence(id), cut, at_ms)
+        cut, evidence = cut_of[id], archive.evidence(id)
+        return AroundCut.of(build_history(evidence, cut.branch), evidence, cut, at_ms)
 
-    beyond: list[Marker] = []
-    unended: list[LeftOpen] = []
-    below: list[tuple[Marker, bool]] = []
-    cut_back: list[PartitionId] = []
-    for id in cut_of:
-        # One history at a time: of most partitions nothing is looked at again, and there can be ten thousand.
-        one = around(id)
-        beyond += markers(one)
-        unended += left_open(one)
-        below += last_below(one)
-        if one.was_cut_back:
-            cut_back.append(id)
+    looked = await asyncio.to_thread(_look, archive, cut_of, around)
+    beyond = [marker for one in looked for marker in one.beyond]
+    unended = [data for one in looked for data in one.unended]
+    below = [row for one in looked for row in one.below]
+    cut_back = [one.id for one in looked if one.was_cut_back]
     if coordinators is not None:
         unended += await begun_in_lost_tails(archive, cut_back, around, besides=unended)
     producers = {marker.producer_id for marker in beyond} | {data.producer_id for data in unended}
@@ -106,7 +102,7 @@ async def read_instant(archive: Archive, options: RestoreOptions) -> Instant | N
         unended,
         names=names,
         log=log,
-        heard_ms=lambda marker: heard_ms(archive.evidence(marker.id), marker.offset),
+        heard_ms=lambda marker: heard_ms(archive.told(marker.id), marker.offset),
     )
     facts = await read_facts(archive, around, decisions)
     decided = decisions.decided(facts)
@@ -121,6 +117,52 @@ async def read_instant(archive: Archive, options: RestoreOptions) -> Instant | N
             if id in of_groups
         },
     )
+
+
+async def _cuts(archive: Archive, ids: Iterable[PartitionId], at_ms: int) -> dict[PartitionId, Cut | None]:
+    """By partition, in the order of `ids`."""
+    wanted = list(ids)
+
+    def found() -> dict[PartitionId, Cut | None]:
+        # In the order in which the archive holds their rows: it has a few of them at hand.
+        return {id: cut_at(archive.told(id), at_ms) for id in sorted(wanted)}
+
+    cuts = await asyncio.to_thread(found)
+    return {id: cuts[id] for id in wanted}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Looked:
+    """What one partition tells of transactions around its cut."""
+
+    id: PartitionId
+    beyond: Sequence[Marker]
+    unended: Sequence[LeftOpen]
+    below: Sequence[tuple[Marker, bool]]
+    was_cut_back: bool
+
+
+def _look(
+    archive: Archive, ids: Iterable[PartitionId], around: Callable[[PartitionId], AroundCut]
+) -> Sequence[_Looked]:
+    """The partitions in their order, but for those that tell nothing.
+
+    One history at a time, and of most partitions none: there can be ten thousand of them.
+    """
+    wanted, found = list(ids), dict[PartitionId, _Looked]()
+    for id in sorted(wanted):
+        plain = archive.plain(id)
+        if plain is not None and not plain.has_transactions:
+            continue
+        one = around(id)
+        found[id] = _Looked(
+            id=id,
+            beyond=tuple(markers(one)),
+            unended=tuple(left_open(one)),
+            below=last_below(one),
+            was_cut_back=one.was_cut_back,
+        )
+    return [found[id] for id in wanted if id in found]
 
 
 def _refuse_before_capture(archive: Archive, at_ms: int) -> None:
@@ -143,7 +185,7 @@ async def _log(
     at_once = asyncio.Semaphore(_LOGS_AT_ONCE)
 
     async def read(id: PartitionId) -> TransactionsOfPartition:
-        evidence = archive.evidence(id)
+        evidence = archive.told(id)
         long_before, settled = cut_at(evidence, earliest_ms - _SETTLED_MS), told_after(evidence, at_ms + _SETTLED_MS)
         then = cut_at(evidence, at_ms)
         # A log that was cut back in between has other records at those offsets.

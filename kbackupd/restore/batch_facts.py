@@ -51,7 +51,7 @@ async def read_facts(archive: Archive, around: Callable[[PartitionId], AroundCut
     async def of_partition(id: PartitionId, offsets: set[int], markers: Sequence[Marker]) -> None:
         # Its history is held as long as its reads are, and those of ten thousand others are not made yet.
         async with partitions_at_once, asyncio.TaskGroup() as reading:
-            one = around(id)
+            one = await asyncio.to_thread(around, id)
             unknown: dict[int, dict[int, int]] = {}
             for marker in markers:
                 begun = begun_before(one, marker)
@@ -121,7 +121,7 @@ async def begun_in_lost_tails(
 
     async def tail(id: PartitionId) -> list[LeftOpen]:
         async with at_once:
-            there = around(id)
+            there = await asyncio.to_thread(around, id)
             history, begun = there.history, dict[int, int]()
             first_offset = max(min(there.cut.stable_offset, there.cut.next_offset), history.first_offset)
             async for header in _headers(archive, history, first_offset, history.next_offset):

@@ -63,7 +63,10 @@ def make_plan(archive: Archive, settings: RestoreSettings, instant: Instant | No
     )
     if (instant is None) != (options.scope.as_of_ms is None):
         raise ValueError("an instant is to be read where one is asked for, and nowhere else")
-    topics = tuple(_topic_plan(archive, one, options, cut, instant) for one in chosen)
+    # In the order in which the archive holds their rows: it has a few of them at hand.
+    in_order = sorted(chosen, key=lambda one: one.topic.topic_id)
+    plans = {one.topic.topic_id: _topic_plan(archive, one, options, cut, instant) for one in in_order}
+    topics = tuple(plans[one.topic.topic_id] for one in chosen)
     preserved = (partition.preserved for topic in topics for partition in topic.partitions)
     return RestorePlan(
         format=PLAN_FORMAT,

@@ -34,6 +34,9 @@ READ_AT_ONCE = 64
 READ_AHEAD_BYTES = 16 << 20
 """Of one partition, beyond its largest run."""
 
+INDEX_BYTES_PER_RUN = 1 << 10
+"""A run and its slice as values, about."""
+
 REQUESTS_AT_ONCE = 128
 """To the store, shared by the partitions being read: enough to hide its latency, not so many that they queue long."""
 
@@ -70,7 +73,39 @@ async def restore_partition(
     Never raises a KbackupError: it becomes the result's `failure`.
     """
     tp = TopicPartition(topic.target, partition.partition)
-    history = planned_history(run.archive, topic, partition)
+    reserved = _reading_bytes(partition, readers=min(READ_AT_ONCE, run.plan.partitions)) + _index_bytes(partition)
+    await run.reading.take(reserved)
+    try:
+        begun = await _read_and_put(run, producing, identity, topic, partition, ready, tp)
+    finally:
+        run.reading.release(reserved)
+    if not begun:
+        return
+    result = run.results[tp]
+    try:
+        await producing.finish(tp)
+    except KbackupError as error:
+        # Where reading ended too soon, the log of a restore that is gone on with may well be ahead: that is no news.
+        result.failure = result.failure or failure_of(error)
+    if result.failure:
+        result.offset_map.cut(result.records)
+
+
+async def _read_and_put(
+    run: Execution,
+    producing: Producing,
+    identity: ProducerIdentity,
+    topic: TopicPlan,
+    partition: PartitionPlan,
+    ready: ReadyTopic,
+    tp: TopicPartition,
+) -> bool:
+    """Read all that is wanted and hand it to `producing`; nothing of the partition's history is held afterwards.
+
+    False: there is nothing to be produced.
+    """
+    # Of a long log it takes seconds, and meanwhile others' answers would not be read.
+    history = await asyncio.to_thread(planned_history, run.archive, topic, partition)
     log_end = ready.log_ends[partition.partition]
     kept = partition.preserved
     first_offset = log_end if kept is None else kept.log_start
@@ -98,7 +133,7 @@ async def restore_partition(
     )
     landed = run.landed.get(tp)
     if partition.is_empty and kept is None and not (landed and landed.offsets):
-        return
+        return False
     producing.begin(
         tp,
         next_offset=log_end + (landed.offsets if landed else 0),
@@ -106,13 +141,12 @@ async def restore_partition(
         appends=ready.appends,
     )
     keeping = KeepingOffsets(first_offset) if kept is not None else None
-    reserved = _reading_bytes(partition, readers=min(READ_AT_ONCE, run.plan.partitions))
-    await run.reading.take(reserved)
     try:
         if keeping is not None:
             fillers = filler_batches(log_end, first_offset, producer=identity, first_sequence=0)
             await _move_log_start(run, producing, tp, fillers, first_offset)
-        wanted = read_partition(run.archive, cut.needed(history), read_ahead_bytes=reserved)
+        ahead = _reading_bytes(partition, readers=min(READ_AT_ONCE, run.plan.partitions))
+        wanted = read_partition(run.archive, cut.needed(history), read_ahead_bytes=ahead)
         async with aclosing(wanted) as chunks:
             async for chunk in chunks:
                 await _restore_chunk(run, producing, tp, rewriter, keeping, result, chunk)
@@ -123,15 +157,7 @@ async def restore_partition(
     except (KbackupError, ValueError) as error:
         # A ValueError is a batch that nobody foresaw: it must not cost the other partitions their restore.
         result.failure = failure_of(error)
-    finally:
-        run.reading.release(reserved)
-    try:
-        await producing.finish(tp)
-    except KbackupError as error:
-        # Where reading ended too soon, the log of a restore that is gone on with may well be ahead: that is no news.
-        result.failure = result.failure or failure_of(error)
-    if result.failure:
-        rewriter.offset_map.cut(result.records)
+    return True
 
 
 async def _restore_chunk(
@@ -199,3 +225,8 @@ def _reading_bytes(partition: PartitionPlan, *, readers: int) -> int:
     everything = partition.download_bytes + partition.raw_bytes
     ahead = everything * min(max(REQUESTS_AT_ONCE // readers, 4), partition.runs) // max(partition.runs, 1)
     return max(partition.largest_read_bytes, min(ahead, READ_AHEAD_BYTES))
+
+
+def _index_bytes(partition: PartitionPlan) -> int:
+    """What the partition's history may hold: of all its runs, whatever of them is read."""
+    return (partition.runs + partition.runs_skipped) * INDEX_BYTES_PER_RUN

@@ -6,6 +6,7 @@ Reads for those who compare single records with a target; a restore itself never
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -16,12 +17,14 @@ from kbackupd.restore.planning import outcomes_of
 from kbackupd.restore.visibility import Outcomes
 
 _READ_AHEAD_BYTES = 1 << 20
+_HISTORIES_KEPT = 8
+"""A kilobyte for each run."""
 _FIRST_LOOK_BACK = 1_000
 """Offsets; ten times as many each time until enough records are found."""
 
 
 class ArchivedRecords:
-    """Of an opened archive; what it finds of a partition's history is kept."""
+    """Of an opened archive; what it finds of the histories of a few partitions, those asked for last, is kept."""
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
@@ -33,9 +36,10 @@ class ArchivedRecords:
         Raises:
             CorruptObjectError, ObjectMissingError: they cannot be read.
         """
-        history, _ = self._history(id)
+        history, outcomes = await self._history(id)
         found: list[Record] = []
-        async with aclosing(self._records(id, max(offset, history.first_offset), history.next_offset)) as records:
+        first = max(offset, history.first_offset)
+        async with aclosing(self._records(history, outcomes, first, history.next_offset)) as records:
             async for record in records:
                 if record.offset >= offset:
                     found.append(record)
@@ -45,13 +49,13 @@ class ArchivedRecords:
 
     async def before_offset(self, id: PartitionId, offset: int, count: int) -> list[Record]:
         """The last `count` restored records below `offset`, ascending. Raises: as `from_offset`."""
-        history, _ = self._history(id)
+        history, outcomes = await self._history(id)
         until, back = min(offset, history.next_offset), _FIRST_LOOK_BACK
         while True:
             first = max(until - back, history.first_offset)
             found: list[Record] = []
             if first < until:
-                async with aclosing(self._records(id, first, until)) as records:
+                async with aclosing(self._records(history, outcomes, first, until)) as records:
                     async for record in records:
                         if record.offset < until:
                             found = [*found[-count + 1 :], record] if count > 1 else [record]
@@ -59,16 +63,24 @@ class ArchivedRecords:
                 return found
             back *= 10
 
-    def _history(self, id: PartitionId) -> tuple[PartitionHistory, Outcomes]:
-        if id not in self._known:
-            history = self._archive.history(id)
-            self._known[id] = (history, outcomes_of(history))
-        return self._known[id]
+    async def _history(self, id: PartitionId) -> tuple[PartitionHistory, Outcomes]:
+        known = self._known.pop(id, None)
+        if known is None:
+            known = await asyncio.to_thread(self._found, id)
+        self._known[id] = known  # behind those that were asked for before
+        while len(self._known) > _HISTORIES_KEPT:
+            del self._known[next(iter(self._known))]
+        return known
 
-    async def _records(self, id: PartitionId, first_offset: int, next_offset: int) -> AsyncGenerator[Record, None]:
-        history, outcomes = self._history(id)
+    def _found(self, id: PartitionId) -> tuple[PartitionHistory, Outcomes]:
+        history = self._archive.history(id)
+        return history, outcomes_of(history)
+
+    async def _records(
+        self, history: PartitionHistory, outcomes: Outcomes, first_offset: int, next_offset: int
+    ) -> AsyncGenerator[Record, None]:
         batches = self._archive.read(
-            id,
+            history.id,
             first_offset=first_offset,
             next_offset=next_offset,
             history=history,
