@@ -103,7 +103,7 @@ async def groups_at(
 def _log_bytes(archive: Archive, topic: ArchivedTopic) -> int:
     def of(id: PartitionId) -> int:
         plain = archive.plain(id)
-        return plain.sums.raw_bytes if plain else sum(stored.run.raw_bytes for stored in archive.evidence(id).runs)
+        return plain.sums().raw_bytes if plain else sum(stored.run.raw_bytes for stored in archive.evidence(id).runs)
 
     return sum(map(of, topic.partition_ids))
 

@@ -20,10 +20,14 @@ from kbackupd.archive.segments import CatalogSegment, WantedTopic
 from kbackupd.format.tables import BlockRef, Columns, decode_block, empty_columns
 from kbackupd.model.events import Gap, PartitionSeen, Truncated
 from kbackupd.model.positions import PartitionId, TopicId
+from kbackupd.model.segment import ObjectRef
 from kbackupd.store.protocol import ObjectStore
 
 Place = tuple[int, int]
 """(topic's number, partition)."""
+
+_SEGMENTS_NAMED = 4_000
+"""Whose names are at hand: 0.4 KB each."""
 
 
 class HeldRows:
@@ -41,6 +45,7 @@ class HeldRows:
         """As `read` makes it."""
         self._rollup = rollup
         self._topics = topics
+        self._segments: dict[int, tuple[SegmentPlace, ObjectRef]] = {}
         by_table: dict[str, list[tuple[BlockRef, bytes | memoryview]]] = {}
         for block, stored in blocks:
             by_table.setdefault(block.table, []).append((block, stored))
@@ -87,7 +92,17 @@ class HeldRows:
         found = self.tables(id, tables)
         if found:
             for row, said in said_rows(self._rollup.opened.footer.head.topics, found).items():
-                yield Said(self.place(row), self._rollup.ref(row), said)
+                place, ref = self._segment(row)
+                yield Said(place, ref, said)
+
+    def _segment(self, row: int) -> tuple[SegmentPlace, ObjectRef]:
+        """Most segments have runs of many partitions: what names them is made once, as long as it is not too much."""
+        held = self._segments.get(row)
+        if held is None:
+            if len(self._segments) >= _SEGMENTS_NAMED:
+                self._segments = {}
+            held = self._segments[row] = self.place(row), self._rollup.ref(row)
+        return held
 
     def place(self, row: int) -> SegmentPlace:
         """Of that row of `segments`."""

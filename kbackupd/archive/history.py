@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from kbackupd.archive.lineage import MAX_OFFSET, ROOT_BRANCH, BranchSpan, lineage_of, root_of, valid_below_of
@@ -261,6 +262,13 @@ def _extent(run: Run) -> OffsetRange:
 
 def _within_proven(slices: Sequence[Slice], proven: Sequence[tuple[int, int]]) -> tuple[Slice, ...]:
     """The slices less what no run was asked for: below a log start, records that the source had deleted."""
+    if (
+        len(proven) == 1
+        and slices
+        and proven[0][0] <= slices[0].first_offset
+        and slices[-1].next_offset <= proven[0][1]
+    ):
+        return tuple(slices)
     kept: list[Slice] = []
     number = 0
     for one in slices:
@@ -280,6 +288,11 @@ def _reaches(span: BranchSpan | None, run: Run) -> bool:
 
 def _slices(pieces: Sequence[tuple[StoredRun, tuple[int, int]]]) -> tuple[Slice, ...]:
     """Sweep over the pieces' borders; between two of them the same runs hold everything."""
+    in_order = [
+        Slice(sources=(stored,), first_offset=first, next_offset=following) for stored, (first, following) in pieces
+    ]
+    if all(one.next_offset <= other.first_offset for one, other in pairwise(in_order)):
+        return tuple(in_order)  # captured once: nothing is held twice
     starting = sorted(pieces, key=lambda piece: (piece[1][0], piece[0].precedence))
     slices: list[Slice] = []
     active: list[tuple[StoredRun, int]] = []

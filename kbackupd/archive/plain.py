@@ -5,16 +5,19 @@ Pure. Which partitions these are `stretches` decides: most, for most logs are ca
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from operator import add
+from itertools import compress
+from operator import add, le
 
 from kbackupd.archive.evidence import Abandoned
 from kbackupd.archive.held_rows import HeldRows
-from kbackupd.archive.history import PartitionHistory, SegmentPlace
+from kbackupd.archive.history import PartitionEvidence, SegmentPlace
 from kbackupd.archive.rollup_footers import gap_of, sample_of, seen_of
 from kbackupd.archive.rollup_rows import OF_SEGMENTS, stretches_of
-from kbackupd.archive.stretches import history_of_stretches
+from kbackupd.archive.stretches import told_by_stretches
 from kbackupd.format.tables import (
     COLUMNS,
     GAPS,
@@ -29,7 +32,8 @@ from kbackupd.format.tables import (
     empty_columns,
 )
 from kbackupd.model.events import Gap, PartitionSeen
-from kbackupd.model.positions import PartitionId
+from kbackupd.model.positions import OffsetRange, PartitionId
+from kbackupd.model.scope import OffsetBounds
 from kbackupd.model.segment import RUN_FLAGS, Run, Sample
 
 _AT = {name: number for number, name in enumerate(COLUMNS[RUNS])}
@@ -68,16 +72,44 @@ class RunSums:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlainPartition:
-    """A partition whose runs follow each other on one branch, each read once and whole, with nothing left open."""
+    """A partition whose runs follow each other on one branch, with nothing left open: each is read once and whole."""
 
-    history: PartitionHistory
-    """As the runs would give it, but that each of its runs stands for many, and without transaction markers."""
-    sums: RunSums
-    """Of all its runs."""
+    evidence: PartitionEvidence
+    """All that is said of it, but that each of its runs stands for many, and without transaction markers."""
     has_transactions: bool
     """Some ended in it; that some did not the sums could not tell."""
     unheard_of: bool
     """No segment says anything of it."""
+    _runs: Columns
+    """Rows of the table, by offset."""
+
+    @property
+    def has_holes(self) -> bool:
+        """Some run lacks offsets: it was compacted before it was captured."""
+        return any(RUN_FLAGS[bits].holes for bits in set(self._runs[_AT["flags"]]))
+
+    def sums(
+        self, held: OffsetRange | None = None, asked: OffsetBounds = OffsetBounds(), since_ms: int | None = None
+    ) -> RunSums:
+        """Of the runs that have anything in `held` (None: of all), of that anything in `asked`, and that may have
+        records from `since_ms` on."""
+        starts, ends = self._runs[_AT["asked_offset"]], self._runs[_AT["next_offset"]]
+        first, following = 0, len(starts)
+        if held is not None:
+            if held.first_offset >= held.next_offset or not asked.reach_into(held.first_offset, held.next_offset):
+                return RunSums()
+            first, following = bisect_right(ends, held.first_offset), bisect_left(starts, held.next_offset)
+        if asked.first_offset is not None:
+            first = max(first, bisect_right(ends, asked.first_offset))
+        if asked.next_offset is not None:
+            following = min(following, bisect_left(starts, asked.next_offset))
+        columns: list[Sequence[int]] = [column[first:following] for column in self._runs]
+        if since_ms is not None:
+            stamps = zip(columns[_AT["max_timestamp"]], columns[_AT["flags"]], strict=True)
+            # A compressed message of format 0 or 1 may bear any timestamp: its producer made it.
+            chosen = [stamp >= since_ms or RUN_FLAGS[bits].legacy for stamp, bits in stamps]
+            columns = [list(compress(column, chosen)) for column in columns]
+        return _sums(columns)
 
 
 def plain_partition(id: PartitionId, sources: Sequence[HeldRows], abandoned: Abandoned) -> PlainPartition | None:
@@ -106,16 +138,16 @@ def plain_partition(id: PartitionId, sources: Sequence[HeldRows], abandoned: Aba
                 transactions = True
     together, epochs = _in_order(runs)
     samples.sort(key=lambda one: one[0])
-    found = history_of_stretches(
+    found = told_by_stretches(
         id, stretches_of(together, epochs), seen=seen, gaps=gaps, samples=[sample for _, sample in samples]
     )
     if found is None:
         return None
     return PlainPartition(
-        history=found.history,
-        sums=_sums(together),
+        evidence=found.evidence,
         has_transactions=transactions,
         unheard_of=not (transactions or together[0] or seen or gaps or samples),
+        _runs=_by_offset(together),
     )
 
 
@@ -136,7 +168,16 @@ def _in_order(runs: list[tuple[Columns, Columns]]) -> tuple[Columns, Columns]:
     return together, epochs
 
 
-def _sums(runs: Columns) -> RunSums:
+def _by_offset(runs: Columns) -> Columns:
+    """They do not overlap; what one roll-up lacks between its runs another one may have."""
+    starts = runs[_AT["asked_offset"]]
+    if all(map(le, starts, starts[1:])):
+        return runs
+    order = sorted(range(len(starts)), key=starts.__getitem__)
+    return [array("q", map(column.__getitem__, order)) for column in runs]
+
+
+def _sums(runs: Sequence[Sequence[int]]) -> RunSums:
     stored, raw = runs[_AT["stored_length"]], runs[_AT["raw_length"]]
     flags = [RUN_FLAGS[bits] for bits in set(runs[_AT["flags"]])]
     return RunSums(

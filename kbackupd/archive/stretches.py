@@ -7,11 +7,11 @@ other with leader epochs that do not fall ("Roll-ups" in docs/format.md).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from operator import itemgetter
+from typing import NamedTuple
 
-from kbackupd.archive.history import PartitionEvidence, PartitionHistory, SegmentPlace, StoredRun, build_history
+from kbackupd.archive.history import PartitionEvidence, SegmentPlace, StoredRun
 from kbackupd.archive.lineage import ROOT_BRANCH
 from kbackupd.archive.rollup_rows import Row, coalesced
 from kbackupd.model.events import Gap, PartitionSeen
@@ -21,23 +21,23 @@ from kbackupd.model.segment import CODEC_NONE, ObjectRef, Run, RunFlag, Sample
 _NO_OBJECT = ObjectRef("", "")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StretchHistory:
-    """A history as the runs would give it, but that each of its runs stands for many, and the sums of all of them."""
+class ToldByStretches(NamedTuple):
+    """All that is said of a partition, but that each of its runs stands for many."""
 
-    history: PartitionHistory
+    evidence: PartitionEvidence
+    """`build_history` makes the same of it as of the runs, but for transaction markers."""
     stretches: Sequence[Row]
     """Rows of the table; as few as can be, ascending."""
 
 
-def history_of_stretches(
+def told_by_stretches(
     id: PartitionId,
     stretches: Sequence[Row],
     *,
     seen: Sequence[tuple[SegmentPlace, PartitionSeen]],
     gaps: Sequence[tuple[SegmentPlace, Gap]],
     samples: Sequence[Sample],
-) -> StretchHistory | None:
+) -> ToldByStretches | None:
     """What the stretches tell of the partition; None if they do not tell all.
 
     Args:
@@ -55,7 +55,7 @@ def history_of_stretches(
         gaps=tuple(gap for _, gap in sorted(gaps, key=itemgetter(0))),
         samples=tuple(samples),
     )
-    return StretchHistory(history=build_history(evidence), stretches=rows)
+    return ToldByStretches(evidence, rows)
 
 
 def _follow_each_other(stretches: Sequence[Row]) -> bool:

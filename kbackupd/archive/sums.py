@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 from kbackupd.archive.catalog import Catalog
 from kbackupd.archive.evidence import abandonment, gather_evidence
-from kbackupd.archive.history import PartitionEvidence, PartitionHistory, SegmentPlace
+from kbackupd.archive.history import PartitionEvidence, PartitionHistory, SegmentPlace, build_history
 from kbackupd.archive.rollup_footers import gap_of, sample_of, seen_of
 from kbackupd.archive.rollup_read import rolled_segments
 from kbackupd.archive.rollup_rows import Row
 from kbackupd.archive.rollup_source import UsableRollup, read_tables
-from kbackupd.archive.stretches import history_of_stretches
+from kbackupd.archive.stretches import told_by_stretches
 from kbackupd.format.tables import GAPS, PARTITIONS, SEEN, STRETCHES, TRUNCATIONS, Columns
 from kbackupd.model.events import Gap, PartitionSeen
 from kbackupd.model.positions import PartitionId, TopicId
@@ -103,12 +103,12 @@ class Sums:
                 if not self._abandoned(place := one.place(segment)):
                     seen.append((place, seen_of(id, values)))
             gaps += ((one.place(row[2]), gap_of(id, row[3:])) for row in one.rows(GAPS, id))
-        found = history_of_stretches(id, stretches, seen=seen, gaps=gaps, samples=() if last is None else (last[1],))
+        found = told_by_stretches(id, stretches, seen=seen, gaps=gaps, samples=() if last is None else (last[1],))
         return (
             None
             if found is None
             else SummedPartition(
-                history=found.history,
+                history=build_history(found.evidence),
                 first_captured_ms=min((row[10] for row in found.stretches), default=None),
                 last_captured_ms=max((row[11] for row in found.stretches), default=None),
             )

@@ -151,23 +151,41 @@ def _partition_plan(
     left_out = not scope.takes(topic.name, id.partition)
     preserves = not left_out and _keeps_offsets(options, topic.name)
     read = None
-    if instant is None and not preserves and branch in (None, ROOT_BRANCH) and cut.of(asked, None).needs_all:
-        read = _read_in_sums(archive, id, left_out=left_out)
+    if not preserves and branch in (None, ROOT_BRANCH):
+        read = _read_in_sums(archive, id, cut, asked, instant, left_out=left_out)
     if read is None:
         read = _read_by_runs(archive, id, branch, cut, asked, instant, left_out=left_out)
     present = topic.deleted_ms is None and topic.excluded_ms is None
     return _plan_of(read, cut, asked, left_out=left_out, never_seen=present and read.never_seen, preserves=preserves)
 
 
-def _read_in_sums(archive: Archive, id: PartitionId, *, left_out: bool) -> _Read | None:
-    """Of a partition of which everything is wanted, or nothing, where sums tell all: no value is made for a run."""
+def _read_in_sums(
+    archive: Archive,
+    id: PartitionId,
+    cut: PlannedCut,
+    asked: OffsetBounds,
+    instant: Instant | None,
+    *,
+    left_out: bool,
+) -> _Read | None:
+    """Of a partition of which sums tell all: no value is made for a run."""
     plain = archive.plain(id)
     if plain is None:
         return None
+    if instant is None:
+        history, as_of = build_history(plain.evidence), None
+    elif plain.has_holes:
+        return None  # which of its runs were compacted before the instant, and which since, they must tell themselves
+    else:
+        then, as_of = instant.cuts[id], partition_as_of(instant, plain.evidence)
+        history = history_at(plain.evidence, ROOT_BRANCH if then is None else then.branch, as_of)
+    held = OffsetRange(history.first_offset, history.next_offset)
+    wanted = RunSums() if left_out else plain.sums(held, asked, cut.window.start_ms)
     return _Read(
-        history=plain.history,
-        wanted=RunSums() if left_out else plain.sums,
-        skipped=plain.sums.runs if left_out else 0,
+        history=history,
+        wanted=wanted,
+        skipped=plain.sums(held).runs - wanted.runs if left_out or not cut.of(asked, None).needs_all else 0,
+        as_of=as_of,
         never_seen=plain.unheard_of,
     )
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from kbackupd.archive.archive import Archive
 from kbackupd.archive.pins import Pins
+from kbackupd.archive.plain import PlainPartition
 from kbackupd.format.batch import iter_batches
 from kbackupd.format.stored_records import records_of as decoded
+from kbackupd.model.positions import PartitionId
 from kbackupd.model.scope import RecordsOf, RestoreScope
 from kbackupd.model.settings import (
     FilesystemSettings,
@@ -77,9 +79,22 @@ async def archive_everything(built: ArchiveBuilder) -> None:
     await life.flush()
 
 
+class ByRuns(Archive):
+    """One that sums nothing up: a value is made for every run."""
+
+    def plain(self, id: PartitionId) -> PlainPartition | None:
+        return None
+
+
 async def plan_of(built: ArchiveBuilder, settings: RestoreSettings, pinned: Pins | None = None) -> RestorePlan:
+    """The plan, which is the same whether it is made of sums or of runs."""
     archive = await Archive.open(built.store, BACKUP_ID, pinned=pinned)
-    return make_plan(archive, settings, await read_instant(archive, settings.options))
+    instant = await read_instant(archive, settings.options)
+    plan = make_plan(archive, settings, instant)
+    by_runs = await ByRuns.open(built.store, BACKUP_ID, pinned=pinned)
+    assert await read_instant(by_runs, settings.options) == instant
+    assert make_plan(by_runs, settings, instant) == plan
+    return plan
 
 
 async def rewritten(
