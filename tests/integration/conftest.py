@@ -12,8 +12,15 @@ import pytest
 
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.s3 import S3Server
+from kbackupd.testbed.shared_classes import share_classes
 
 _serial = itertools.count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def brokers_start_fast() -> None:
+    """The first session on a machine notes Kafka's classes, for all brokers and tools of this and of later ones."""
+    share_classes()
 
 
 @pytest.fixture(scope="session")

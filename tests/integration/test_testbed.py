@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from kbackupd.testbed.java import kafka_tool
+from kbackupd.testbed import java
+from kbackupd.testbed.java import KAFKA_VERSION, cache_directory, kafka_tool, shared_classes
 from kbackupd.testbed.kafka import KafkaCluster, KafkaServer
 from kbackupd.testbed.ports import free_ports
 from kbackupd.testbed.process import GuardedProcess, ServerFailedError, group_members
@@ -122,6 +123,22 @@ class TestServers:
             assert differences(survivors, truth) == []
             cluster.start()
             assert all(node.running for node in cluster.nodes)
+
+    def test_brokers_and_tools_map_the_classes_that_a_broker_noted(self, kafka: KafkaServer) -> None:
+        assert str(shared_classes()) in Path(f"/proc/{kafka.pid}/maps").read_text()
+        said = kafka_tool("kafka.tools.StorageTool", "random-uuid")
+        assert len(said.split()) == 1
+
+    def test_damaged_shared_classes_are_done_without_and_no_tool_prints_a_word_about_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        remembered = next(cache_directory().glob(f"kafka-{KAFKA_VERSION}.json"))
+        whole = shared_classes().read_bytes()
+        monkeypatch.setattr(java, "cache_directory", lambda: tmp_path)
+        (tmp_path / remembered.name).write_bytes(remembered.read_bytes())
+        for damaged in (whole[: len(whole) // 2], b"", os.urandom(1000)):
+            shared_classes().write_bytes(damaged)
+            assert len(kafka_tool("kafka.tools.StorageTool", "random-uuid").split()) == 1
 
     async def test_starting_and_stopping_leaves_the_event_loop_free(self) -> None:
         turns = 0
