@@ -1,5 +1,5 @@
-"""Three brokers, each behind a proxy, for all campaigns of a session, healed before every test; and, for those of S3
-and of the process, a backup of the session's one broker behind the proxy of its store.
+"""Three brokers, each behind a proxy, for all campaigns, healed before every test and gone after the last of them; and,
+for those of S3 and of the process, a backup of the session's one broker behind the proxy of its store.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.integration.capture.conftest import backup as backup
 from tests.integration.capture.conftest import proxy as proxy
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def three_brokers() -> Iterator[ProxiedCluster]:
     with ProxiedCluster(3, seed="campaigns") as cluster:
         yield cluster

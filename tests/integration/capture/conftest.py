@@ -23,9 +23,12 @@ def backup(
     made.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def fragile_kafka() -> Iterator[KafkaServer]:
-    """Another cluster, whose broker tests stop and whose files they damage; each leaves it running."""
+    """Another cluster, whose broker tests stop and whose files they damage; each leaves it running.
+
+    It ends with this package: idle brokers take processor time from all tests behind them.
+    """
     with KafkaServer(heap="384m") as server:
         yield server
 
