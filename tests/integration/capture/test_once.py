@@ -37,11 +37,16 @@ def configure(daemon: Daemon, section: str, **values: object) -> None:
     rewritten(daemon, lambda document: document.setdefault(section, {}).update(values))
 
 
-def slowed(daemon: Daemon, backup: Backup, topic: str, *partitions: int) -> int:
-    """Fill `topic` with what takes the daemon a minute from now on, a MiB at a time; how many records that are."""
-    backup.fill(topic, *partitions, batches=36, records=250)
-    configure(daemon, "source", rate_limit="64KiB/s")
-    return 36 * 250 * len(partitions)
+def slowed(daemon: Daemon, backup: Backup, topic: str, *partitions: int, times: int = 1) -> int:
+    """Fill `topic` with what takes the daemon a minute from now on, a MiB at a time; how many records that are.
+
+    Args:
+        times: so many times as much, as many times as fast: who must wait until one MiB is paid for waits less.
+    """
+    batches = 36 * times
+    backup.fill(topic, *partitions, batches=batches, records=250)
+    configure(daemon, "source", rate_limit=f"{64 * times}KiB/s")
+    return batches * 250 * len(partitions)
 
 
 class Started:
@@ -191,7 +196,7 @@ async def test_a_topic_deleted_while_it_runs_does_not_keep_it_and_is_told(
     gone, stays = (create_topic(backup.kafka.bootstrap, unique_topic()) for _ in range(2))
     backup.fill(stays, batches=1, records=5)
     daemon = backup.daemon(f"{gone}*", stays, segment_max_bytes="1MiB")
-    slowed(daemon, backup, gone, 0)
+    slowed(daemon, backup, gone, 0, times=4)
     run = Started(daemon, short_path)
     await run.logged("ends.noted")
     delete_topic(backup.kafka.bootstrap, gone)
