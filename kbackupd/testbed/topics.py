@@ -37,22 +37,23 @@ def create_topic(
     return topic
 
 
-def delete_topic(bootstrap: str, topic: str) -> None:
-    """Delete `topic` and wait until it is gone from the metadata.
+def delete_topic(bootstrap: str, *topics: str) -> None:
+    """Delete the topics and wait until they are gone from the metadata.
 
     Raises:
         ServerFailedError: refused, or still there at the deadline.
     """
     # Held in a name until the answer is here: a collected client cancels what it asked.
     admin = _admin(bootstrap)
-    try:
-        admin.delete_topics([topic], operation_timeout=60, request_timeout=90)[topic].result(_DEADLINE_SECONDS)
-    except KafkaException as error:
-        raise ServerFailedError(f"cannot delete topic {topic}: {error}") from error
+    for topic, answer in admin.delete_topics(list(topics), operation_timeout=60, request_timeout=90).items():
+        try:
+            answer.result(_DEADLINE_SECONDS)
+        except KafkaException as error:
+            raise ServerFailedError(f"cannot delete topic {topic}: {error}") from error
     deadline = Deadline(_DEADLINE_SECONDS)
-    while partition_leaders(bootstrap, topic):
+    while left := admin.list_topics(timeout=_DEADLINE_SECONDS).topics.keys() & set(topics):
         if deadline.passed:
-            raise ServerFailedError(f"topic {topic} is still there after {_DEADLINE_SECONDS:g} s")
+            raise ServerFailedError(f"topics {', '.join(sorted(left))} are still there after {_DEADLINE_SECONDS:g} s")
         time.sleep(0.05)
 
 

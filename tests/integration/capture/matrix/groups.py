@@ -25,6 +25,7 @@ def where_a_group_goes_on(
             "auto.offset.reset": "error",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
+            "fetch.wait.max.ms": 50,
             "fetch.message.max.bytes": 16 << 20,
             "receive.message.max.bytes": 200 << 20,
         }
