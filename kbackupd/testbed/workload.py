@@ -268,22 +268,49 @@ def produce_transaction(
     On return its markers are in the logs. An open one stays until the broker aborts it after `timeout_ms` or another
     producer takes its id.
     """
-    producer = _TruthfulProducer(
-        bootstrap,
-        truth,
-        codec=codec,
-        transactional_id=transactional_id or f"testbed-{uuid.uuid4()}",
-        timeout_ms=timeout_ms,
-    )
-    producer.initialise()
-    producer.begin()
-    for topic, draft in drafts:
-        producer.send(topic, draft)
-    if outcome is Outcome.OPEN:
-        producer.flush()
-        return
-    producer.end(commit=outcome is Outcome.COMMITTED)
-    producer.settle()
+    transactions = Transactions(bootstrap, truth, codec=codec, transactional_id=transactional_id, timeout_ms=timeout_ms)
+    transactions.produce(drafts, outcome=outcome)
+    if outcome is not Outcome.OPEN:
+        transactions.settle()
+
+
+class Transactions:
+    """One producer's transactions, one after the other; it takes the id over when it is made.
+
+    Where there are many: a producer of each one's own waits half a second for its id, and so does `settle`.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        truth: Truth,
+        *,
+        codec: Codec = "none",
+        transactional_id: str = "",
+        timeout_ms: int = _DELIVERY_TIMEOUT_MS,
+    ) -> None:
+        self._producer = _TruthfulProducer(
+            bootstrap,
+            truth,
+            codec=codec,
+            transactional_id=transactional_id or f"testbed-{uuid.uuid4()}",
+            timeout_ms=timeout_ms,
+        )
+        self._producer.initialise()
+
+    def produce(self, drafts: Iterable[tuple[str, Draft]], *, outcome: Outcome) -> None:
+        """The next transaction; after one that is left open there is none."""
+        self._producer.begin()
+        for topic, draft in drafts:
+            self._producer.send(topic, draft)
+        if outcome is Outcome.OPEN:
+            self._producer.flush()
+            return
+        self._producer.end(commit=outcome is Outcome.COMMITTED)
+
+    def settle(self) -> None:
+        """On return the markers of all of them are in the logs; there is no further one."""
+        self._producer.settle()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from kbackupd.restore.report import RestoreReport, Verdict
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.topics import create_topic
 from kbackupd.testbed.truth import Isolation, Outcome, Record, Truth, raw_log, read_topic, split_batches
-from kbackupd.testbed.workload import Draft, RecordMaker, produce, produce_transaction
+from kbackupd.testbed.workload import Draft, RecordMaker, Transactions, produce
 from tests.archive_builder import ArchiveBuilder
 from tests.integration.restore.mirror import mirror_topic, restore
 from tests.unit.restore.planned import archive_everything, settings_for
@@ -52,22 +52,28 @@ def log_end(kafka: KafkaServer, topic: str, partition: int = 0) -> int:
     return list(split_batches(raw_log(kafka, topic, partition)))[-1].next_offset
 
 
-def resumed(kafka: KafkaServer, topic: str, offset: int) -> int | None:
-    """The offset of the first record that a group reads which committed `offset`; None: it is at the end."""
+def resumed(kafka: KafkaServer, topic: str, *offsets: int) -> list[int | None]:
+    """For each: the offset of the first record that a group reads which committed it; None: it is at the end."""
     consumer = Consumer(
         {
             "bootstrap.servers": kafka.bootstrap,
-            "group.id": f"resumed-{topic}-{offset}",
+            "group.id": f"resumed-{topic}",
             "auto.offset.reset": "error",
+            "enable.auto.commit": False,
             "enable.partition.eof": True,
+            "fetch.wait.max.ms": 50,
         }
     )
+    found: list[int | None] = []
     try:
-        consumer.commit(offsets=[ConfluentPartition(topic, 0, offset)], asynchronous=False)
-        consumer.assign([ConfluentPartition(topic, 0)])
-        message = consumer.poll(60)
-        assert message is not None
-        return None if message.error() is not None else message.offset()
+        for offset in offsets:
+            consumer.commit(offsets=[ConfluentPartition(topic, 0, offset)], asynchronous=False)
+            consumer.assign([ConfluentPartition(topic, 0)])
+            message = consumer.poll(60)
+            assert message is not None
+            found.append(None if message.error() is not None else message.offset())
+            consumer.unassign()
+        return found
     finally:
         consumer.close()
 
@@ -77,16 +83,17 @@ async def test_a_topic_heavy_with_transactions_comes_back_offset_by_offset(
 ) -> None:
     source, target, truth = create_topic(kafka.bootstrap, unique_topic(), partitions=2), unique_topic(), Truth()
     ends = [Outcome.COMMITTED, Outcome.ABORTED, Outcome.COMMITTED]
-    for number in range(60):
-        produce_transaction(
-            kafka.bootstrap,
-            truth,
-            ((source, draft) for side in range(2) for draft in drafts(f"{number}", number % 4 + 1, partition=side)),
-            outcome=ends[number % 3],
-            transactional_id=f"{source}-{number % 2}",
-        )
-        if number % 7 == 0:
-            produce(kafka.bootstrap, truth, source, drafts(f"plain {number}", 3))
+    for life in range(3):  # of the same two producers: each takes its id over, with the next epoch
+        producers = [Transactions(kafka.bootstrap, truth, transactional_id=f"{source}-{number}") for number in range(2)]
+        for number in range(20 * life, 20 * life + 20):
+            producers[number % 2].produce(
+                ((source, draft) for side in range(2) for draft in drafts(f"{number}", number % 4 + 1, partition=side)),
+                outcome=ends[number % 3],
+            )
+            if number % 7 == 0:
+                produce(kafka.bootstrap, truth, source, drafts(f"plain {number}", 3))
+        for producer in producers:
+            producer.settle()
 
     report = await preserved(kafka, source, target, partitions=2)
 
@@ -101,9 +108,9 @@ async def test_a_topic_heavy_with_transactions_comes_back_offset_by_offset(
         assert all(run.source_offset == run.target_offset for run in partition.offset_map)
     # Every position that could be committed at the source goes on at the same record, the end included.
     offsets = [record.offset for record in before[0]]
-    for committed in [*range(0, offsets[-1], 17), offsets[-1], log_end(kafka, source)]:
-        expected = next((offset for offset in offsets if offset >= committed), None)
-        assert resumed(kafka, target, committed) == expected
+    committed = [*range(0, offsets[-1], 17), offsets[-1], log_end(kafka, source)]
+    expected = [next((offset for offset in offsets if offset >= one), None) for one in committed]
+    assert resumed(kafka, target, *committed) == expected
 
 
 async def test_a_compacted_topic_comes_back_with_the_holes_it_had(kafka: KafkaServer, unique_topic: Names) -> None:
@@ -127,7 +134,7 @@ async def test_a_compacted_topic_comes_back_with_the_holes_it_had(kafka: KafkaSe
         assert [(record.offset, record.key) for record in found] == [(offset, b"key-%d" % offset) for offset in offsets]
     assert report.topics[0].partitions[0].target_first_offset == 5
     assert log_end(kafka, target) == log.next_offset == 1_006
-    assert [resumed(kafka, target, at) for at in (5, 11, 13, 301, 1_004, 1_006)] == [9, 12, 15, 1_000, None, None]
+    assert resumed(kafka, target, 5, 11, 13, 301, 1_004, 1_006) == [9, 12, 15, 1_000, None, None]
 
 
 @pytest.mark.parametrize(("asked", "at"), [(KeepOffsets.AUTO, [7, 9, 10]), (KeepOffsets.COMPACT, [0, 1, 2])])
