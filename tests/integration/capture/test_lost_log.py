@@ -182,7 +182,8 @@ async def test_a_partition_with_nothing_good_behind_its_corrupt_end_is_quarantin
     flip_byte(log, len(healthy[0][1]) + 90)
     kafka.start()
 
-    daemon = backup.daemon(sick, well)
+    # As many tries as ever, but soon: left alone, the eighth is half a minute after the first.
+    daemon = backup.daemon(sick, well, odd=("--partition-pause-max-seconds", "1"))
     daemon.start()
     await follows(daemon, well, 1)
     await reaches(lambda: states(daemon, sick) == {"quarantined": 1}, "quarantined")
