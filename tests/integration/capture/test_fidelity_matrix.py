@@ -210,18 +210,21 @@ def test_with_offsets_kept_every_record_is_where_it_was_and_nothing_else_is_to_b
 def test_with_offsets_kept_every_committed_position_goes_on_at_the_record_it_went_on_at(
     filled: Filled, kept: Finished, kafka: KafkaServer
 ) -> None:
-    """Five groups that committed from the log's start to its end, in every partition of every topic (hazard 32)."""
+    """A group commits from the start of each log to its end, in five steps, and goes on from there (hazard 32)."""
     ends: dict[tuple[str, int], tuple[int, int]] = {
         (case.name, number): (filled.log_starts[case.name, number], filled.next_offset((case.name, number)))
         for case in KEPT
         for number in range(case.partitions)
     }
-    for quarter in range(5):
-        positions = {place: first + (following - first) * quarter // 4 for place, (first, following) in ends.items()}
-        committed = {(KEPT_TARGETS[topic], number): offset for (topic, number), offset in positions.items()}
-        source = where_a_group_goes_on(filled.cluster.bootstrap, positions)
-        target = where_a_group_goes_on(kafka.bootstrap, committed)
-        assert {place: target[KEPT_TARGETS[place[0]], place[1]] for place in positions} == source
+    commits = [
+        {place: first + (following - first) * quarter // 4 for place, (first, following) in ends.items()}
+        for quarter in range(5)
+    ]
+    at_source = where_a_group_goes_on(filled.cluster.bootstrap, *commits)
+    kept_commits = [{(KEPT_TARGETS[topic], n): offset for (topic, n), offset in one.items()} for one in commits]
+    at_target = where_a_group_goes_on(kafka.bootstrap, *kept_commits)
+    for source, target in zip(at_source, at_target, strict=True):
+        assert {place: target[KEPT_TARGETS[place[0]], place[1]] for place in source} == source
 
 
 def test_offsets_that_cannot_be_kept_are_refused_before_any_write_and_the_reason_is_told(
