@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from kbackupd.archive.archive import Archive
 from kbackupd.archive.describe import describe
 from kbackupd.model.positions import PartitionId
+from kbackupd.testbed.daemon import Daemon
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.proxy import Reset
-from kbackupd.testbed.s3_proxy import Answer, Fault, S3Proxy, Stall
+from kbackupd.testbed.s3 import S3Server
+from kbackupd.testbed.s3_proxy import Answer, Fault, Rule, S3Proxy, Stall
 from kbackupd.testbed.topics import create_topic
 from tests.integration.capture.backup import Backup, Batches, complaints, flush, read
 
@@ -119,29 +126,51 @@ async def test_wrong_credentials_are_exit_code_4_with_one_message_and_nothing_is
     assert backup.objects() == {}
 
 
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    [
-        pytest.param(Answer(status=503), "SlowDown", id="503"),
-        pytest.param(Answer(status=500, code="InternalError"), "InternalError", id="500"),
-        pytest.param(Answer(status=403, code="AccessDenied"), "AccessDenied", id="403"),
-        pytest.param(Stall(), "no answer within", id="timeout"),
-        pytest.param(Reset(), "", id="reset"),
-    ],
-)
-async def test_a_store_that_cannot_be_read_at_the_start_is_never_an_empty_one(
-    fault: Fault, said: str, backup: Backup, proxy: S3Proxy, unique_topic: Names
-) -> None:
-    topic = create_topic(backup.kafka.bootstrap, unique_topic())
-    rule = proxy.strike(fault, method="GET", key_part="backup.json")
-    daemon = backup.daemon(topic, endpoint=proxy.endpoint, odd=IMPATIENT)
-    daemon.launch()
-    assert daemon.wait() == 4
+UNREADABLE: dict[str, tuple[Fault, str]] = {
+    "503": (Answer(status=503), "SlowDown"),
+    "500": (Answer(status=500, code="InternalError"), "InternalError"),
+    "403": (Answer(status=403, code="AccessDenied"), "AccessDenied"),
+    "timeout": (Stall(), "no answer within"),
+    "reset": (Reset(), ""),
+}
+"""What meets who asks for backup.json, and what is said of it."""
 
-    (complaint,) = complaints(daemon)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A daemon that has ended, for it could not read backup.json of an archive of its own."""
+
+    backup: Backup
+    daemon: Daemon
+    rule: Rule
+
+
+@pytest.fixture(scope="module")
+def refused(kafka: KafkaServer, s3_server: S3Server, s3_bucket: str) -> Iterator[dict[str, Refused]]:
+    """One for each kind of fault: all are patient at the same time."""
+    topic = create_topic(kafka.bootstrap, f"unreadable-{os.getpid()}")
+    made = {}
+    with S3Proxy(s3_server.port) as proxy, tempfile.TemporaryDirectory(prefix="kb-") as directory, ExitStack() as ends:
+        for number, (kind, (fault, _)) in enumerate(UNREADABLE.items()):
+            prefix = f"unreadable-{os.getpid()}-{number}"
+            backup = Backup(kafka, s3_server, s3_bucket, prefix, Path(directory) / str(number))
+            ends.callback(backup.close)
+            rule = proxy.strike(fault, method="GET", key_part=f"{prefix}/main/backup.json")
+            daemon = backup.daemon(topic, endpoint=proxy.endpoint, odd=IMPATIENT)
+            daemon.launch()
+            made[kind] = Refused(backup=backup, daemon=daemon, rule=rule)
+        yield made
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_a_store_that_cannot_be_read_at_the_start_is_never_an_empty_one(kind: str, refused: dict[str, Refused]) -> None:
+    found, (_, said) = refused[kind], UNREADABLE[kind]
+    assert found.daemon.wait() == 4
+
+    (complaint,) = complaints(found.daemon)
     assert said in complaint
-    assert rule.struck
-    assert backup.objects() == {}
+    assert found.rule.struck
+    assert found.backup.objects() == {}
 
 
 async def test_what_cannot_be_read_of_an_earlier_life_ends_the_start_and_the_next_one_goes_on_from_there(
