@@ -1,6 +1,6 @@
 """`kbackupd run [--once]` with a clock that is wrong or stepped, little patience for its store, or small figures (pages
-of listings, roll-ups, the pause before the next try of a partition that fails, the interval of questions for topics'
-configuration).
+of listings, roll-ups, how long an answer to a fetch is waited for, the pause before the next try of a partition that
+fails, the interval of questions for topics' configuration).
 
 `python -m kbackupd.testbed.odd_daemon --config FILE [--clock-file FILE] …`: a program of its own, so that signals, exit
 codes and messages are those of a process. Everything else is the real thing. What `ClockFile` holds
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import uvloop
 
-from kbackupd.capture import discovery, partition
+from kbackupd.capture import discovery, partition, session_loop
 from kbackupd.capture.once_progress import OnceProgress
 from kbackupd.daemon.once import OnceErrand
 from kbackupd.daemon.run import run_daemon
@@ -78,12 +78,14 @@ def main() -> int:
     parser.add_argument("--patience-seconds", type=float)
     parser.add_argument("--list-page-keys", type=int, default=s3.LIST_PAGE_KEYS)
     parser.add_argument("--rollup-segments", type=int, help="so many make a roll-up, and twice that in one of level 2")
+    parser.add_argument("--fetch-timeout-seconds", type=float, default=session_loop.TIMEOUT_SECONDS)
     parser.add_argument("--topic-configs-seconds", type=float, default=discovery.CONFIGS_INTERVAL_SECONDS)
     parser.add_argument("--partition-pause-max-seconds", type=float, default=partition.BACKOFF_MAX_SECONDS)
     parser.add_argument("--once", action="store_true")
     options = parser.parse_args()
     s3.LIST_PAGE_KEYS = options.list_page_keys
     discovery.CONFIGS_INTERVAL_SECONDS = options.topic_configs_seconds
+    session_loop.TIMEOUT_SECONDS = options.fetch_timeout_seconds
     partition.BACKOFF_MAX_SECONDS = options.partition_pause_max_seconds
     settings = load_daemon_settings(options.config, os.environ)
     writer = configure_logging(format=settings.observability.log_format, level=settings.observability.log_level)

@@ -17,6 +17,7 @@ from kbackupd.model.positions import PartitionId
 from kbackupd.model.settings import StorageSettings
 from kbackupd.store.open import open_store
 from kbackupd.testbed.daemon import Daemon, Json, Section
+from kbackupd.testbed.odd_daemon import odd_command
 from kbackupd.testbed.proxied_cluster import ProxiedCluster
 from kbackupd.testbed.s3 import S3Server
 from kbackupd.testbed.truth import Record, Truth, compare_records, read_topic
@@ -97,8 +98,19 @@ class Campaign:
         assert self._daemon is not None
         return self._daemon
 
-    def configure(self, *, include: Collection[str] = (), tiers: list[Json] | None = None, **backup: Json) -> Daemon:
-        """The daemon, not started: `include` (none: the campaign's topics), and keys of its `backup` section."""
+    def configure(
+        self,
+        *,
+        include: Collection[str] = (),
+        tiers: list[Json] | None = None,
+        odd: tuple[str, ...] = (),
+        **backup: Json,
+    ) -> Daemon:
+        """The daemon, not started: `include` (none: the campaign's topics), and keys of its `backup` section.
+
+        Args:
+            odd: options of `testbed.odd_daemon`; none: `kbackupd run` as users run it.
+        """
         sections: dict[str, Section] = overrides(include or self.topics, **backup)
         self._daemon = Daemon(
             self._directory,
@@ -108,6 +120,7 @@ class Campaign:
             prefix=self._prefix,
             overrides=sections,
             tiers=tiers,
+            program=odd_command(*odd) if odd else None,
         )
         return self._daemon
 

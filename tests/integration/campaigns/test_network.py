@@ -101,6 +101,8 @@ async def test_connections_that_a_nat_has_forgotten_are_noticed_and_made_anew(
     campaign: Campaign, unique_topic: Names
 ) -> None:
     topic = await campaign.topic(unique_topic(), EVERYWHERE)
+    # Left alone it gives an answer up after half a minute, and brokers have none that takes longer than half a second.
+    campaign.configure(odd=("--fetch-timeout-seconds", "12"))
     await campaign.start()
     async with campaign.load(*campaign.plain(100)):
         await campaign.followed()
