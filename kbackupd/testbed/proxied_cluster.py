@@ -162,7 +162,8 @@ class ProxiedCluster:
         while True:
             # Anew each time: a client whose first broker still names a dead controller waits for that one and no other.
             admin = self._admin()  # held: what is under way ends with it
-            made = admin.create_topics([new], operation_timeout=20, request_timeout=30)[topic]
+            # Not for long: half a minute of that was the half of a test, and asking again does no harm.
+            made = admin.create_topics([new], operation_timeout=5, request_timeout=8)[topic]
             try:
                 await asyncio.to_thread(made.result, PATIENCE_SECONDS)
             except KafkaException as error:
