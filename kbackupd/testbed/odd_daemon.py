@@ -76,6 +76,7 @@ def main() -> int:
     parser.add_argument("--clock-wrong-seconds", type=int, default=0)
     parser.add_argument("--clock-file", type=Path)
     parser.add_argument("--patience-seconds", type=float)
+    parser.add_argument("--try-seconds", type=float, help="of each request to the store, as patient as ever in all")
     parser.add_argument("--list-page-keys", type=int, default=s3.LIST_PAGE_KEYS)
     parser.add_argument("--rollup-segments", type=int, help="so many make a roll-up, and twice that in one of level 2")
     parser.add_argument("--fetch-timeout-seconds", type=float, default=session_loop.TIMEOUT_SECONDS)
@@ -98,7 +99,7 @@ def main() -> int:
             run_daemon(
                 settings,
                 clock=clock,
-                retries=_retries(options.patience_seconds),
+                retries=_retries(options.patience_seconds, options.try_seconds),
                 dropped_lines=lambda: writer.dropped,
                 errand=errand,
                 rollup_limits=_small_rollups(options.rollup_segments),
@@ -115,12 +116,14 @@ def _small_rollups(segments: int | None) -> dict[str, int]:
     return {} if segments is None else {"segments": segments, "fan_in": 2, "unsettled": 1, "between": segments}
 
 
-def _retries(patience_seconds: float | None) -> RetryPolicy | None:
-    if patience_seconds is None:
-        return None
-    return RetryPolicy(
-        attempt_seconds=patience_seconds, total_seconds=patience_seconds, slowest_bytes_per_second=1 << 40
-    )
+def _retries(patience_seconds: float | None, try_seconds: float | None) -> RetryPolicy | None:
+    if patience_seconds is not None:
+        return RetryPolicy(
+            attempt_seconds=patience_seconds, total_seconds=patience_seconds, slowest_bytes_per_second=1 << 40
+        )
+    if try_seconds is not None:
+        return RetryPolicy(attempt_seconds=try_seconds, slowest_bytes_per_second=8 << 20)
+    return None
 
 
 def _explain(error: BaseException) -> int:

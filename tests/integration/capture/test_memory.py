@@ -13,6 +13,7 @@ from confluent_kafka import Producer
 from kbackupd.model.settings import BackupSettings
 from kbackupd.testbed.daemon import Daemon
 from kbackupd.testbed.kafka import KafkaServer
+from kbackupd.testbed.odd_daemon import odd_command
 from kbackupd.testbed.s3 import S3Server
 from kbackupd.testbed.topics import create_topic
 from kbackupd.testbed.usage import peak_rss_bytes
@@ -45,6 +46,8 @@ async def test_hazard_51_the_process_stays_within_memory_limit_while_the_store_h
         bucket=s3_bucket,
         prefix=s3_prefix,
         overrides=overrides(list(sizes), segment_max_bytes="32MiB"),
+        # Left alone it gives each upload 20 seconds and as many more as it has half MiBs.
+        program=odd_command("--try-seconds", "5"),
     )
     try:
         daemon.start()
