@@ -6,7 +6,9 @@ What comes out is what the footers would have said, as far as somebody wanted to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
+from dataclasses import replace
+from typing import TypeVar, cast
 
 from kbackupd.archive.history import SegmentPlace
 from kbackupd.archive.rollup_draft import ROWS_PER_DRAFT, RollupDraft
@@ -18,6 +20,8 @@ from kbackupd.format import keys
 from kbackupd.format.tables import Columns
 from kbackupd.store.memory import MemoryStore
 from kbackupd.store.protocol import ObjectStore
+
+Value = TypeVar("Value", bound=Hashable)
 
 
 async def rolled_segments(store: ObjectStore, rollup: UsableRollup, wanted: WantedTopic | None) -> list[CatalogSegment]:
@@ -45,6 +49,7 @@ async def rolled_up_in_memory(
     `wanted` (None: all) go to `rest`."""
     draft: RollupDraft | None = None
     last = SegmentPlace("", 0, 0)
+    shared = _Shared()
     async for segment in segments:
         # A sequence that exists twice goes into two of them: one cannot say so.
         if (
@@ -58,9 +63,36 @@ async def rolled_up_in_memory(
             draft = RollupDraft(segment.place.writer, segment.footer.identity)
         last = segment.place
         draft.add(narrowed(segment, wanted))
-        yield narrowed(segment, nothing)
+        yield _bare(segment, shared)
     if draft is not None:
         rest.append(await _in_memory(draft))
+
+
+class _Shared:
+    """Of values that are equal, the first that came: footers repeat names, and each is read with names of its own."""
+
+    def __init__(self) -> None:
+        self._held: dict[object, object] = {}
+
+    def one(self, value: Value) -> Value:
+        return cast("Value", self._held.setdefault(value, value))
+
+
+def _bare(segment: CatalogSegment, shared: _Shared) -> CatalogSegment:
+    """The segment without the rows of any topic: of a hundred thousand of them what is left weighs, too."""
+    footer = narrowed(segment, nothing).footer
+    return replace(
+        segment,
+        ref=shared.one(segment.ref),
+        footer=replace(
+            footer,
+            identity=shared.one(footer.identity),
+            key=shared.one(segment.ref).key,
+            previous=shared.one(footer.previous),
+            topics={shared.one(topic_id): shared.one(name) for topic_id, name in footer.topics.items()},
+        ),
+        mentions=tuple(map(shared.one, segment.mentions)),
+    )
 
 
 async def _in_memory(draft: RollupDraft) -> UsableRollup:
