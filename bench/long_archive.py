@@ -1,6 +1,7 @@
 """A long archive, made by the real writer code, and what it costs to open, roll up, recover from, describe and check.
 
-Opening is what planning a restore takes: "plan" is of one topic, "plan all" of all of them.
+Opening is what planning a restore takes: "plan" is of one topic, "plan all" of all of them, "plan window" and "plan
+instant" of all of them with a start of time that all have passed, and as of the middle.
 
     python -m bench.long_archive --segments 2000 --rows 200000 --partitions 10000 --directory /tmp/long
 
@@ -41,6 +42,7 @@ from kbackupd.model.clock import SystemClock
 from kbackupd.model.events import LedgerEvent, PartitionSeen, TopicSeen
 from kbackupd.model.path import SealedSegment
 from kbackupd.model.positions import PartitionId, TopicId, topic_id_from_uuid
+from kbackupd.model.scope import RestoreScope, TimeWindow
 from kbackupd.model.segment import EarlierEpoch, Identity, ObjectRef, RunFlag, Sample
 from kbackupd.model.settings import (
     FilesystemSettings,
@@ -51,6 +53,7 @@ from kbackupd.model.settings import (
     StorageSettings,
     TopicSelection,
 )
+from kbackupd.restore.as_of import read_instant, wanted_at
 from kbackupd.restore.planning import make_plan
 from kbackupd.store.filesystem import FilesystemStore
 from kbackupd.store.protocol import Buffer, ObjectInfo, ObjectStore
@@ -336,7 +339,7 @@ async def described(store: ObjectStore, arguments: argparse.Namespace) -> dict[s
     return {"records": sum(topic.records for topic in found.topics)}
 
 
-def _settings(arguments: argparse.Namespace, topics: str) -> RestoreSettings:
+def _settings(arguments: argparse.Namespace, topics: str, scope: RestoreScope | None = None) -> RestoreSettings:
     return RestoreSettings(
         source=RestoreSource(
             path="file:///",
@@ -344,23 +347,33 @@ def _settings(arguments: argparse.Namespace, topics: str) -> RestoreSettings:
             storage=StorageSettings(backend=FilesystemSettings(path=arguments.directory)),
         ),
         target=RestoreTarget(bootstrap_servers=("nobody:9092",)),
-        options=RestoreOptions(topics=TopicSelection(include=(topics,))),
+        options=RestoreOptions(topics=TopicSelection(include=(topics,)), scope=scope or RestoreScope()),
     )
 
 
 async def planned(store: ObjectStore, arguments: argparse.Namespace) -> dict[str, object]:
-    with making_what_stays():
-        return _planned(await Archive.open(store, BACKUP_ID, wanted="topic-0000".__eq__), arguments, "topic-0000")
+    return await _planned(store, _settings(arguments, "topic-0000"))
 
 
 async def planned_all(store: ObjectStore, arguments: argparse.Namespace) -> dict[str, object]:
-    with making_what_stays():
-        return _planned(await Archive.open(store, BACKUP_ID, wanted=lambda _: True), arguments, "*")
+    return await _planned(store, _settings(arguments, "*"))
 
 
-def _planned(archive: Archive, arguments: argparse.Namespace, topics: str) -> dict[str, object]:
+async def planned_window(store: ObjectStore, arguments: argparse.Namespace) -> dict[str, object]:
+    return await _planned(store, _settings(arguments, "*", RestoreScope(window=TimeWindow(start_ms=BEGAN_MS + 1))))
+
+
+async def planned_instant(store: ObjectStore, arguments: argparse.Namespace) -> dict[str, object]:
+    middle_ms = BEGAN_MS + arguments.segments * FLUSH_MS // 2
+    return await _planned(store, _settings(arguments, "*", RestoreScope(as_of_ms=middle_ms)))
+
+
+async def _planned(store: ObjectStore, settings: RestoreSettings) -> dict[str, object]:
     """What `kbackupd restore --dry-run` does between opening the store and printing."""
-    plan = make_plan(archive, _settings(arguments, topics))
+    options = settings.options
+    with making_what_stays():
+        archive = await Archive.open(store, BACKUP_ID, wanted=lambda name: wanted_at(options, name))
+        plan = make_plan(archive, settings, await read_instant(archive, options))
     return {
         "topics": len(plan.topics),
         "records": plan.records,
@@ -384,6 +397,8 @@ STEPS: dict[str, Step] = {
     "describe": described,
     "plan": planned,
     "plan all": planned_all,
+    "plan window": planned_window,
+    "plan instant": planned_instant,
     "validate": validated,
 }
 

@@ -193,7 +193,7 @@ class Archive:
     def evidence(self, id: PartitionId) -> PartitionEvidence:
         """All that the segments say about the partition; nothing at all for one nobody ever saw.
 
-        It takes some 20 µs and 1 KB a run, and some milliseconds where the partition asked for before was not its
+        It takes some 20 µs and 1.5 KB a run, and some milliseconds where the partition asked for before was not its
         neighbour; a thread may ask as well.
 
         Raises:

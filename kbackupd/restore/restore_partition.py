@@ -34,8 +34,8 @@ READ_AT_ONCE = 64
 READ_AHEAD_BYTES = 16 << 20
 """Of one partition, beyond its largest run."""
 
-INDEX_BYTES_PER_RUN = 1 << 10
-"""A run and its slice as values, about."""
+INDEX_BYTES_PER_RUN = 3 << 9
+"""A run, its segment's name and its slice as values, as measured."""
 
 REQUESTS_AT_ONCE = 128
 """To the store, shared by the partitions being read: enough to hide its latency, not so many that they queue long."""
