@@ -68,11 +68,11 @@ class HeldRows:
         }
         numbers = sorted(topics.values())
         blocks = [block for block in opened.footer.blocks if block.table in OF_SEGMENTS and block.touches(numbers)]
-        came_along = opened.footer.body_bytes - len(opened.tail)
         held: list[tuple[BlockRef, bytes | memoryview]] = []
         async for block, stored, _ in read_stored_blocks(store, opened, blocks):
-            # A view keeps all that it is of: of a request's answer that may be more.
-            held.append((block, stored if block.position >= came_along else bytes(stored)))
+            # A view keeps all that it is of: of a request's answer that may be more. Where the block lies does not tell
+            # which of the two it is of: a request for earlier ones brings some of those again that came along.
+            held.append((block, stored if stored.obj is opened.tail else bytes(stored)))
         return cls(rollup, topics, held)
 
     def tables(self, id: PartitionId, tables: Iterable[str]) -> dict[str, Columns]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import weakref
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kbackupd.archive import rollup_rows
+from kbackupd.archive import rollup_rows, rollup_source
 from kbackupd.archive.archive import Archive
 from kbackupd.archive.catalog import load_catalog
 from kbackupd.archive.evidence import gather_evidence
@@ -20,6 +22,7 @@ from kbackupd.format import keys
 from kbackupd.format.tables import COLUMNS, LEADER_EPOCHS, RUNS
 from kbackupd.model.positions import PartitionId
 from kbackupd.model.segment import Run
+from kbackupd.store.memory import MemoryStore
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder
 from tests.unit.archive.test_rollups import Chaos, long_archive, rolled_up, rollup_keys
 
@@ -185,6 +188,40 @@ async def test_an_opened_archive_holds_no_value_for_a_run() -> None:
         assert len(archive.evidence(id).runs) in (13, 14)
         assert archive.plain(id) is not None
     assert values_of_runs() == before  # of those that were asked for, too
+
+
+class Answer(bytearray):
+    """What a request brought; who holds a piece of it holds it all."""
+
+
+class Answering(MemoryStore):
+    """Knows which of its answers are still held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[weakref.ref[Answer]] = []
+
+    async def get_range(self, key: str, first_byte: int, length: int) -> bytes:
+        answer = Answer(await super().get_range(key, first_byte, length))
+        self.answers.append(weakref.ref(answer))
+        return cast("bytes", answer)
+
+
+async def test_of_an_answer_that_brought_many_blocks_only_those_wanted_are_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    built = await long_archive(40)
+    await rolled_up(built)
+    store = Answering()
+    for key, data in built.store.objects.items():
+        store.tamper(key, data)
+    # The first blocks that came with the footer come once more, with those before them.
+    monkeypatch.setattr(rollup_source, "TAIL_READ_BYTES", 8_000)
+    archive = await Archive.open(store, BACKUP_ID)
+    assert len(archive.partitions) == 3
+    gc.collect()
+    assert store.answers
+    assert [answer for answer in store.answers if answer() is not None] == []
 
 
 def values_of_runs() -> int:
