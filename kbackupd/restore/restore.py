@@ -10,7 +10,7 @@ nothing; topics that received records stay in the configuration that protects th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +21,7 @@ from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.produce import RawProducer
 from kbackupd.kafka.types import TopicPartition
 from kbackupd.model.errors import KbackupError
+from kbackupd.model.positions import PartitionId
 from kbackupd.model.settings import RestoreSettings
 from kbackupd.restore.acls import AclSelection
 from kbackupd.restore.configs import RestoredFacts, after_restore
@@ -201,20 +202,26 @@ async def _produce_all(run: Execution, state: TargetState, ready: Mapping[str, R
         # What others need is there, as far as it can be, before they are.
         for first in (True, False):
             topics = [topic for topic in run.plan.topics if topic.goes_first is first]
-            waiting = [(topic, partition) for topic in topics for partition in topic.partitions]
-            # The largest last in the list, so first to be taken: what takes longest must not begin last. Of those that
-            # are about as large, in the order in which the archive holds their rows: it has a few of them at hand.
-            waiting.sort(key=lambda item: item[0].id_of(item[1]), reverse=True)
-            waiting.sort(key=lambda item: _magnitude(item[1].raw_bytes))
+            waiting = reading_order(topics)
+            waiting.reverse()
             async with asyncio.TaskGroup() as readers:
                 for _ in range(min(READ_AT_ONCE, len(waiting))):
                     readers.create_task(work(waiting))
 
 
-def _magnitude(count: int) -> tuple[int, int]:
-    """The same for numbers that are within a quarter of each other, about; larger for larger ones."""
-    digits = count.bit_length()
-    return digits, count >> max(digits - 3, 0)
+def reading_order(topics: Iterable[TopicPlan]) -> list[tuple[TopicPlan, PartitionPlan]]:
+    """Their partitions as they are begun: the largest first, for what takes longest must not begin last.
+
+    Those about as large in the order in which the archive holds their rows, of which it has a few at hand.
+    """
+
+    def place(item: tuple[TopicPlan, PartitionPlan]) -> tuple[int, int, PartitionId]:
+        topic, partition = item
+        digits = partition.raw_bytes.bit_length()
+        # Four steps between two powers of two.
+        return -digits, -(partition.raw_bytes >> max(digits - 3, 0)), topic.id_of(partition)
+
+    return sorted(((topic, partition) for topic in topics for partition in topic.partitions), key=place)
 
 
 async def _verify(run: Execution, ready: Mapping[str, ReadyTopic]) -> Mapping[TopicPartition, Verified]:

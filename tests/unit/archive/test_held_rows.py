@@ -16,21 +16,25 @@ from kbackupd.archive import rollup_rows, rollup_source
 from kbackupd.archive.archive import Archive
 from kbackupd.archive.catalog import load_catalog
 from kbackupd.archive.evidence import gather_evidence
+from kbackupd.archive.held_rows import HeldRows
 from kbackupd.archive.history import PartitionEvidence, StoredRun, build_history
 from kbackupd.archive.plain import RunSums
+from kbackupd.archive.rollup_source import with_segments
 from kbackupd.format import keys
 from kbackupd.format.tables import COLUMNS, LEADER_EPOCHS, RUNS
+from kbackupd.model.errors import CorruptObjectError
 from kbackupd.model.positions import PartitionId
 from kbackupd.model.segment import Run
 from kbackupd.store.memory import MemoryStore
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder
+from tests.unit.archive.test_rollup_memory import rows_of, source
 from tests.unit.archive.test_rollups import Chaos, long_archive, rolled_up, rollup_keys
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a partition of a few runs lies in several."""
-    monkeypatch.setattr(rollup_rows, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(rollup_rows, "BLOCK_ROWS", 4)
 
 
 async def of_footers(built: ArchiveBuilder) -> dict[PartitionId, PartitionEvidence]:
@@ -260,3 +264,23 @@ async def test_segments_are_given_back_whole_however_their_rows_are_held() -> No
         assert sorted(map(str, one.footer.events)) == sorted(map(str, other.footer.events))
         assert sorted(map(str, one.footer.outcomes)) == sorted(map(str, other.footer.outcomes))
     assert all(not segment.footer.runs for segment in archive.catalog.segments)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"flags": [0, 64]}, "no such flags"),
+        ({"codec": [0, 2]}, "no such codec"),
+        ({"segment": [-1, 0]}, "no such segment"),
+        ({"partition": [0, 1, 0, 2]}, "rows out of order"),
+    ],
+)
+async def test_rows_that_no_builder_writes_are_damage_though_their_digest_fits(
+    values: dict[str, list[int]], reason: str
+) -> None:
+    """Of a defective builder: met when it is opened, for afterwards they are believed."""
+    store = MemoryStore()
+    count = max(map(len, values.values()))
+    opened = await source(store, 0, RUNS, rows_of(RUNS, count, **values))
+    with pytest.raises(CorruptObjectError, match=reason):
+        await HeldRows.read(store, await with_segments(store, opened), None)

@@ -22,9 +22,10 @@ from kbackupd.model.scope import OffsetBounds, RecordsOf, RestoreScope, TimeWind
 from kbackupd.restore.as_of import read_instant
 from kbackupd.restore.plan import RestorePlan
 from kbackupd.restore.planning import make_plan
+from kbackupd.restore.restore import reading_order
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder, Life
 from tests.unit.archive.test_rollups import rolled_up
-from tests.unit.restore.planned import ByRuns, settings_for
+from tests.unit.restore.planned import ByRuns, archive_everything, plan_of, settings_for
 
 
 class ByFooters(Archive):
@@ -189,3 +190,16 @@ async def test_no_value_is_made_for_a_run_where_sums_tell_all(monkeypatch: pytes
     plan = await planned(archive, RestoreScope(offsets=bounds))
     assert isinstance(plan, RestorePlan)
     assert (plan.topics[0].partitions[0].runs, plan.topics[0].partitions[0].runs_skipped) == (4, 16)
+
+
+async def test_the_largest_partitions_begin_first_and_those_about_as_large_as_the_archive_holds_them() -> None:
+    built = await ArchiveBuilder.create()
+    small, large = built.topic("small", partitions=4), built.topic("large", partitions=2)
+    for number in range(4):
+        built.log(small, number).append([bytes(1_000 + number)])
+    for number in range(2):
+        built.log(large, number).append([bytes(100_000 << number)])
+    await archive_everything(built)
+    plan = await plan_of(built, settings_for("kafka:9092", {}))
+    begun = [(topic.source, partition.partition) for topic, partition in reading_order(plan.topics)]
+    assert begun == [("large", 1), ("large", 0), *(("small", number) for number in range(4))]
