@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from kbackupd.archive.archive import Archive, ArchivedTopic
 from kbackupd.archive.cut import Cut, cut_at, told_after
@@ -96,13 +97,15 @@ async def read_instant(archive: Archive, options: RestoreOptions) -> Instant | N
         concerned = {marker.id for marker in beyond} | {data.id for data in unended}
         earliest_ms = min(at_ms, *(cut_of[id].sent_ms for id in concerned))
         log = await _log(archive, coordinators, at_ms, producers, earliest_ms=earliest_ms)
+    # Asked for each producer of one partition after the other, and made of all that its leaders ever told.
+    told = lru_cache(maxsize=1)(archive.told)
     decisions = Decisions(
         beyond,
         [row for row in below if row[0].producer_id in producers],
         unended,
         names=names,
         log=log,
-        heard_ms=lambda marker: heard_ms(archive.told(marker.id), marker.offset),
+        heard_ms=lambda marker: heard_ms(told(marker.id), marker.offset),
     )
     facts = await read_facts(archive, around, decisions)
     decided = decisions.decided(facts)

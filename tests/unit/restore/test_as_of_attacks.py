@@ -5,18 +5,24 @@ Those of a random source are in test_as_of.py; here each has a story.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 
+from kbackupd.archive.archive import Archive
+from kbackupd.archive.history import PartitionEvidence
 from kbackupd.model.coordinators import TransactionState
 from kbackupd.model.events import GapCause
+from kbackupd.model.positions import PartitionId
 from kbackupd.model.scope import RestoreScope
 from kbackupd.restore import as_of
+from kbackupd.restore.as_of import read_instant
 from kbackupd.restore.decided import Decisions
 from kbackupd.restore.instant import AmbiguousTransaction
 from kbackupd.restore.resume import plan_digest
 from kbackupd.restore.told import Marker
+from tests.archive_builder import BACKUP_ID
 from tests.coordinator_logs import append, transaction
 from tests.unit.format.coordinator_bytes import transactional_id_key
 from tests.unit.restore.planned import plan_of, settings_for
@@ -590,3 +596,34 @@ async def test_a_new_leader_whose_high_watermark_lags_hides_no_transaction_that_
     await source.end()
 
     await comes_back(source, at_ms, records=[3, 3])
+
+
+async def test_what_leaders_told_of_a_partition_is_not_made_anew_for_each_of_its_producers() -> None:
+    source = await TransactionalSource.create(2)
+    producers = range(30, 60)
+    for _ in range(2):
+        for producer in producers:
+            for partition in range(2):
+                source.tick()
+                source.write(producer, partition)
+            for _ in range(4):
+                source.tick()
+                source.go_on(producer, commit=True)
+        for number in (0, 1, -1):
+            source.tick()
+            source.hear(number, capture=True)
+    at_ms = source.heard[2][1] + 1
+    await source.end()
+    asked: Counter[PartitionId] = Counter()
+
+    class Asked(Archive):
+        def told(self, id: PartitionId) -> PartitionEvidence:
+            asked[id] += 1
+            return super().told(id)
+
+    archive = await Asked.open(source.built.store, BACKUP_ID)
+    instant = await read_instant(archive, settings_for("kafka:9092", {}, scope=RestoreScope(as_of_ms=at_ms)).options)
+
+    assert instant is not None
+    assert len(asked) == 3
+    assert max(asked.values()) <= 3
