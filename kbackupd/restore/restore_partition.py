@@ -16,7 +16,7 @@ from kbackupd.restore.content_digest import ContentDigest
 from kbackupd.restore.execution import Execution
 from kbackupd.restore.filler import filler_batches
 from kbackupd.restore.filling import move_log_start
-from kbackupd.restore.plan import PartitionPlan, TopicPlan
+from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan
 from kbackupd.restore.planning import outcomes_of, planned_history
 from kbackupd.restore.preserve import KeepingOffsets
 from kbackupd.restore.produce import Producing
@@ -73,7 +73,7 @@ async def restore_partition(
     Never raises a KbackupError: it becomes the result's `failure`.
     """
     tp = TopicPartition(topic.target, partition.partition)
-    reserved = _reading_bytes(partition, readers=min(READ_AT_ONCE, run.plan.partitions)) + _index_bytes(partition)
+    reserved = _index_bytes(partition) + read_ahead_bytes(run.plan, partition, run.reading.limit_bytes)
     await run.reading.take(reserved)
     try:
         begun = await _read_and_put(run, producing, identity, topic, partition, ready, tp)
@@ -145,7 +145,7 @@ async def _read_and_put(
         if keeping is not None:
             fillers = filler_batches(log_end, first_offset, producer=identity, first_sequence=0)
             await _move_log_start(run, producing, tp, fillers, first_offset)
-        ahead = _reading_bytes(partition, readers=min(READ_AT_ONCE, run.plan.partitions))
+        ahead = read_ahead_bytes(run.plan, partition, run.reading.limit_bytes)
         wanted = read_partition(run.archive, cut.needed(history), read_ahead_bytes=ahead)
         async with aclosing(wanted) as chunks:
             async for chunk in chunks:
@@ -220,8 +220,13 @@ def _rewrite(rewriter: PartitionRewriter, expected: Expected, chunk: Chunk) -> l
     return produced
 
 
-def _reading_bytes(partition: PartitionPlan, *, readers: int) -> int:
-    """What reading the partition may hold: as many runs as are fetched at a time, and at least the largest one."""
+def read_ahead_bytes(plan: RestorePlan, partition: PartitionPlan, limit_bytes: int) -> int:
+    """What reading the partition may hold: as many runs as are fetched at a time, and at least the largest one.
+
+    Together the partitions that are read at a time keep the store busy. Of long histories few have room at a time, and
+    each of these asks for the more.
+    """
+    readers = max(1, min(READ_AT_ONCE, plan.partitions, limit_bytes // max(_index_bytes(partition), 1)))
     everything = partition.download_bytes + partition.raw_bytes
     ahead = everything * min(max(REQUESTS_AT_ONCE // readers, 4), partition.runs) // max(partition.runs, 1)
     return max(partition.largest_read_bytes, min(ahead, READ_AHEAD_BYTES))
