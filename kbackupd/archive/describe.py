@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from kbackupd.archive.archive import Archive, ArchivedTopic
 from kbackupd.archive.history import GapSpan, PartitionEvidence, PartitionHistory, build_history
+from kbackupd.archive.segments import nothing
 from kbackupd.archive.state import StateDescription
 from kbackupd.archive.sums import SummedPartition, read_sums, rows_of
 from kbackupd.format import documents, keys
@@ -131,7 +132,7 @@ async def describe_stored(store: ObjectStore, backup_id: str) -> tuple[Archive, 
     """
     damaged: dict[str, CorruptObjectError] = {}
     while True:
-        archive = await Archive.open(store, backup_id, wanted=lambda _: False, summing_up=True, distrusted=damaged)
+        archive = await Archive.open(store, backup_id, wanted=nothing, summing_up=True, distrusted=damaged)
         try:
             return archive, _description(archive, await _summed_up(ScopedStore(store, backup_id), archive))
         except CorruptObjectError as error:

@@ -160,6 +160,15 @@ class FramedConnection(AIOKafkaConnection):  # type: ignore[misc]
         return reader, writer
 
     def send(self, request: Any, expect_response: bool = True) -> Any:
+        """As aiokafka's. What batches a request has must not change until it is answered, or its connection closed.
+
+        Returns:
+            A future of the answer; given up, the answer is read and thrown away when it comes.
+
+        Raises:
+            KafkaConnectionError: it is closed already, or breaks.
+            KafkaDeniedError: the broker does not know this version of the request.
+        """
         if not isinstance(request, ProduceRequest) or self._writer is None:
             return super().send(request, expect_response)
         request.check(self._versions)
