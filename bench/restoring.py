@@ -23,7 +23,7 @@ from kbackupd.kafka.produce import RawProducer
 from kbackupd.kafka.types import KafkaErrorCode, TopicPartition
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.settings import SecuritySettings
-from kbackupd.restore.planning import outcomes_of
+from kbackupd.restore.history_facts import outcomes_of
 from kbackupd.restore.produce import REQUEST_TIMEOUT_MS
 from kbackupd.restore.produce_batch import ProducerIdentity, RawBatch
 from kbackupd.restore.restore import LANES

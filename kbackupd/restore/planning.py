@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,12 +10,11 @@ from kbackupd.archive.archive import Archive, ArchivedTopic
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory, build_history
 from kbackupd.archive.lineage import ROOT_BRANCH
 from kbackupd.archive.plain import RunSums
-from kbackupd.model.events import GAP_MEANING
 from kbackupd.model.positions import OffsetRange, PartitionId
 from kbackupd.model.scope import OffsetBounds, RecordsOf
-from kbackupd.model.segment import Run
 from kbackupd.model.settings import KeepOffsets, RestoreOptions, RestoreSettings
 from kbackupd.restore.choice import GO_FIRST, ChosenTopic, choose_topics, not_there
+from kbackupd.restore.history_facts import not_in_archive, outcomes_of, runs_read
 from kbackupd.restore.instant import Instant, PartitionAsOf, history_at, partition_as_of
 from kbackupd.restore.plan import (
     PLAN_FORMAT,
@@ -30,11 +29,8 @@ from kbackupd.restore.plan import (
 )
 from kbackupd.restore.preserve import preserved_offsets, total_seconds
 from kbackupd.restore.recovery_point import recovery_point_at, recovery_point_ms
-from kbackupd.restore.visibility import Outcomes
 
 NEVER_SEEN = "it existed at the source and was never looked into: it had no leader, or the daemon was killed too soon"
-
-HOLE_MEANING = "no segment holds these offsets and nothing explains why: kbackupd validate tells more"
 
 UNHEARD = "it existed at that instant, and no leader had told of it by then: what it held nobody knows"
 
@@ -207,8 +203,8 @@ def _read_by_runs(
         then, as_of = instant.cuts[id], partition_as_of(instant, evidence)
         history = history_at(evidence, ROOT_BRANCH if then is None else then.branch, as_of)
     needed = cut.of(asked, as_of).needed(history)
-    wanted = RunSums() if left_out else RunSums.of(_runs(needed))
-    held = wanted.runs if needed is history and not left_out else sum(1 for _ in _runs(history))
+    wanted = RunSums() if left_out else RunSums.of(runs_read(needed))
+    held = wanted.runs if needed is history and not left_out else sum(1 for _ in runs_read(history))
     return _Read(
         history=history,
         wanted=wanted,
@@ -263,7 +259,7 @@ def _lacking(
     if asked.first_offset is not None and asked.first_offset < held.first_offset:
         below = OffsetRange(asked.first_offset, held.first_offset)
         yield NotInArchive(offsets=below, cause=None, meaning=BEYOND.format(held=held))
-    for one in _not_in_archive(history):
+    for one in not_in_archive(history):
         first = max(one.offsets.first_offset, asked.first_offset or 0)
         following = one.offsets.next_offset
         if asked.next_offset is not None:
@@ -291,42 +287,3 @@ def _open_transactions(
                 outcome=outcome,
                 restored=outcome.kept or visibility is RecordsOf.UNCOMMITTED,
             )
-
-
-def _runs(history: PartitionHistory) -> Iterable[Run]:
-    """Each run that is read, once."""
-    seen: set[tuple[str, int]] = set()
-    for one in history.slices:
-        for stored in one.sources:
-            place = (stored.ref.key, stored.run.position)
-            if place not in seen:
-                seen.add(place)
-                yield stored.run
-
-
-def _not_in_archive(history: PartitionHistory) -> tuple[NotInArchive, ...]:
-    gaps = [
-        NotInArchive(
-            offsets=OffsetRange(gap.first_offset, gap.next_offset), cause=gap.cause, meaning=GAP_MEANING[gap.cause]
-        )
-        for gap in history.gaps
-    ]
-    holes = [NotInArchive(offsets=hole, cause=None, meaning=HOLE_MEANING) for hole in history.holes]
-    return tuple(sorted(gaps + holes, key=lambda one: one.offsets))
-
-
-def outcomes_of(history: PartitionHistory) -> Outcomes:
-    """The partition's transaction outcomes, as far as the archive knows them."""
-    return Outcomes(
-        history.outcomes,
-        unseen=[one.offsets for one in _not_in_archive(history)],
-        last_stable_offset=_last_stable_offset(history),
-        compacted_below=max((run.next_offset for run in _runs(history) if run.flags.holes), default=0),
-    )
-
-
-def _last_stable_offset(history: PartitionHistory) -> int:
-    if len(history.branches) == 1:
-        return max((sample.last_stable_offset for sample in history.samples), default=-1)
-    # A sample does not say its branch, and a truncation takes the last stable offset back: only the newest counts.
-    return history.samples[-1].last_stable_offset if history.samples else -1

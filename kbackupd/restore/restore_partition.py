@@ -16,8 +16,9 @@ from kbackupd.restore.content_digest import ContentDigest
 from kbackupd.restore.execution import Execution
 from kbackupd.restore.filler import filler_batches
 from kbackupd.restore.filling import move_log_start
+from kbackupd.restore.history_facts import outcomes_of
 from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan
-from kbackupd.restore.planning import outcomes_of, planned_history
+from kbackupd.restore.planning import planned_history
 from kbackupd.restore.preserve import KeepingOffsets
 from kbackupd.restore.produce import Producing
 from kbackupd.restore.produce_batch import SEQUENCE_MODULUS, Holds, ProduceBatch, ProducerIdentity

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from kbackupd.archive.archive import Archive, PartitionHistory
 from kbackupd.format.stored_records import Record, records_of
 from kbackupd.model.positions import PartitionId
-from kbackupd.restore.planning import outcomes_of
+from kbackupd.restore.history_facts import outcomes_of
 from kbackupd.restore.visibility import Outcomes
 
 _READ_AHEAD_BYTES = 1 << 20

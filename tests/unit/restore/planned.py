@@ -26,8 +26,9 @@ from kbackupd.model.settings import (
 )
 from kbackupd.restore.as_of import read_instant
 from kbackupd.restore.cut import EVERYTHING, PartitionCut
+from kbackupd.restore.history_facts import outcomes_of
 from kbackupd.restore.plan import PartitionPlan, RestorePlan, TopicPlan
-from kbackupd.restore.planning import make_plan, outcomes_of, planned_history
+from kbackupd.restore.planning import make_plan, planned_history
 from kbackupd.restore.produce_batch import ProducerIdentity
 from kbackupd.restore.rewrite import PartitionRewriter
 from kbackupd.restore.source import Chunk, read_partition
