@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from kbackupd.archive.catalog import Catalog, DamagedObject
 from kbackupd.archive.evidence import abandoned_places, abandonment
 from kbackupd.archive.held_evidence import HeldEvidence
-from kbackupd.archive.held_rows import with_rows
 from kbackupd.archive.history import PartitionEvidence, PartitionHistory, build_history
 from kbackupd.archive.losses import LostSegment, settled_catalog
 from kbackupd.archive.pins import Pins, pins_of
@@ -146,14 +145,6 @@ class Archive:
     def lost(self) -> Sequence[LostSegment]:
         """Segments that were durable and are gone; what they held may show as holes, or not at all."""
         return self._lost
-
-    @property
-    def segments(self) -> Sequence[CatalogSegment]:
-        """Readable segments in the order (writer, writer epoch, sequence), as `Catalog.segments`, with their rows.
-
-        Made each time, with a value for each row of the topics the archive was opened for: nothing for long archives.
-        """
-        return with_rows(self._catalog.segments, self._catalog.held)
 
     @property
     def catalog(self) -> Catalog:

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from operator import attrgetter
 
 from kbackupd.archive.evidence import Said
 from kbackupd.archive.history import SegmentPlace
-from kbackupd.archive.rollup_footers import assembled, said_rows
+from kbackupd.archive.rollup_footers import said_rows
 from kbackupd.archive.rollup_rows import OF_SEGMENTS
 from kbackupd.archive.rollup_source import UsableRollup, read_stored_blocks
-from kbackupd.archive.segments import CatalogSegment, WantedTopic
-from kbackupd.format.tables import BlockRef, Columns, decode_block, empty_columns
-from kbackupd.model.events import Gap, PartitionSeen, Truncated
+from kbackupd.archive.segments import WantedTopic
+from kbackupd.format.tables import BlockRef, Columns, decode_block
 from kbackupd.model.positions import PartitionId, TopicId
 from kbackupd.model.segment import ObjectRef
 from kbackupd.store.protocol import ObjectStore
@@ -116,38 +113,6 @@ class HeldRows:
         places = {place for table in held for columns in table for place in zip(*columns[:2], strict=True)}
         return {PartitionId(ids[topic], partition) for topic, partition in places if topic in ids}
 
-    def segments(self) -> list[CatalogSegment]:
-        """The covered segments that say anything of the topics wanted, or of what topics and lives there are.
-
-        As from their footers, but that in a footer the events of the cluster and its topics come before those of
-        partitions, and rows of different partitions may stand in another order. A value for each row.
-        """
-        numbers = sorted(self._topics.values())
-        tables = {table: held.of_topics(table, numbers) for table, held in self._tables.items()}
-        return assembled(self._rollup, tables)
-
-
-def with_rows(segments: Iterable[CatalogSegment], held: Iterable[HeldRows]) -> Sequence[CatalogSegment]:
-    """Segments without rows, and the rows that belong to them, as whole segments in the same order."""
-    found = {segment.ref.key: segment for segment in segments}
-    for source in held:
-        for made in source.segments():
-            bare, rows = found.get(made.ref.key), made.footer
-            if bare is None:
-                found[made.ref.key] = made
-                continue
-            of_partitions = [event for event in rows.events if isinstance(event, PartitionSeen | Gap | Truncated)]
-            footer = replace(
-                bare.footer,
-                runs=rows.runs,
-                outcomes=rows.outcomes,
-                open_transactions=rows.open_transactions,
-                samples=rows.samples,
-                events=(*bare.footer.events, *of_partitions),
-            )
-            found[made.ref.key] = replace(bare, footer=footer)
-    return sorted(found.values(), key=attrgetter("place"))
-
 
 class _HeldTable:
     """One table's blocks, in the order of their rows."""
@@ -176,16 +141,6 @@ class _HeldTable:
                     for held, values in zip(found, cut, strict=True):
                         held.extend(values)
             number += 1
-        return found
-
-    def of_topics(self, table: str, numbers: Sequence[int]) -> Columns:
-        """All rows of some topics."""
-        found = empty_columns(table)
-        for columns in self:
-            for number in numbers:
-                first, following = bisect_left(columns[0], number), bisect_left(columns[0], number + 1)
-                for held, values in zip(found, columns, strict=True):
-                    held.extend(values[first:following])
         return found
 
     def _decoded(self, number: int) -> Columns:

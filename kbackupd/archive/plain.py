@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from operator import add, le
@@ -34,9 +34,11 @@ from kbackupd.format.tables import (
 from kbackupd.model.events import Gap, PartitionSeen
 from kbackupd.model.positions import OffsetRange, PartitionId
 from kbackupd.model.scope import OffsetBounds
-from kbackupd.model.segment import RUN_FLAGS, Run, Sample
+from kbackupd.model.segment import RUN_FLAGS, Run, RunFlag, Sample
 
 _AT = {name: number for number, name in enumerate(COLUMNS[RUNS])}
+SUMMED = ("batches", "records", "stored_length", "raw_length", "largest_batch", "flags")
+"""Columns of runs that their sums are made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +59,35 @@ class RunSums:
     @classmethod
     def of(cls, runs: Iterable[Run]) -> RunSums:
         held = list(runs)
+        numbers = [
+            [run.batches for run in held],
+            [run.records for run in held],
+            [run.stored_bytes for run in held],
+            [run.raw_bytes for run in held],
+            [run.largest_batch_bytes for run in held],
+        ]
+        return cls._of(numbers, {run.flags for run in held})
+
+    @classmethod
+    def of_columns(cls, columns: Sequence[Sequence[int]]) -> RunSums:
+        """Of rows of the table, by its columns `SUMMED`."""
+        *numbers, bits = columns
+        return cls._of(numbers, {RUN_FLAGS[one] for one in set(bits)})
+
+    @classmethod
+    def _of(cls, numbers: Sequence[Sequence[int]], found: Collection[RunFlag]) -> RunSums:
+        """`numbers` as in `SUMMED`, one for each run; `found`: each combination of flags that any has."""
+        batches, records, stored, raw, largest_batch = numbers
         return cls(
-            runs=len(held),
-            batches=sum(run.batches for run in held),
-            records=sum(run.records for run in held),
-            stored_bytes=sum(run.stored_bytes for run in held),
-            raw_bytes=sum(run.raw_bytes for run in held),
-            largest_read_bytes=max((run.stored_bytes + run.raw_bytes for run in held), default=0),
-            largest_batch_bytes=max((run.largest_batch_bytes for run in held), default=0),
-            log_append_time=any(run.flags.log_append_time for run in held),
-            legacy=any(run.flags.legacy for run in held),
+            runs=len(stored),
+            batches=sum(batches),
+            records=sum(records),
+            stored_bytes=sum(stored),
+            raw_bytes=sum(raw),
+            largest_read_bytes=max(map(add, stored, raw), default=0),
+            largest_batch_bytes=max(largest_batch, default=0),
+            log_append_time=any(one.log_append_time for one in found),
+            legacy=any(one.legacy for one in found),
         )
 
 
@@ -103,13 +124,13 @@ class PlainPartition:
             first = max(first, bisect_right(ends, asked.first_offset))
         if asked.next_offset is not None:
             following = min(following, bisect_left(starts, asked.next_offset))
-        columns: list[Sequence[int]] = [column[first:following] for column in self._runs]
+        columns: list[Sequence[int]] = [self._runs[_AT[name]][first:following] for name in SUMMED]
         if since_ms is not None:
-            stamps = zip(columns[_AT["max_timestamp"]], columns[_AT["flags"]], strict=True)
+            stamps = zip(self._runs[_AT["max_timestamp"]][first:following], columns[-1], strict=True)
             # A compressed message of format 0 or 1 may bear any timestamp: its producer made it.
             chosen = [stamp >= since_ms or RUN_FLAGS[bits].legacy for stamp, bits in stamps]
             columns = [list(compress(column, chosen)) for column in columns]
-        return _sums(columns)
+        return RunSums.of_columns(columns)
 
 
 def plain_partition(id: PartitionId, sources: Sequence[HeldRows], abandoned: Abandoned) -> PlainPartition | None:
@@ -175,19 +196,3 @@ def _by_offset(runs: Columns) -> Columns:
         return runs
     order = sorted(range(len(starts)), key=starts.__getitem__)
     return [array("q", map(column.__getitem__, order)) for column in runs]
-
-
-def _sums(runs: Sequence[Sequence[int]]) -> RunSums:
-    stored, raw = runs[_AT["stored_length"]], runs[_AT["raw_length"]]
-    flags = [RUN_FLAGS[bits] for bits in set(runs[_AT["flags"]])]
-    return RunSums(
-        runs=len(stored),
-        batches=sum(runs[_AT["batches"]]),
-        records=sum(runs[_AT["records"]]),
-        stored_bytes=sum(stored),
-        raw_bytes=sum(raw),
-        largest_read_bytes=max(map(add, stored, raw), default=0),
-        largest_batch_bytes=max(runs[_AT["largest_batch"]], default=0),
-        log_append_time=any(one.log_append_time for one in flags),
-        legacy=any(one.legacy for one in flags),
-    )

@@ -80,14 +80,14 @@ class _Shared:
 
 def _bare(segment: CatalogSegment, shared: _Shared) -> CatalogSegment:
     """The segment without the rows of any topic: of a hundred thousand of them what is left weighs, too."""
-    footer = narrowed(segment, nothing).footer
+    ref, footer = shared.one(segment.ref), narrowed(segment, nothing).footer
     return replace(
         segment,
-        ref=shared.one(segment.ref),
+        ref=ref,
         footer=replace(
             footer,
             identity=shared.one(footer.identity),
-            key=shared.one(segment.ref).key,
+            key=ref.key,
             previous=shared.one(footer.previous),
             topics={shared.one(topic_id): shared.one(name) for topic_id, name in footer.topics.items()},
         ),

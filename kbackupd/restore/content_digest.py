@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import xxhash
 
-Buffer = bytes | bytearray | memoryview
+from kbackupd.format.records import Buffer
 
 
 def batch_digest(batch: Buffer) -> bytes:

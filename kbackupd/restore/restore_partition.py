@@ -74,10 +74,11 @@ async def restore_partition(
     Never raises a KbackupError: it becomes the result's `failure`.
     """
     tp = TopicPartition(topic.target, partition.partition)
-    reserved = _index_bytes(partition) + read_ahead_bytes(run.plan, partition, run.reading.limit_bytes)
+    ahead = read_ahead_bytes(run.plan, partition, run.reading.limit_bytes)
+    reserved = _index_bytes(partition) + ahead
     await run.reading.take(reserved)
     try:
-        begun = await _read_and_put(run, producing, identity, topic, partition, ready, tp)
+        begun = await _read_and_put(run, producing, identity, topic, partition, ready, ahead)
     finally:
         run.reading.release(reserved)
     if not begun:
@@ -99,12 +100,13 @@ async def _read_and_put(
     topic: TopicPlan,
     partition: PartitionPlan,
     ready: ReadyTopic,
-    tp: TopicPartition,
+    ahead_bytes: int,
 ) -> bool:
     """Read all that is wanted and hand it to `producing`; nothing of the partition's history is held afterwards.
 
     False: there is nothing to be produced.
     """
+    tp = TopicPartition(topic.target, partition.partition)
     # Of a long log it takes seconds, and meanwhile others' answers would not be read.
     history = await asyncio.to_thread(planned_history, run.archive, topic, partition)
     log_end = ready.log_ends[partition.partition]
@@ -146,8 +148,7 @@ async def _read_and_put(
         if keeping is not None:
             fillers = filler_batches(log_end, first_offset, producer=identity, first_sequence=0)
             await _move_log_start(run, producing, tp, fillers, first_offset)
-        ahead = read_ahead_bytes(run.plan, partition, run.reading.limit_bytes)
-        wanted = read_partition(run.archive, cut.needed(history), read_ahead_bytes=ahead)
+        wanted = read_partition(run.archive, cut.needed(history), read_ahead_bytes=ahead_bytes)
         async with aclosing(wanted) as chunks:
             async for chunk in chunks:
                 await _restore_chunk(run, producing, tp, rewriter, keeping, result, chunk)

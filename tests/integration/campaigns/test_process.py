@@ -200,7 +200,7 @@ async def test_hazard_18_two_writers_on_one_archive_overlap_harmlessly_and_the_r
     await steady.exact(first)
 
     async with steady.backup.archive() as archive:
-        writers = {segment.place.writer for segment in archive.segments}
+        writers = {segment.place.writer for segment in archive.catalog.segments}
     assert writers == {"main", "second"}
     restored = {topic: unique_topic() for topic in steady.topics}
     first.restore(steady.backup.kafka.bootstrap, restored).require(0)

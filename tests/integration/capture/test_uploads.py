@@ -56,7 +56,7 @@ async def test_killed_with_one_upload_stalled_and_later_ones_landed_it_declares_
     await follows(daemon, hot, 1)
     await flush(daemon)
     async with backup.archive() as archive:
-        (declared,) = next(s.footer.earlier for s in archive.segments if s.place.writer_epoch == 2)
+        (declared,) = next(s.footer.earlier for s in archive.catalog.segments if s.place.writer_epoch == 2)
     assert declared.writer_epoch == 1
     assert not any(first <= missing[0] < end for first, end in declared.durable)
     assert sum(end - first for first, end in declared.durable) == len(stored(backup, 1))
@@ -125,7 +125,7 @@ async def test_a_clock_stepped_back_an_hour_between_two_lives_disturbs_neither_o
     assert sealed == sorted(sealed)
     async with backup.archive() as archive:
         claims = {key.writer_epoch: claim.claimed_ms for key, claim in archive.catalog.claims.items()}
-        names = [segment.ref.key for segment in archive.segments]
+        names = [segment.ref.key for segment in archive.catalog.segments]
         assert names == sorted(names)
     assert 3_500_000 < claims[1] - claims[2] < 3_600_000  # it really was wrong
     await backup.verbatim({topic: 1})

@@ -157,10 +157,10 @@ class TestDump:
     async def test_damage_on_the_way_leaves_no_file_behind(self, tmp_path: Path) -> None:
         built, id = await filled()
         archive = await Archive.open(built.store, BACKUP_ID)
-        segment = archive.segments[-1]
-        data = bytearray(built.data(segment.ref.key))
-        data[segment.footer.runs[0].position] ^= 1
-        built.tamper(segment.ref.key, bytes(data))
+        last = archive.evidence(id).runs[-1]
+        data = bytearray(built.data(last.ref.key))
+        data[last.run.position] ^= 1
+        built.tamper(last.ref.key, bytes(data))
         with pytest.raises(CorruptObjectError):
             await dump(archive, archive.history(id), tmp_path / "out.log")
         assert os.listdir(tmp_path) == []

@@ -251,21 +251,6 @@ async def test_a_damaged_block_is_met_when_the_archive_is_opened_and_never_later
         assert archive.evidence(id) == told[id]
 
 
-async def test_segments_are_given_back_whole_however_their_rows_are_held() -> None:
-    built = await ArchiveBuilder.create()
-    chaos = Chaos(built, 7)
-    await chaos.live(30)
-    by_footers = (await load_catalog(built.scoped, through_rollups=False)).segments
-    archive = await Archive.open(built.store, BACKUP_ID)
-    assert [segment.ref for segment in archive.segments] == [segment.ref for segment in by_footers]
-    for one, other in zip(archive.segments, by_footers, strict=True):
-        assert one.mentions == other.mentions
-        assert (one.footer.runs, set(one.footer.samples)) == (other.footer.runs, set(other.footer.samples))
-        assert sorted(map(str, one.footer.events)) == sorted(map(str, other.footer.events))
-        assert sorted(map(str, one.footer.outcomes)) == sorted(map(str, other.footer.outcomes))
-    assert all(not segment.footer.runs for segment in archive.catalog.segments)
-
-
 @pytest.mark.parametrize(
     ("values", "reason"),
     [

@@ -12,7 +12,7 @@ from kbackupd.capture.roll import RollReason
 from kbackupd.capture.sampling import partition_samples
 from kbackupd.kafka.types import NO_TOPIC_ID
 from kbackupd.model.errors import FencedError, RefusedError, StoreUnavailableError, UsageError
-from kbackupd.model.events import GapCause, PartitionSeen, TopicDeleted, TopicExcluded, TopicSeen
+from kbackupd.model.events import GapCause, TopicDeleted, TopicExcluded, TopicSeen
 from kbackupd.model.segment import RunFlag
 from kbackupd.model.settings import StartPolicy, TopicSelection
 from kbackupd.model.status import PartitionState
@@ -75,10 +75,9 @@ def test_empty_topics_and_partitions_are_on_record() -> None:
         await life.durable()
 
     site.run_life(script)
-    events = [event for s in site.archive().segments for event in s.footer.events]
-    seen = {
-        e.id.partition: e.first_offset for e in events if isinstance(e, PartitionSeen) and e.id.topic_id == empty.id
-    }
+    archive = site.archive()
+    events = [event for id in archive.partitions for event in archive.evidence(id).seen]
+    seen = {e.id.partition: e.first_offset for e in events if e.id.topic_id == empty.id}
     assert seen == {0: 17, 1: 17, 2: 17}
 
 
@@ -152,7 +151,7 @@ def test_what_a_deleted_topic_had_beyond_the_archive_is_a_gap_with_its_cause() -
     site.run_life(script)
     history = site.archive().history(log.id)
     assert [(g.first_offset, g.next_offset, g.cause) for g in history.gaps] == [(3, 8, GapCause.TOPIC_DELETED)]
-    assert any(isinstance(e, TopicDeleted) for s in site.archive().segments for e in s.footer.events)
+    assert any(isinstance(e, TopicDeleted) for s in site.archive().catalog.segments for e in s.footer.events)
 
 
 def test_a_broker_that_lags_behind_a_recreation_closes_neither_incarnation_for_good() -> None:
@@ -283,7 +282,7 @@ def test_a_topic_excluded_by_configuration_is_told_once_and_taken_up_again() -> 
     site.settings = included
     site.run_life(Life.durable)
     site.check()
-    told = [e for s in site.archive().segments for e in s.footer.events if isinstance(e, TopicExcluded)]
+    told = [e for s in site.archive().catalog.segments for e in s.footer.events if isinstance(e, TopicExcluded)]
     assert len(told) == 1
 
 
@@ -299,7 +298,7 @@ def test_a_change_of_configuration_or_partition_count_is_on_record() -> None:
         await life.durable()
 
     site.run_life(script)
-    seen = [e for s in site.archive().segments for e in s.footer.events if isinstance(e, TopicSeen)]
+    seen = [e for s in site.archive().catalog.segments for e in s.footer.events if isinstance(e, TopicSeen)]
     assert (seen[0].partitions, seen[0].configs) == (1, {"retention_ms": "1"})
     assert (seen[-1].partitions, seen[-1].configs) == (3, {"retention_ms": "2"})
 
@@ -487,7 +486,7 @@ def test_a_compacted_tail_neither_ends_the_partition_nor_is_fetched_for_ever() -
 
     site.run_life(script)
     archive = site.check()
-    flags = [run.flags for s in archive.segments for run in s.footer.runs]
+    flags = [stored.run.flags for id in archive.partitions for stored in archive.evidence(id).runs]
     assert RunFlag.HOLES in flags[0]
 
 
@@ -793,7 +792,7 @@ def test_a_segment_that_stalls_while_later_ones_land_is_captured_again_after_a_k
     assert site.recover().state.partitions[log.id].next_offset == 0
     site.run_life(Life.durable)
     archive = site.check()
-    first = next(s for s in archive.segments if s.place.writer_epoch == 2)
+    first = next(s for s in archive.catalog.segments if s.place.writer_epoch == 2)
     ((epoch, durable),) = [(e.writer_epoch, e.durable) for e in first.footer.earlier]
     assert epoch == 1
     assert len(durable) == 2, "the stalled sequence is the hole between what is durable"
@@ -848,7 +847,9 @@ def test_the_first_event_of_a_topic_lost_while_its_partition_s_landed_is_told_ag
     site.faults.heal()
     site.run_life(Life.durable)
     archive = site.check()
-    seen = [e for s in archive.segments for e in s.footer.events if isinstance(e, TopicSeen) and e.name == "orders"]
+    seen = [
+        e for s in archive.catalog.segments for e in s.footer.events if isinstance(e, TopicSeen) and e.name == "orders"
+    ]
     assert [e.partitions for e in seen] == [1]
 
 
@@ -1088,9 +1089,10 @@ def test_a_clock_stepped_back_an_hour_between_two_lives_changes_nothing() -> Non
         site.run_life(Life.durable)
         site.clock.step_wall(-3_600_000)
     archive = site.check()
-    stamps = [s.footer.sealed_ms for s in archive.segments]
+    stamps = [s.footer.sealed_ms for s in archive.catalog.segments]
     assert stamps == sorted(stamps)
-    assert [s.place.writer_epoch for s in archive.segments] == sorted(s.place.writer_epoch for s in archive.segments)
+    epochs = [s.place.writer_epoch for s in archive.catalog.segments]
+    assert epochs == sorted(epochs)
 
 
 def test_a_clock_stepped_back_before_a_checkpoint_lets_no_later_segment_be_stamped_earlier() -> None:
@@ -1106,7 +1108,7 @@ def test_a_clock_stepped_back_before_a_checkpoint_lets_no_later_segment_be_stamp
 
     site.run_life(script)
     site.run_life(script)
-    stamps = [s.footer.sealed_ms for s in site.check().segments]
+    stamps = [s.footer.sealed_ms for s in site.check().catalog.segments]
     assert stamps == sorted(stamps)
 
 

@@ -38,5 +38,6 @@ def test_a_second_life_goes_on_where_the_first_ended() -> None:
 
     assert site.run_life(script)
     archive = site.check()
-    runs = [(run.asked_offset, run.next_offset) for s in archive.segments for run in s.footer.runs]
+    stored = [one for id in archive.partitions for one in archive.evidence(id).runs]
+    runs = [(one.run.asked_offset, one.run.next_offset) for one in stored]
     assert sorted(runs) == [(0, 5), (0, 10), (10, 15)]

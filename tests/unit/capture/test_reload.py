@@ -18,7 +18,7 @@ def told(site: Site) -> list[TopicSeen | TopicExcluded]:
     """The archive's events about topics, in order."""
     return [
         event
-        for segment in site.archive().segments
+        for segment in site.archive().catalog.segments
         for event in segment.footer.events
         if isinstance(event, TopicSeen | TopicExcluded)
     ]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from kbackupd.archive.archive import Archive
+from kbackupd.archive.catalog import load_catalog
 from kbackupd.format import keys
 from kbackupd.model.segment import Footer, Run
 from kbackupd.validate.report import Finding, Severity, ValidationReport
@@ -151,8 +151,8 @@ def target() -> Target:
         report = await validate(built.store, BACKUP_ID, deep=True)
         assert report.valid, report.findings
         assert report.checked.snapshots == 7
-        archive = await Archive.open(built.store, BACKUP_ID)
-        return Target(built, {segment.ref.key: segment.footer for segment in archive.segments})
+        catalog = await load_catalog(built.scoped)
+        return Target(built, {segment.ref.key: segment.footer for segment in catalog.segments})
 
     return asyncio.run(build())
 
