@@ -117,6 +117,10 @@ class _TruthfulProducer:
         settings: dict[str, str | int | bool] = {
             "bootstrap.servers": bootstrap,
             "enable.idempotence": True,
+            # A leader that knows nothing of a producer takes any sequence as its first. Were the first batch refused
+            # with a second one under way, that would land in its place, and the first, sent again, be a "duplicate"
+            # that nobody has: acknowledged by the brokers, and lost by them.
+            "max.in.flight.requests.per.connection": 1,
             "compression.type": codec,
             "linger.ms": 20,
             "message.timeout.ms": timeout_ms,
