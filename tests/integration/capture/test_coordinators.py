@@ -27,6 +27,7 @@ from kbackupd.archive.transaction_history import TransactionsOfPartition, transa
 from kbackupd.archive.transaction_owners import TransactionOwners
 from kbackupd.format.batch import marker_type
 from kbackupd.format.committed_offsets import coordinator_partition
+from kbackupd.format.keys import parse_snapshot_key
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.coordinators import CONSUMER_OFFSETS, TRANSACTION_STATE
 from kbackupd.model.positions import PartitionId
@@ -317,6 +318,12 @@ def enough(model: Model, threads: list[threading.Thread]) -> bool:
     return len(committed) == 3 * COMMITTERS and min(committed) >= 20 and len(ended) == WRITERS and min(ended) >= 10
 
 
+def groups_taken(backup: Backup, *, since_ms: int) -> int:
+    """Snapshots of groups, as their keys say."""
+    taken = [at for key in backup.objects("groups/") if (at := parse_snapshot_key(key)) is not None]
+    return sum(at.kind == "groups" and at.taken_ms > since_ms for at in taken)
+
+
 def possible(commits: list[Committed], sent_ms: int, answered_ms: int) -> set[int]:
     """Offsets that may be the newest at a moment within [sent_ms, answered_ms]; −1 for none."""
     acknowledged = [one.offset for one in commits if one.acknowledged_ms < sent_ms]
@@ -339,6 +346,9 @@ async def test_positions_and_decisions_of_any_instant_are_those_that_clients_wer
         thread.start()
     began_ms = CLOCK.now_ms()
     await reaches(lambda: enough(model, threads), "every client committed, and ended transactions, many times")
+    enough_ms = CLOCK.now_ms()
+    # The one may be of before the logs were told of, the other behind what is heard of them last.
+    await reaches(lambda: groups_taken(backup, since_ms=enough_ms) >= 2, "groups were looked at meanwhile")
     stop.set()
     for thread in threads:
         await asyncio.to_thread(thread.join, PATIENCE_SECONDS)
