@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sysconfig
 import tempfile
 import time
@@ -25,6 +26,8 @@ START_DEADLINE_SECONDS = 120.0
 # long been handed to the kernel, so a SIGKILL after a moment loses nothing.
 STOP_DEADLINE_SECONDS = 2.0
 _PROBE_BUCKET = "testbed-probe"
+_CHOICES_OF_PORTS = 3
+_PORT_TAKEN = "address already in use"
 _PORT_FLAGS = (
     "s3.port",
     "s3.port.grpc",
@@ -45,6 +48,10 @@ _SOCKETS = (
 )
 
 
+def _some_ports() -> dict[str, int]:
+    return dict(zip(_PORT_FLAGS, free_ports(len(_PORT_FLAGS)), strict=True))
+
+
 class S3Server(LocalServer):
     """One S3 endpoint on 127.0.0.1 with one key pair that may do everything.
 
@@ -61,7 +68,8 @@ class S3Server(LocalServer):
         self.log = self.directory / "s3.log"
         self.access_key = "kbackupd-testbed"
         self.secret_key = "kbackupd-testbed-secret"
-        self._ports = dict(zip(_PORT_FLAGS, free_ports(len(_PORT_FLAGS)), strict=True))
+        self._ports = _some_ports()
+        self._was_ready = False
 
     @property
     def port(self) -> int:
@@ -85,11 +93,26 @@ class S3Server(LocalServer):
     def start(self, *, deadline_seconds: float = START_DEADLINE_SECONDS) -> None:
         """Return when an object could really be written and read back.
 
+        Where somebody took one of its eight ports since they were chosen, the first start goes on with others.
+
         Raises:
             ServerFailedError: it died or was not ready in time; it is not left running.
         """
         if self.running:
             raise RuntimeError("the S3 server runs already")
+        for left in reversed(range(_CHOICES_OF_PORTS)):
+            try:
+                self._start(deadline_seconds)
+            except ServerFailedError as error:
+                if self._was_ready or not left or _PORT_TAKEN not in str(error):
+                    raise
+                shutil.rmtree(self.data)
+                self._ports = _some_ports()
+            else:
+                self._was_ready = True
+                return
+
+    def _start(self, deadline_seconds: float) -> None:
         deadline = Deadline(deadline_seconds)
         self.data.mkdir(parents=True, exist_ok=True)
         identities = self.directory / "identities.json"

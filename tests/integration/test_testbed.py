@@ -160,6 +160,16 @@ class TestServers:
             s3.close()
         assert turns > 50
 
+    @pytest.mark.parametrize("port", ["s3.port", "filer.port"])
+    def test_an_s3_server_whose_port_somebody_took_starts_on_others(self, port: str) -> None:
+        s3 = S3Server()
+        with socket.create_server(("127.0.0.1", s3._ports[port])) as taken, s3:
+            assert taken.getsockname()[1] not in s3._ports.values()
+            s3.create_bucket("there")
+            s3.kill()
+            s3.start()
+            assert s3.list_objects("there") == {}
+
     def test_a_killed_s3_server_comes_back_with_its_objects_and_close_leaves_nothing(self) -> None:
         body = os.urandom(3 << 20)
         with S3Server() as s3:
