@@ -109,12 +109,7 @@ class Publisher:
         Cancelled, the thread finishes what it began and the result is dropped.
         """
         async with self._preparing:
-            return await asyncio.to_thread(
-                store_body,
-                closed.runs,
-                codec=self._settings.compression_codec,
-                level=self._settings.compression_level,
-            )
+            return await asyncio.to_thread(_stored, closed, self._settings)
 
     async def publish(self, closed: ClosedSegment, body: StoredBody, group: asyncio.TaskGroup) -> int:
         """Seal `closed` over its prepared body and start the upload in `group`; returns its sequence.
@@ -250,3 +245,12 @@ class Publisher:
 def _topics_of(closed: ClosedSegment) -> set[TopicId]:
     mentioned = {run.id.topic_id for run in closed.runs} | {sample.id.topic_id for sample in closed.samples}
     return mentioned | {topic_id for event in closed.events if (topic_id := topic_of(event)) is not None}
+
+
+def _stored(closed: ClosedSegment, settings: BackupSettings) -> StoredBody:
+    """The runs of a topic lie side by side, by partition: whoever restores them gets many by one request.
+
+    Those of one partition keep the order in which they were captured.
+    """
+    runs = sorted(closed.runs, key=lambda run: run.id)
+    return store_body(runs, codec=settings.compression_codec, level=settings.compression_level)
