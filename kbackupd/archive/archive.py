@@ -19,6 +19,7 @@ from kbackupd.archive.plain import PlainPartition
 from kbackupd.archive.reader import READ_AHEAD_BYTES, StoredBatch, read_history
 from kbackupd.archive.rollup_choice import Distrusted
 from kbackupd.archive.segments import CatalogSegment, WantedTopic
+from kbackupd.archive.shared_reads import SharedReads
 from kbackupd.format import documents, keys
 from kbackupd.model.archive import ArchiveDocument
 from kbackupd.model.errors import ArchiveInvalidError, CorruptObjectError, ForeignArchiveError, ObjectMissingError
@@ -226,6 +227,7 @@ class Archive:
         branch: int | None = None,
         history: PartitionHistory | None = None,
         read_ahead_bytes: int = READ_AHEAD_BYTES,
+        shared: SharedReads | None = None,
     ) -> AsyncGenerator[StoredBatch, None]:
         """The partition's batches in offset order, each offset once; gaps and holes are simply not there.
 
@@ -235,6 +237,7 @@ class Archive:
 
         Args:
             history: of this partition and branch, if the caller has built it already.
+            shared: with those who read other partitions at the same time (`shared_reads`).
 
         Raises:
             CorruptObjectError: a run's bytes are not what was written; all before it has been delivered.
@@ -248,12 +251,17 @@ class Archive:
             first_offset=first_offset,
             next_offset=next_offset,
             read_ahead_bytes=read_ahead_bytes,
+            shared=shared,
         )
         try:
             async for batch in batches:
                 yield batch
         finally:
             await batches.aclose()
+
+    def shared_reads(self, *, room_bytes: int) -> SharedReads:
+        """For whoever reads many partitions at a time: what lies side by side comes by one request."""
+        return SharedReads(self._store, room_bytes=room_bytes)
 
     def name_of(self, id: PartitionId) -> str:
         """The topic's name for people; its id where no segment names it."""

@@ -10,21 +10,27 @@ import asyncio
 import heapq
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kbackupd.archive.history import PartitionHistory, Slice, StoredRun
+from kbackupd.archive.shared_reads import Extent, SharedReads
 from kbackupd.format.batch import iter_batches
 from kbackupd.format.header import BatchHeader, MalformedBatchError
 from kbackupd.format.run import describe_run
 from kbackupd.format.segment import run_bytes
 from kbackupd.model.errors import CorruptObjectError
-from kbackupd.model.segment import Run
+from kbackupd.model.segment import CODEC_NONE, Run
 from kbackupd.store.protocol import ObjectStore
 
 READ_AHEAD_BYTES = 64 << 20
+LARGE_AT_ONCE = 4
+"""Requests under way, of ranges too large for several to be held decompressed: each would wait for the store."""
 COALESCE_BYTES = 8 << 20
 """Adjacent runs are read by one request up to this size."""
+AT_ONCE_BYTES = 64 << 10
+"""So little is decompressed in less time than a thread takes to be asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,28 +65,37 @@ async def read_history(
     first_offset: int | None = None,
     next_offset: int | None = None,
     read_ahead_bytes: int = READ_AHEAD_BYTES,
+    shared: SharedReads | None = None,
 ) -> AsyncGenerator[StoredBatch, None]:
     """The batches of `history` within the range, in offset order; see `Archive.read`."""
     begin = history.first_offset if first_offset is None else max(first_offset, history.first_offset)
     end = history.next_offset if next_offset is None else min(next_offset, history.next_offset)
     wanted = [one for one in history.slices if one.first_offset < end and one.next_offset > begin]
     groups = _groups(wanted)
+    ranges = _Ranges(store, groups, shared)
     # Not a TaskGroup: this generator suspends at its yields, and a group's cancellation scope must not span those. The
     # `finally` does what the group would: nothing under way outlives the loop over this generator.
-    under_way: deque[tuple[_Group, asyncio.Task[list[memoryview]]]] = deque()
-    reserved = 0
+    under_way: deque[_UnderWay] = deque()
+    held_bytes = 0
     done = begin
     previous_end = begin
     try:
         while True:
-            while groups and (not under_way or reserved + groups[0].cost_bytes <= read_ahead_bytes):
-                group = groups.popleft()
-                reserved += group.cost_bytes
-                under_way.append((group, asyncio.create_task(_fetch(store, group, topic))))
+            while groups:
+                group = groups[0]
+                unpacks = not under_way or held_bytes + group.stored_bytes + group.raw_bytes <= read_ahead_bytes
+                if not unpacks and not _fits_as_stored(under_way, group, read_ahead_bytes):
+                    break
+                groups.popleft()
+                held_bytes += group.stored_bytes + group.raw_bytes
+                fetching = _fetch(ranges, group, topic if unpacks else None)
+                under_way.append(_UnderWay(group, asyncio.create_task(fetching), unpacks))
             if not under_way:
                 return
-            group, task = under_way[0]
+            group, task, unpacked = under_way[0]
             runs = await task
+            if not unpacked:
+                runs = await _unpacked(group, runs, topic)
             under_way.popleft()
             taken = 0
             for one in group.slices:
@@ -109,11 +124,12 @@ async def read_history(
                         next_offset=take_next,
                     )
                     done = take_next
-            reserved -= group.cost_bytes
+            held_bytes -= group.stored_bytes + group.raw_bytes
     finally:
-        for _, task in under_way:
-            task.cancel()
-        await asyncio.gather(*(task for _, task in under_way), return_exceptions=True)
+        for each in under_way:
+            each.task.cancel()
+        ranges.close()
+        await asyncio.gather(*(each.task for each in under_way), return_exceptions=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +143,37 @@ class _Group:
         return [stored for one in self.slices for stored in one.sources]
 
     @property
-    def cost_bytes(self) -> int:
-        return sum(stored.run.stored_bytes + stored.run.raw_bytes for stored in self.runs)
+    def extent(self) -> Extent | None:
+        """What one request gets it by; None where it takes several."""
+        runs = self.runs
+        if len(self.slices) == 1 and len(runs) > 1:
+            return None
+        first = runs[0]
+        return Extent(first.ref.key, first.run.position, self.stored_bytes)
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(stored.run.stored_bytes for stored in self.runs)
+
+    @property
+    def raw_bytes(self) -> int:
+        """Of what is decompressed; what was stored as it is takes no more."""
+        return sum(stored.run.raw_bytes for stored in self.runs if stored.run.codec != CODEC_NONE)
+
+
+def _fits_as_stored(under_way: Collection[_UnderWay], group: _Group, read_ahead_bytes: int) -> bool:
+    """Whether there is room for `group` as well if only one at a time is decompressed, when its turn comes."""
+    if len(under_way) >= LARGE_AT_ONCE:
+        return False
+    groups = [*(each.group for each in under_way), group]
+    return sum(one.stored_bytes for one in groups) + max(one.raw_bytes for one in groups) <= read_ahead_bytes
+
+
+class _UnderWay(NamedTuple):
+    group: _Group
+    task: asyncio.Task[list[memoryview]]
+    unpacks: bool
+    """It decompresses as well."""
 
 
 def _groups(slices: Sequence[Slice]) -> deque[_Group]:
@@ -148,23 +193,44 @@ def _groups(slices: Sequence[Slice]) -> deque[_Group]:
     return groups
 
 
-async def _fetch(store: ObjectStore, group: _Group, topic: str) -> list[memoryview]:
-    """The decompressed bytes of the group's runs, in the order of `group.runs`."""
+class _Ranges:
+    """Where the bytes of one partition come from: the store, or what several readers fetch together."""
+
+    def __init__(self, store: ObjectStore, groups: Iterable[_Group], shared: SharedReads | None) -> None:
+        self._store = store
+        extents = (extent for group in list(groups) if (extent := group.extent) is not None)
+        self._reader = None if shared is None else shared.reader(extents)
+
+    async def read(self, extent: Extent, *, alone: bool = False) -> bytes:
+        if self._reader is None or alone:
+            return await self._store.get_range(*extent)
+        return await self._reader.read(extent)
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+
+
+async def _fetch(ranges: _Ranges, group: _Group, topic: str | None) -> list[memoryview]:
+    """The bytes of the group's runs, in the order of `group.runs`: decompressed, if they are told of what topic."""
     runs = group.runs
-    if len(group.slices) > 1 or len(runs) == 1:
-        key, first = runs[0].ref.key, runs[0].run.position
-        length = sum(stored.run.stored_bytes for stored in runs)
-        stored_bytes = memoryview(await store.get_range(key, first, length))
-        pieces = []
+    pieces: list[memoryview] = []
+    if (extent := group.extent) is not None:
+        together = memoryview(await ranges.read(extent))
         for stored in runs:
-            at = stored.run.position - first
-            pieces.append(stored_bytes[at : at + stored.run.stored_bytes])
+            at = stored.run.position - extent.first_byte
+            pieces.append(together[at : at + stored.run.stored_bytes])
     else:
-        pieces = []
         for stored in runs:
-            data = await store.get_range(stored.ref.key, stored.run.position, stored.run.stored_bytes)
-            pieces.append(memoryview(data))
-    return await asyncio.to_thread(_unpack, runs, pieces, topic)
+            alone = Extent(stored.ref.key, stored.run.position, stored.run.stored_bytes)
+            pieces.append(memoryview(await ranges.read(alone, alone=True)))
+    return pieces if topic is None else await _unpacked(group, pieces, topic)
+
+
+async def _unpacked(group: _Group, pieces: list[memoryview], topic: str) -> list[memoryview]:
+    if group.raw_bytes <= AT_ONCE_BYTES and group.stored_bytes <= AT_ONCE_BYTES:
+        return _unpack(group.runs, pieces, topic)
+    return await asyncio.to_thread(_unpack, group.runs, pieces, topic)
 
 
 def _unpack(runs: Sequence[StoredRun], pieces: Sequence[memoryview], topic: str) -> list[memoryview]:

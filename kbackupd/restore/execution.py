@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kbackupd.archive.archive import Archive
+from kbackupd.archive.shared_reads import SharedReads
 from kbackupd.flow.budget import MemoryBudget
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.metadata import cluster_metadata
@@ -36,6 +37,7 @@ class Execution:
     progress: RestoreProgress
     reading: MemoryBudget
     unacknowledged: MemoryBudget
+    shared_reads: SharedReads
     results: dict[TopicPartition, PartitionResult] = field(default_factory=dict)
     ready: Mapping[str, ReadyTopic] = field(default_factory=dict)
     """By target name, once topics are prepared."""

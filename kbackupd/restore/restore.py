@@ -49,6 +49,8 @@ class RestoreMemory:
     """Bounds in bytes; with the process itself a restore stays below 300 MiB."""
 
     reading_bytes: int = 64 << 20
+    shared_bytes: int = 16 << 20
+    """Read with a neighbour's, before their own turn; 0: every partition reads for itself."""
     unacknowledged_bytes: int = 32 << 20
 
 
@@ -95,6 +97,7 @@ async def execute(
         progress=progress,
         reading=MemoryBudget(memory.reading_bytes),
         unacknowledged=MemoryBudget(memory.unacknowledged_bytes),
+        shared_reads=archive.shared_reads(room_bytes=memory.shared_bytes),
     )
     progress.total_bytes, progress.partitions = plan.raw_bytes, plan.partitions
     progress.appends = plan.append
@@ -151,7 +154,7 @@ async def execute(
         restore_seconds=restored_at - progress.began_at,
         verify_seconds=verified_at - restored_at,
         total_seconds=run.now() - progress.began_at,
-        peak_buffered_bytes=run.reading.peak_bytes + run.unacknowledged.peak_bytes,
+        peak_buffered_bytes=run.reading.peak_bytes + run.shared_reads.peak_bytes + run.unacknowledged.peak_bytes,
     )
     report = await ended(course, report)
     progress.enter(Phase.DONE, run.now())
@@ -198,7 +201,7 @@ async def _produce_all(run: Execution, state: TargetState, ready: Mapping[str, R
             await restore_partition(run, producing, identity, topic, partition, ready[topic.target])
             run.progress.partitions_done += 1
 
-    async with filler or nullcontext(), producing:
+    async with filler or nullcontext(), producing, run.shared_reads:
         # What others need is there, as far as it can be, before they are.
         for first in (True, False):
             topics = [topic for topic in run.plan.topics if topic.goes_first is first]

@@ -33,7 +33,7 @@ READ_AT_ONCE = 64
 """Partitions being read at the same time, as far as the budget lets them."""
 
 READ_AHEAD_BYTES = 16 << 20
-"""Of one partition, beyond its largest run."""
+"""Of one partition, unless it has the memory for itself, or one run is larger."""
 
 INDEX_BYTES_PER_RUN = 3 << 9
 """A run, its segment's name and its slice as values, as measured."""
@@ -148,7 +148,7 @@ async def _read_and_put(
         if keeping is not None:
             fillers = filler_batches(log_end, first_offset, producer=identity, first_sequence=0)
             await _move_log_start(run, producing, tp, fillers, first_offset)
-        wanted = read_partition(run.archive, cut.needed(history), read_ahead_bytes=ahead_bytes)
+        wanted = read_partition(run.archive, cut.needed(history), read_ahead_bytes=ahead_bytes, shared=run.shared_reads)
         async with aclosing(wanted) as chunks:
             async for chunk in chunks:
                 await _restore_chunk(run, producing, tp, rewriter, keeping, result, chunk)
@@ -231,7 +231,8 @@ def read_ahead_bytes(plan: RestorePlan, partition: PartitionPlan, limit_bytes: i
     readers = max(1, min(READ_AT_ONCE, plan.partitions, limit_bytes // max(_index_bytes(partition), 1)))
     everything = partition.download_bytes + partition.raw_bytes
     ahead = everything * min(max(REQUESTS_AT_ONCE // readers, 4), partition.runs) // max(partition.runs, 1)
-    return max(partition.largest_read_bytes, min(ahead, READ_AHEAD_BYTES))
+    most = max(READ_AHEAD_BYTES, limit_bytes // readers - _index_bytes(partition))
+    return max(partition.largest_read_bytes, min(ahead, most))
 
 
 def _index_bytes(partition: PartitionPlan) -> int:

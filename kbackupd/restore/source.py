@@ -13,6 +13,7 @@ from typing import Protocol
 
 from kbackupd.archive.archive import StoredBatch
 from kbackupd.archive.history import PartitionHistory, Slice
+from kbackupd.archive.shared_reads import SharedReads
 from kbackupd.model.errors import CorruptObjectError, ObjectMissingError
 from kbackupd.model.positions import OffsetRange, PartitionId
 
@@ -31,6 +32,7 @@ class BatchSource(Protocol):
         next_offset: int | None = None,
         history: PartitionHistory | None = None,
         read_ahead_bytes: int = ...,
+        shared: SharedReads | None = ...,
     ) -> AsyncIterator[StoredBatch]: ...
 
 
@@ -53,7 +55,7 @@ class Unreadable:
 
 
 async def read_partition(
-    archive: BatchSource, history: PartitionHistory, *, read_ahead_bytes: int
+    archive: BatchSource, history: PartitionHistory, *, read_ahead_bytes: int, shared: SharedReads | None = None
 ) -> AsyncGenerator[Chunk | Unreadable, None]:
     """Everything the archive holds on `history`, in offset order.
 
@@ -63,7 +65,8 @@ async def read_partition(
     position = history.first_offset
     while position < history.next_offset:
         try:
-            async with aclosing(_chunks(archive, history, position, history.next_offset, read_ahead_bytes)) as chunks:
+            reading = _chunks(archive, history, position, history.next_offset, read_ahead_bytes, shared)
+            async with aclosing(reading) as chunks:
                 async for chunk in chunks:
                     yield chunk
                     position = chunk.batches[-1].next_offset
@@ -77,7 +80,7 @@ async def read_partition(
             return
         first = max(position, one.first_offset)
         try:
-            async with aclosing(_chunks(archive, history, first, one.next_offset, 0)) as chunks:
+            async with aclosing(_chunks(archive, history, first, one.next_offset, 0, None)) as chunks:
                 async for chunk in chunks:
                     yield chunk
                     first = chunk.batches[-1].next_offset
@@ -88,7 +91,12 @@ async def read_partition(
 
 
 async def _chunks(
-    archive: BatchSource, history: PartitionHistory, first_offset: int, next_offset: int, read_ahead_bytes: int
+    archive: BatchSource,
+    history: PartitionHistory,
+    first_offset: int,
+    next_offset: int,
+    read_ahead_bytes: int,
+    shared: SharedReads | None,
 ) -> AsyncGenerator[Chunk, None]:
     gathered: list[StoredBatch] = []
     size = 0
@@ -98,6 +106,7 @@ async def _chunks(
         next_offset=next_offset,
         history=history,
         read_ahead_bytes=read_ahead_bytes,
+        shared=shared,
     )
     failure: CorruptObjectError | ObjectMissingError | None = None
     try:

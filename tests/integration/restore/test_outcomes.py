@@ -300,12 +300,12 @@ async def test_a_broker_killed_after_it_took_batches_without_a_word_gets_none_of
 
 async def test_what_is_held_in_memory_stays_within_its_bounds(kafka: KafkaServer, unique_topic: Names) -> None:
     built = await built_orders(partitions=4, batches=400)
-    memory = RestoreMemory(reading_bytes=64 << 10, unacknowledged_bytes=2_000)
+    memory = RestoreMemory(reading_bytes=64 << 10, shared_bytes=20_000, unacknowledged_bytes=2_000)
 
     report = await restore(built, settings_for(kafka.bootstrap, {"orders": unique_topic()}), memory=memory)
 
     assert report.verdict is Verdict.COMPLETE
-    assert report.peak_buffered_bytes <= (64 << 10) + 2_000
+    assert report.peak_buffered_bytes <= (64 << 10) + 20_000 + 2_000
 
 
 async def test_a_topic_being_restored_is_protected_until_the_end(kafka: KafkaServer, unique_topic: Names) -> None:

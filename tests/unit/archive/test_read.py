@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kbackupd.archive.archive import Archive
-from kbackupd.archive.reader import StoredBatch
+from kbackupd.archive.reader import LARGE_AT_ONCE, StoredBatch
 from kbackupd.format.records import RawRecord, build_batch, encode_body
 from kbackupd.model.errors import (
     ArchiveInvalidError,
@@ -335,34 +336,53 @@ async def test_of_two_writers_that_tell_whether_a_topic_is_there_the_later_is_ri
     assert archived.deleted_ms is None
 
 
-async def test_reading_ahead_keeps_to_its_bound_in_bytes() -> None:
-    class Watched(MemoryStore):
-        asked: set[int]
-        most = 0
+class Watched(MemoryStore):
+    """Counts how many ranges are asked of it at a time."""
 
-        async def get_range(self, key: str, first_byte: int, length: int) -> bytes:
-            mine = object()
-            self.asked.add(id(mine))
-            self.most = max(self.most, len(self.asked))
-            try:
-                return await super().get_range(key, first_byte, length)
-            finally:
-                self.asked.discard(id(mine))
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
 
+    async def get_range(self, key: str, first_byte: int, length: int) -> bytes:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await asyncio.sleep(0)
+            return await super().get_range(key, first_byte, length)
+        finally:
+            self.now -= 1
+
+
+async def watched_archive(codec: Literal["zstd", "none"]) -> tuple[Watched, Archive, PartitionId]:
+    """Twelve runs of the same size, each in a segment of its own."""
     store = Watched()
-    store.asked = set()
     built = await ArchiveBuilder.create(store=store)
     topic = built.topic("orders")
     life = await built.start()
     for _ in range(12):
         built.log(topic, 0).append([b"x" * 1000] * 10)
         life.capture(topic, 0)
-        await life.flush(codec="none")
-    archive = await Archive.open(store, BACKUP_ID)
-    run_bytes = sum(map(len, built.log(topic, 0).batches)) // 12
+        await life.flush(codec=codec)
+    return store, await Archive.open(store, BACKUP_ID), PartitionId(topic, 0)
+
+
+async def test_reading_ahead_keeps_to_its_bound_in_bytes() -> None:
+    store, archive, id = await watched_archive("none")
+    run_bytes = archive.evidence(id).runs[0].run.stored_bytes
     for allowed in (1, 3):
         store.most = 0
-        ahead = archive.read(PartitionId(topic, 0), read_ahead_bytes=allowed * 2 * run_bytes + 100)
+        ahead = archive.read(id, read_ahead_bytes=allowed * run_bytes + 100)
+        assert len([batch async for batch in ahead]) == 12
+        assert store.most == allowed
+
+
+async def test_ranges_too_large_to_be_held_decompressed_are_fetched_ahead_as_they_are_stored() -> None:
+    store, archive, id = await watched_archive("zstd")
+    run = archive.evidence(id).runs[0].run
+    assert run.stored_bytes * 10 < run.raw_bytes
+    for allowed, room in ((1, 0), (2, 2), (3, 3), (LARGE_AT_ONCE, LARGE_AT_ONCE + 3)):
+        store.most = 0
+        ahead = archive.read(id, read_ahead_bytes=run.raw_bytes + room * run.stored_bytes + 10)
         assert len([batch async for batch in ahead]) == 12
         assert store.most == allowed
 

@@ -6,8 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from kbackupd.restore.plan import PartitionPlan, RestorePlan
 from kbackupd.restore.restore import RestoreMemory
-from kbackupd.restore.restore_partition import INDEX_BYTES_PER_RUN, REQUESTS_AT_ONCE, read_ahead_bytes
+from kbackupd.restore.restore_partition import (
+    INDEX_BYTES_PER_RUN,
+    READ_AHEAD_BYTES,
+    REQUESTS_AT_ONCE,
+    read_ahead_bytes,
+)
 from tests.archive_builder import ArchiveBuilder
 from tests.unit.restore.planned import plan_of, settings_for
 
@@ -15,23 +21,46 @@ DOWNLOAD_BYTES, RAW_BYTES = 20_000, 80_000
 """Of a run."""
 
 
-@pytest.mark.parametrize("runs", [1_000, 8_640, 26_000, 60_000, 260_000])
-async def test_reads_under_way_are_enough_to_hide_a_stores_latency(runs: int) -> None:
+async def planned_partition(*, partitions: int, runs: int) -> tuple[RestorePlan, PartitionPlan]:
+    """A plan of so many, and one of them with so many runs."""
     built = await ArchiveBuilder.create()
     life = await built.start()
-    life.see(built.topic("orders", partitions=50))
+    life.see(built.topic("orders", partitions=partitions))
     await life.flush()
     plan = await plan_of(built, settings_for("kafka:9092", {}))
-    partition = replace(
+    return plan, replace(
         plan.topics[0].partitions[0],
         runs=runs,
         download_bytes=runs * DOWNLOAD_BYTES,
         raw_bytes=runs * RAW_BYTES,
         largest_read_bytes=DOWNLOAD_BYTES + RAW_BYTES,
     )
+
+
+@pytest.mark.parametrize("runs", [1_000, 8_640, 26_000, 60_000, 260_000])
+async def test_reads_under_way_are_enough_to_hide_a_stores_latency(runs: int) -> None:
+    plan, partition = await planned_partition(partitions=50, runs=runs)
     limit = RestoreMemory().reading_bytes
 
     ahead = read_ahead_bytes(plan, partition, limit)
 
     at_once = max(1, min(plan.partitions, limit // (ahead + runs * INDEX_BYTES_PER_RUN)))
     assert at_once * ahead // (DOWNLOAD_BYTES + RAW_BYTES) >= REQUESTS_AT_ONCE // 2
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+async def test_few_partitions_with_large_runs_have_all_memory_for_reading(partitions: int) -> None:
+    plan, small = await planned_partition(partitions=partitions, runs=1_000)
+    large = replace(small, download_bytes=small.download_bytes * 100, raw_bytes=small.raw_bytes * 100)
+    limit = RestoreMemory().reading_bytes
+
+    taken = read_ahead_bytes(plan, large, limit) + large.runs * INDEX_BYTES_PER_RUN
+
+    assert taken * partitions == limit
+
+
+async def test_many_partitions_with_large_runs_read_ahead_so_far_that_a_few_have_room() -> None:
+    plan, small = await planned_partition(partitions=50, runs=1_000)
+    large = replace(small, download_bytes=small.download_bytes * 100, raw_bytes=small.raw_bytes * 100)
+
+    assert read_ahead_bytes(plan, large, RestoreMemory().reading_bytes) == READ_AHEAD_BYTES
