@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from bench.places import Place
 from kbackupd.model.errors import KbackupError
 from kbackupd.observe import events
 from kbackupd.server.client import ControlClient
-from kbackupd.testbed.daemon import kbackupd_command
+from kbackupd.testbed.daemon import kbackupd_command, run_kbackupd
 from kbackupd.testbed.ports import free_ports
 from kbackupd.testbed.process import Deadline, GuardedProcess
 from kbackupd.testbed.usage import cpu_seconds, peak_rss_bytes
@@ -59,15 +59,8 @@ def back_up(
     """
     directory.mkdir(parents=True)
     socket, log, config = directory / "control.sock", directory / "kbackupd.log", directory / "kbackupd.yaml"
-    (port,) = free_ports(1)
-    document = {
-        "backup_id": "bench",
-        "source": {"bootstrap_servers": [bootstrap], "topics": {"include": [topic]}, "internal_topics": False},
-        "storage": place.storage(directory.name),
-        "backup": dict(settings or {}),
-        "observability": {"listen": f"127.0.0.1:{port}"},
-        "control": {"socket": str(socket)},
-    }
+    document = _document(directory, place=place, bootstrap=bootstrap, topic=topic)
+    document["backup"] = dict(settings or {})
     config.write_text(yaml.safe_dump(document, sort_keys=False))
     process = GuardedProcess(
         "kbackupd",
@@ -109,6 +102,34 @@ def _last_full(stored: list[Mapping[str, object]]) -> tuple[float, int]:
     sizes = [int(str(line["bytes"])) for line in stored]
     last = max(index for index, size in enumerate(sizes) if size * 2 >= max(sizes))
     return logged_at(stored[last]), sum(int(str(line["records"])) for line in stored[: last + 1])
+
+
+def back_up_in_parts(
+    directory: Path, *, place: Place, bootstrap: str, topic: str, parts: int, load: Callable[[], None]
+) -> None:
+    """`load` and `kbackupd run --once` so many times: an archive of at least as many segments, each run as small.
+
+    Raises:
+        ServerFailedError: one did not end with 0.
+    """
+    directory.mkdir(parents=True)
+    config = directory / "kbackupd.yaml"
+    document = _document(directory, place=place, bootstrap=bootstrap, topic=topic)
+    config.write_text(yaml.safe_dump(document, sort_keys=False))
+    for _ in range(parts):
+        load()
+        run_kbackupd(directory, "run", "--once", "--config", str(config), environment=place.environment).require(0)
+
+
+def _document(directory: Path, *, place: Place, bootstrap: str, topic: str) -> dict[str, object]:
+    (port,) = free_ports(1)
+    return {
+        "backup_id": "bench",
+        "source": {"bootstrap_servers": [bootstrap], "topics": {"include": [topic]}, "internal_topics": False},
+        "storage": place.storage(directory.name),
+        "observability": {"listen": f"127.0.0.1:{port}"},
+        "control": {"socket": str(directory / "control.sock")},
+    }
 
 
 async def _flush(socket: Path, topic: str, records: int, process: GuardedProcess, deadline: Deadline) -> None:

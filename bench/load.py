@@ -47,6 +47,21 @@ def fill_topic(
             each is produced at some thousands a second.
     """
     create_topic(kafka.bootstrap, name, partitions=PARTITIONS)
+    records = raw_bytes // VALUE_BYTES
+    add_records(kafka, name, codec=codec, records=records, batch_records=batch_records)
+    return loaded_topic(kafka, name, codec=codec, records=records)
+
+
+def add_records(
+    kafka: KafkaServer,
+    name: str,
+    *,
+    codec: Codec,
+    records: int,
+    partitions: int = PARTITIONS,
+    batch_records: int | None = None,
+) -> None:
+    """Produce so many more, evenly over the partitions; on return all are stored."""
     producer = Producer(
         {
             "bootstrap.servers": kafka.bootstrap,
@@ -59,11 +74,10 @@ def fill_topic(
             "log_level": 0,
         }
     )
-    records = raw_bytes // VALUE_BYTES
     for number, value in enumerate(itertools.islice(itertools.cycle(list(_values())), records)):
         while True:
             try:
-                producer.produce(name, value, partition=number % PARTITIONS)
+                producer.produce(name, value, partition=number % partitions)
                 break
             except BufferError:
                 producer.poll(0.1)
@@ -71,8 +85,14 @@ def fill_topic(
             producer.poll(0)
     if left := producer.flush(_FLUSH_SECONDS):
         raise TimeoutError(f"{left} records of {name} were not acknowledged within {_FLUSH_SECONDS:g} s")
+
+
+def loaded_topic(
+    kafka: KafkaServer, name: str, *, codec: Codec, records: int, partitions: int = PARTITIONS
+) -> LoadedTopic:
+    """What a topic that holds `records` of these weighs."""
     stored = sum(
-        file.stat().st_size for number in range(PARTITIONS) for file in kafka.log_dir(name, number).glob("*.log")
+        file.stat().st_size for number in range(partitions) for file in kafka.log_dir(name, number).glob("*.log")
     )
     return LoadedTopic(name=name, codec=codec, records=records, raw_bytes=records * VALUE_BYTES, broker_bytes=stored)
 

@@ -21,9 +21,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench.backup import back_up
+from bench.backup import back_up, back_up_in_parts
 from bench.figures import GIB, MIB, Spread, machine, markdown
-from bench.load import PARTITIONS, TOPICS, LoadedTopic, fill_topic
+from bench.load import PARTITIONS, TOPICS, VALUE_BYTES, LoadedTopic, add_records, fill_topic, loaded_topic
 from bench.places import Bucket, Cost
 from bench.process import spent
 from bench.restoring import RestoreRun, held_batches, produce_held, restore, startup_cpu_seconds
@@ -108,8 +108,8 @@ def main() -> int:
     if unknown := [name for name in names if name not in TOPICS]:
         print(f"no such topic: {', '.join(unknown)}; there are {', '.join(TOPICS)}", file=sys.stderr)
         return 2
-    if arguments.rounds < 1:
-        print("nothing is measured in less than one round", file=sys.stderr)
+    if min(arguments.rounds, arguments.partitions, arguments.parts) < 1:
+        print("nothing is measured in less than one round, partition or part", file=sys.stderr)
         return 2
     processors = sorted(os.sched_getaffinity(0))
     if arguments.apart and len(processors) < 2:
@@ -137,6 +137,8 @@ def main() -> int:
             "machine": machine(),
             "verify": arguments.verify,
             "apart": arguments.apart,
+            "partitions": arguments.partitions,
+            "parts": arguments.parts,
             "topics": [asdict(one) for one in figures],
         }
         arguments.json.write_text(json.dumps(document, indent=2) + "\n")
@@ -147,16 +149,15 @@ def _measure(
     kafka: KafkaServer, s3: S3Server, name: str, directory: Path, arguments: argparse.Namespace
 ) -> RestoreFigures:
     print(f"producing {arguments.gib:g} GiB to {name} and backing it up", file=sys.stderr)
-    topic = fill_topic(kafka, name, codec=TOPICS[name], raw_bytes=round(arguments.gib * GIB))
     place, bucket = Bucket(s3), f"archive-of-{name}"
-    back_up(directory / bucket, place=place, bootstrap=kafka.bootstrap, topic=name, records=topic.records)
+    topic = _backed_up(kafka, place, name, directory / bucket, arguments)
     held, identity = held_batches(kafka.bootstrap, s3, bucket, name)
     startup_cpu = startup_cpu_seconds(directory, environment=kbackupd_environment(s3))
     rounds: list[Round] = []
     # Once unmeasured: the broker's code is compiled, and the archive in the page cache, from here on.
     for number in range(arguments.rounds + 1):
         limit_topic, target = f"limit-{name}-{number}", f"restored-{name}-{number}"
-        create_topic(kafka.bootstrap, limit_topic, partitions=PARTITIONS)
+        create_topic(kafka.bootstrap, limit_topic, partitions=arguments.partitions)
         os.sync()
         broker = spent(kafka)
         limit = produce_held(kafka.bootstrap, limit_topic, held, identity)
@@ -187,6 +188,33 @@ def _measure(
         )
     place.clear(bucket)
     return RestoreFigures.of(topic, rounds, startup_cpu=startup_cpu)
+
+
+def _backed_up(
+    kafka: KafkaServer, place: Bucket, name: str, directory: Path, arguments: argparse.Namespace
+) -> LoadedTopic:
+    """A topic's records, and an archive of them: of as few segments as their size makes, or of so many parts."""
+    codec, raw_bytes, parts, partitions = (
+        TOPICS[name],
+        round(arguments.gib * GIB),
+        arguments.parts,
+        arguments.partitions,
+    )
+    if parts == 1 and partitions == PARTITIONS:
+        topic = fill_topic(kafka, name, codec=codec, raw_bytes=raw_bytes)
+        back_up(directory, place=place, bootstrap=kafka.bootstrap, topic=name, records=topic.records)
+        return topic
+    records = raw_bytes // VALUE_BYTES // parts
+    create_topic(kafka.bootstrap, name, partitions=partitions)
+    back_up_in_parts(
+        directory,
+        place=place,
+        bootstrap=kafka.bootstrap,
+        topic=name,
+        parts=parts,
+        load=lambda: add_records(kafka, name, codec=codec, records=records, partitions=partitions),
+    )
+    return loaded_topic(kafka, name, codec=codec, records=records * parts, partitions=partitions)
 
 
 def as_table(figures: Sequence[RestoreFigures]) -> str:
@@ -224,6 +252,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gib", type=float, default=1.0, help="values per topic, held in memory too (default 1)")
     parser.add_argument("--topics", default="uncompressed,zstd", help=f"comma-separated, of {', '.join(TOPICS)}")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default 3)")
+    parser.add_argument("--partitions", type=int, default=PARTITIONS, help=f"of each topic (default {PARTITIONS})")
+    parser.add_argument(
+        "--parts",
+        type=int,
+        default=1,
+        help="backed up in so many parts, each in segments of its own: many partitions then have many small runs",
+    )
     parser.add_argument("--verify", action="store_true", help="read everything back as well, as a restore does unasked")
     parser.add_argument("--apart", action="store_true", help="the broker has half of the processors for itself")
     parser.add_argument("--directory", type=Path, help="a directory on the disk to measure (default: temporary)")
