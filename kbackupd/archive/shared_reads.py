@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from kbackupd.archive.neighbours import Wish, neighbours
-from kbackupd.model.errors import CorruptObjectError, KbackupError
+from kbackupd.model.errors import KbackupError
 from kbackupd.store.protocol import ObjectStore
 
 RANGES_AHEAD = 32
@@ -86,20 +86,20 @@ class SharedReads:
         return wish
 
     async def read(self, key: str, wish: Wish) -> bytes:
-        """The bytes of `wish`, which was expected. Raises: as `ObjectStore.get_range`.
+        """The bytes of `wish`, which was expected. Raises: as `ObjectStore.get_range` for these bytes alone.
 
         Cancelled, the request goes on if others want of it.
         """
         request = self._objects[key].requests.get(wish) or self._begun_with_others(key, wish)
         if request is not None:
-            over = request.task.done()
             try:
-                await asyncio.shield(request.task)
+                await asyncio.wait([request.task])  # not shield: that logs what fails after its waiter was cancelled
+                request.task.result()
                 return request.fetched[wish]
-            except KbackupError as error:
-                # An object that ends too soon may do so for others only; and what failed a while ago need not fail now.
-                if not over and not isinstance(error, CorruptObjectError):
-                    raise
+            except KbackupError:
+                # The object may end too soon for others only, and a store that did not answer then may do so now: one
+                # partition's bad luck is not that of all its neighbours (P6).
+                pass
             finally:
                 self.drop(key, wish)
         return await self._store.get_range(key, wish.first_byte, wish.length)
