@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import NamedTuple
@@ -52,7 +53,7 @@ class SharedReads:
     """Use as an async context: on leaving it every request is over, and readers that are still there get nothing.
 
     Args:
-        room_bytes: of what is fetched, or being fetched, and not yet asked for by all its readers.
+        room_bytes: of what is being fetched, and of what was and is not yet asked for by its reader.
     """
 
     def __init__(self, store: ObjectStore, *, room_bytes: int) -> None:
@@ -111,9 +112,8 @@ class SharedReads:
         if request is None:
             del of_key.wishes[bisect_left(of_key.wishes, wish)]
         else:
-            self._held_bytes -= wish.length
+            self._held_bytes -= len(request.fetched.pop(wish, b""))
             request.wanted.remove(wish)
-            request.fetched.pop(wish, None)
             if not request.wanted:
                 request.task.cancel()
         self._forget_if_empty(key, of_key)
@@ -130,24 +130,27 @@ class SharedReads:
             return None
         wanted = set(chosen)
         fetched: dict[Wish, bytes] = {}
-        task = asyncio.create_task(self._fetch(key, chosen, wanted, fetched))
+        first_byte, size_bytes = chosen[0].first_byte, chosen[-1].next_byte - chosen[0].first_byte
+        task = asyncio.create_task(self._fetch(Extent(key, first_byte, size_bytes), wanted, fetched))
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(partial(self._ended, size_bytes))
         request = _Request(task, wanted, fetched)
         of_key.requests |= dict.fromkeys(chosen, request)
-        self._held_bytes += sum(each.length for each in chosen)
+        self._held_bytes += size_bytes
         self.peak_bytes = max(self.peak_bytes, self._held_bytes)
         return request
 
-    async def _fetch(self, key: str, chosen: Sequence[Wish], wanted: set[Wish], fetched: dict[Wish, bytes]) -> None:
-        first_byte = chosen[0].first_byte
-        answer = memoryview(await self._store.get_range(key, first_byte, chosen[-1].next_byte - first_byte))
+    async def _fetch(self, extent: Extent, wanted: set[Wish], fetched: dict[Wish, bytes]) -> None:
+        answer = memoryview(await self._store.get_range(*extent))
         for wish in wanted:
-            at = wish.first_byte - first_byte
+            at = wish.first_byte - extent.first_byte
             fetched[wish] = bytes(answer[at : at + wish.length])
+            self._held_bytes += wish.length
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, answer_bytes: int, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        # Until here all of it was held, also what lies between the wishes and what was dropped meanwhile.
+        self._held_bytes -= answer_bytes
         if not task.cancelled():
             task.exception()  # whoever wanted of it knows; if nobody does any more, nobody need be told
 

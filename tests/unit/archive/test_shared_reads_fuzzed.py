@@ -57,6 +57,13 @@ class _HeldStore(MemoryStore):
         finally:
             self.pending.remove(asked)
 
+    def answer_all(self) -> None:
+        """What was asked, and whatever will be."""
+        self.at_once = True
+        for one in self.pending:
+            if not one.answered.done():
+                one.answered.set_result(None)
+
 
 @dataclass(slots=True, eq=False)
 class _Read:
@@ -147,6 +154,8 @@ class _Reading:
         reader.close()
 
     def check(self) -> None:
+        alone = sum(read.extent.length for read in self.reads if not read.task.done())
+        assert sum(one.extent.length for one in self.store.pending) <= alone + self.room_bytes
         assert self.shared.peak_bytes <= self.room_bytes
         for read in [read for read in self.reads if read.task.done()]:
             self.reads.remove(read)
@@ -162,10 +171,7 @@ class _Reading:
             assert (read.extent, type(error).__name__) in self.store.failed
 
     async def end(self) -> None:
-        self.store.at_once = True
-        for one in self.store.pending:
-            if not one.answered.done():
-                one.answered.set_result(None)
+        self.store.answer_all()
         for reader in list(self.readers):
             if self.chance.random() < 0.5:
                 self._close(reader)
@@ -215,6 +221,39 @@ async def test_who_asks_later_does_not_get_the_error_of_a_request_made_before() 
         with pytest.raises(StoreUnavailableError):
             await first.read(one)
         assert await second.read(other) == _bytes(other)
+
+
+async def test_what_lies_between_ranges_takes_room_while_it_is_fetched_with_them() -> None:
+    far_apart = [Extent("a", first_byte, 10) for first_byte in range(0, 500_000, 100_000)]
+    store = _HeldStore()
+    for number in range(10):
+        store.tamper(str(number), CONTENT["a"])
+    async with SharedReads(store, room_bytes=1 << 20) as shared:
+        readers = [shared.reader(iter([one._replace(key=str(number)) for number in range(10)])) for one in far_apart]
+        reads = [asyncio.create_task(readers[0].read(far_apart[0]._replace(key=str(number)))) for number in range(10)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert sum(asked.extent.length for asked in store.pending) <= 1 << 20
+        store.answer_all()
+        assert await asyncio.gather(*reads) == [CONTENT["a"][:10]] * 10
+
+
+async def test_what_was_dropped_takes_room_while_it_is_fetched_for_another() -> None:
+    store = _HeldStore()
+    for number in range(10):
+        store.tamper(str(number), CONTENT["a"])
+    async with SharedReads(store, room_bytes=1 << 20) as shared:
+        reads = []
+        for number in range(10):
+            small, large = Extent(str(number), 0, 10), Extent(str(number), 10, 500_000)
+            waiting, leaving = shared.reader(iter([small])), shared.reader(iter([large]))
+            reads.append(asyncio.create_task(waiting.read(small)))
+            await asyncio.sleep(0)
+            leaving.close()
+        await asyncio.sleep(0)
+        assert sum(asked.extent.length for asked in store.pending) <= 1 << 20
+        store.answer_all()
+        assert await asyncio.gather(*reads) == [CONTENT["a"][:10]] * 10
 
 
 def _with_two_neighbours() -> tuple[FaultStore, tuple[Extent, Extent]]:
