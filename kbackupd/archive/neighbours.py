@@ -12,7 +12,7 @@ from typing import NamedTuple
 REQUEST_BYTES = 8 << 20
 """Of one request for several ranges, at most."""
 GAP_BYTES = 128 << 10
-"""Between two ranges: to read on over so many bytes costs less than another request."""
+"""Between two ranges: to read on over so many bytes costs less than another request. In all no more than are wanted."""
 
 
 class Wish(NamedTuple):
@@ -34,17 +34,22 @@ def neighbours(wishes: Sequence[Wish], at: int, *, most_bytes: int) -> slice:
 
     Those behind it come first, for readers go that way. Ranges do not overlap, or they are not fetched together.
     """
+    most_bytes = min(most_bytes, REQUEST_BYTES)
     begin, end = at, at + 1
     first_byte, next_byte = wishes[at].first_byte, wishes[at].next_byte
-    most_bytes = min(most_bytes, REQUEST_BYTES)
+    wanted_bytes = wishes[at].length
+
+    def fits(wish: Wish, gap_bytes: int, all_bytes: int) -> bool:
+        return 0 <= gap_bytes <= GAP_BYTES and all_bytes <= min(most_bytes, 2 * (wanted_bytes + wish.length))
+
     while end < len(wishes):
         behind = wishes[end]
-        if not 0 <= behind.first_byte - next_byte <= GAP_BYTES or behind.next_byte - first_byte > most_bytes:
+        if not fits(behind, behind.first_byte - next_byte, behind.next_byte - first_byte):
             break
-        next_byte, end = behind.next_byte, end + 1
+        next_byte, end, wanted_bytes = behind.next_byte, end + 1, wanted_bytes + behind.length
     while begin > 0:
         before = wishes[begin - 1]
-        if not 0 <= first_byte - before.next_byte <= GAP_BYTES or next_byte - before.first_byte > most_bytes:
+        if not fits(before, first_byte - before.next_byte, next_byte - before.first_byte):
             break
-        first_byte, begin = before.first_byte, begin - 1
+        first_byte, begin, wanted_bytes = before.first_byte, begin - 1, wanted_bytes + before.length
     return slice(begin, end)

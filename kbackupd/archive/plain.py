@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from operator import add, le
+from operator import le
 
 from kbackupd.archive.evidence import Abandoned
 from kbackupd.archive.held_rows import HeldRows
@@ -51,7 +51,7 @@ class RunSums:
     stored_bytes: int = 0
     raw_bytes: int = 0
     largest_read_bytes: int = 0
-    """Stored and raw bytes of the largest one."""
+    """Of the one that takes the most: stored and raw bytes, or the stored ones alone where they are the raw ones."""
     largest_batch_bytes: int = 0
     log_append_time: bool = False
     legacy: bool = False
@@ -84,11 +84,16 @@ class RunSums:
             records=sum(records),
             stored_bytes=sum(stored),
             raw_bytes=sum(raw),
-            largest_read_bytes=max(map(add, stored, raw), default=0),
+            largest_read_bytes=max(map(_read_bytes, stored, raw), default=0),
             largest_batch_bytes=max(largest_batch, default=0),
             log_append_time=any(one.log_append_time for one in found),
             legacy=any(one.legacy for one in found),
         )
+
+
+def _read_bytes(stored: int, raw: int) -> int:
+    """What reading a run takes: its bytes as they are stored and, where that is another form, as they were."""
+    return raw if stored == raw else stored + raw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,7 +99,7 @@ class PartitionPlan:
     raw_bytes: int
     """After the archive's own compression: what is read through."""
     largest_read_bytes: int
-    """Stored and raw bytes of the largest single run."""
+    """Of the single run that takes the most: stored and raw bytes, or the stored ones alone where they are the raw."""
     largest_batch_bytes: int
     log_append_time: bool
     legacy: bool

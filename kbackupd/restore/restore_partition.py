@@ -32,8 +32,11 @@ from kbackupd.restore.verify import Expected
 READ_AT_ONCE = 64
 """Partitions being read at the same time, as far as the budget lets them."""
 
+FEW = 4
+"""So many partitions have room at a time whatever their runs, if one run is not larger."""
+
 READ_AHEAD_BYTES = 16 << 20
-"""Of one partition, unless it has the memory for itself, or one run is larger."""
+"""Of one partition whose index alone takes the memory there is."""
 
 INDEX_BYTES_PER_RUN = 3 << 9
 """A run, its segment's name and its slice as values, as measured."""
@@ -228,10 +231,13 @@ def read_ahead_bytes(plan: RestorePlan, partition: PartitionPlan, limit_bytes: i
     Together the partitions that are read at a time keep the store busy. Of long histories few have room at a time, and
     each of these asks for the more.
     """
-    readers = max(1, min(READ_AT_ONCE, plan.partitions, limit_bytes // max(_index_bytes(partition), 1)))
+    index = _index_bytes(partition)
+    readers = max(1, min(READ_AT_ONCE, plan.partitions, limit_bytes // max(index, 1)))
     everything = partition.download_bytes + partition.raw_bytes
     ahead = everything * min(max(REQUESTS_AT_ONCE // readers, 4), partition.runs) // max(partition.runs, 1)
-    most = max(READ_AHEAD_BYTES, limit_bytes // readers - _index_bytes(partition))
+    # Were four to take a little more than a quarter each, the last would begin when the first ends, and end alone.
+    few = min(readers, FEW)
+    most = max(limit_bytes // few - index, READ_AHEAD_BYTES // few)
     return max(partition.largest_read_bytes, min(ahead, most))
 
 

@@ -26,11 +26,19 @@ def test_ranges_side_by_side_come_together_whichever_is_asked_for_first() -> Non
 
 
 def test_a_small_gap_is_read_over_and_a_large_one_is_not() -> None:
-    small = wishes((0, 100), (100 + GAP_BYTES, 200 + GAP_BYTES))
-    large = wishes((0, 100), (101 + GAP_BYTES, 200 + GAP_BYTES))
+    half = GAP_BYTES // 2
+    small = wishes((0, half), (half + GAP_BYTES, 2 * half + GAP_BYTES))
+    large = wishes((0, half + 1), (half + 2 + GAP_BYTES, 2 * half + 3 + GAP_BYTES))
     assert chosen(small, 0) == chosen(small, 1) == [0, 1]
     assert chosen(large, 0) == [0]
     assert chosen(large, 1) == [1]
+
+
+def test_no_more_is_read_over_than_is_wanted() -> None:
+    assert chosen(wishes((0, 100), (300, 400)), 0) == [0]
+    assert chosen(wishes((0, 100), (200, 300), (450, 500)), 0) == [0, 1, 2]
+    assert chosen(wishes((0, 100), (200, 300), (460, 500)), 0) == [0, 1]
+    assert chosen(wishes((0, 300), (400, 500), (600, 700), (800, 900)), 0) == [0, 1, 2, 3]
 
 
 def test_room_goes_to_what_lies_behind_before_what_lies_before() -> None:
@@ -63,6 +71,8 @@ def test_what_is_chosen_has_the_one_asked_for_and_keeps_to_its_bounds(
     together = ordered[neighbours(ordered, at, most_bytes=most_bytes)]
     assert ordered[at] in together
     if len(together) > 1:
-        assert together[-1].next_byte - together[0].first_byte <= min(most_bytes, REQUEST_BYTES)
+        all_bytes = together[-1].next_byte - together[0].first_byte
+        assert all_bytes <= min(most_bytes, REQUEST_BYTES)
+        assert all_bytes <= 2 * sum(wish.length for wish in together)
     for one, following in itertools.pairwise(together):
         assert 0 <= following.first_byte - one.next_byte <= GAP_BYTES
