@@ -35,7 +35,7 @@ def test_a_small_gap_is_read_over_and_a_large_one_is_not() -> None:
 
 
 def test_no_more_is_read_over_than_is_wanted() -> None:
-    assert chosen(wishes((0, 100), (300, 400)), 0) == [0]
+    assert chosen(wishes((0, 100), (301, 400)), 0) == [0]
     assert chosen(wishes((0, 100), (200, 300), (450, 500)), 0) == [0, 1, 2]
     assert chosen(wishes((0, 100), (200, 300), (460, 500)), 0) == [0, 1]
     assert chosen(wishes((0, 300), (400, 500), (600, 700), (800, 900)), 0) == [0, 1, 2, 3]
