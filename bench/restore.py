@@ -155,8 +155,8 @@ def _measure(
     held, identity = held_batches(kafka.bootstrap, s3, bucket, name)
     startup_cpu = startup_cpu_seconds(directory, environment=kbackupd_environment(s3))
     rounds: list[Round] = []
-    # First some unmeasured: the broker's code is compiled meanwhile, and the archive comes into the page cache. With one
-    # round of it the limit was half of what it was five rounds later, and the share flattered.
+    # First some unmeasured: the broker's code is compiled meanwhile, and the archive comes into the page cache. After
+    # one such round the limit was half of what it was five rounds later, and that flattered the share.
     for number in range(1 - arguments.warm_up, arguments.rounds + 1):
         stem = f"{name}-{number + arguments.warm_up}"
         limit_topic, target = f"limit-{stem}", f"restored-{stem}"

@@ -19,8 +19,9 @@ from kbackupd.archive.archive import Archive
 from kbackupd.flow.freed_memory import keep_freed_memory
 from kbackupd.kafka.connection import KafkaConnection
 from kbackupd.kafka.metadata import cluster_metadata
+from kbackupd.kafka.offsets import list_offsets
 from kbackupd.kafka.produce import RawProducer
-from kbackupd.kafka.types import KafkaErrorCode, TopicPartition
+from kbackupd.kafka.types import LATEST_TIMESTAMP, KafkaErrorCode, TopicPartition
 from kbackupd.model.clock import SystemClock
 from kbackupd.model.settings import SecuritySettings
 from kbackupd.restore.history_facts import outcomes_of
@@ -102,6 +103,7 @@ async def _produce_held(bootstrap: str, topic: str, held: Held, identity: Produc
         if len(leaders) != 1:
             raise ServerFailedError(f"{topic} is led by {len(leaders)} brokers; this measures one")
         (node_id,) = leaders
+        await _led(connection, node_id, [TopicPartition(topic, one) for one in held])
         lanes = [RawProducer(connection, producer_id=identity[0], producer_epoch=identity[1]) for _ in range(LANES)]
         started, cpu_before = time.perf_counter(), time.process_time()
         async with asyncio.TaskGroup() as tasks:
@@ -109,6 +111,17 @@ async def _produce_held(bootstrap: str, topic: str, held: Held, identity: Produc
                 of_lane = {TopicPartition(topic, one): held[one] for one in sorted(held)[number::LANES]}
                 tasks.create_task(_produce_lane(lane, node_id, of_lane))
         return Cost(seconds=time.perf_counter() - started, cpu_seconds=time.process_time() - cpu_before)
+
+
+async def _led(connection: KafkaConnection, node_id: int, partitions: Sequence[TopicPartition]) -> None:
+    """Return when the broker leads them all: of hundreds just created it says so before it does."""
+    asked = dict.fromkeys(partitions, (LATEST_TIMESTAMP, -1))
+    async with asyncio.timeout(_METADATA_SECONDS):
+        while True:
+            answers = await list_offsets(connection, node_id, asked)
+            if not any(one.error_code for one in answers.values()):
+                return
+            await asyncio.sleep(0.05)
 
 
 async def _produce_lane(lane: RawProducer, node_id: int, held: Mapping[TopicPartition, Sequence[RawBatch]]) -> None:
