@@ -215,16 +215,21 @@ async def _produce_all(run: Execution, state: TargetState, ready: Mapping[str, R
 def reading_order(topics: Iterable[TopicPlan]) -> list[tuple[TopicPlan, PartitionPlan]]:
     """Their partitions as they are begun: the largest first, for what takes longest must not begin last.
 
-    Those about as large in the order in which the archive holds their rows, of which it has a few at hand.
+    Those about as large, and all that are a small part of the whole, in the order in which the archive holds their rows
+    and segments their runs: of rows it has a few at hand, and what is read at a time comes by few requests.
     """
+    every = [(topic, partition) for topic in topics for partition in topic.partitions]
+    small_bytes = sum(partition.raw_bytes for _, partition in every) // (4 * READ_AT_ONCE)
 
     def place(item: tuple[TopicPlan, PartitionPlan]) -> tuple[int, int, PartitionId]:
         topic, partition = item
+        if partition.raw_bytes <= small_bytes:
+            return 0, 0, topic.id_of(partition)
         digits = partition.raw_bytes.bit_length()
         # Four steps between two powers of two.
         return -digits, -(partition.raw_bytes >> max(digits - 3, 0)), topic.id_of(partition)
 
-    return sorted(((topic, partition) for topic in topics for partition in topic.partitions), key=place)
+    return sorted(every, key=place)
 
 
 async def _verify(run: Execution, ready: Mapping[str, ReadyTopic]) -> Mapping[TopicPartition, Verified]:

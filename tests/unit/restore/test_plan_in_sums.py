@@ -203,3 +203,15 @@ async def test_the_largest_partitions_begin_first_and_those_about_as_large_as_th
     plan = await plan_of(built, settings_for("kafka:9092", {}))
     begun = [(topic.source, partition.partition) for topic, partition in reading_order(plan.topics)]
     assert begun == [("large", 1), ("large", 0), *(("small", number) for number in range(4))]
+
+
+async def test_partitions_that_are_a_small_part_of_the_whole_are_begun_as_their_runs_lie_whatever_their_sizes() -> None:
+    built = await ArchiveBuilder.create()
+    topic = built.topic("orders", partitions=300)
+    for number in range(300):
+        built.log(topic, number).append([bytes(1_000 + 37 * number % 1_000)])
+    built.log(topic, 299).append([bytes(100_000)])
+    await archive_everything(built)
+    plan = await plan_of(built, settings_for("kafka:9092", {}))
+    begun = [partition.partition for _, partition in reading_order(plan.topics)]
+    assert begun == [299, *range(299)]
