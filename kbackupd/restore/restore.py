@@ -48,7 +48,7 @@ LANES = 2
 class RestoreMemory:
     """Bounds in bytes; with the process itself a restore stays below 300 MiB."""
 
-    reading_bytes: int = 56 << 20
+    reading_bytes: int = 64 << 20
     shared_bytes: int = 16 << 20
     """Read with a neighbour's, before their own turn; 0: every partition reads for itself."""
     unacknowledged_bytes: int = 32 << 20
