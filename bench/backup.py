@@ -107,7 +107,7 @@ def _last_full(stored: list[Mapping[str, object]]) -> tuple[float, int]:
 def back_up_in_parts(
     directory: Path, *, place: Place, bootstrap: str, topic: str, parts: int, load: Callable[[], None]
 ) -> None:
-    """`load` and `kbackupd run --once` so many times: an archive of at least as many segments, each run as small.
+    """`load` and `kbackupd run --once` so many times: an archive of at least as many segments, of small runs.
 
     Raises:
         ServerFailedError: one did not end with 0.

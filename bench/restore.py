@@ -109,7 +109,7 @@ def main() -> int:
         print(f"no such topic: {', '.join(unknown)}; there are {', '.join(TOPICS)}", file=sys.stderr)
         return 2
     if min(arguments.rounds, arguments.partitions, arguments.parts, arguments.warm_up + 1) < 1:
-        print("nothing is measured in less than one round, partition or part", file=sys.stderr)
+        print("--rounds, --partitions and --parts are at least 1, --warm-up at least 0", file=sys.stderr)
         return 2
     processors = sorted(os.sched_getaffinity(0))
     if arguments.apart and len(processors) < 2:
@@ -155,8 +155,7 @@ def _measure(
     held, identity = held_batches(kafka.bootstrap, s3, bucket, name)
     startup_cpu = startup_cpu_seconds(directory, environment=kbackupd_environment(s3))
     rounds: list[Round] = []
-    # First some unmeasured: the broker's code is compiled meanwhile, and the archive comes into the page cache. After
-    # one such round the limit was half of what it was five rounds later, and that flattered the share.
+    # First some unmeasured: the broker's code is compiled meanwhile, and the archive comes into the page cache.
     for number in range(1 - arguments.warm_up, arguments.rounds + 1):
         stem = f"{name}-{number + arguments.warm_up}"
         limit_topic, target = f"limit-{stem}", f"restored-{stem}"

@@ -28,7 +28,6 @@ from kbackupd.restore.history_facts import outcomes_of
 from kbackupd.restore.produce import REQUEST_TIMEOUT_MS
 from kbackupd.restore.produce_batch import ProducerIdentity, RawBatch
 from kbackupd.restore.restore import LANES
-from kbackupd.restore.restore_partition import READ_AHEAD_BYTES
 from kbackupd.restore.rewrite import PartitionRewriter
 from kbackupd.restore.schedule import REQUEST_BYTES
 from kbackupd.restore.send_queue import REQUESTS_IN_FLIGHT
@@ -41,6 +40,7 @@ from kbackupd.testbed.s3 import S3Server
 BACKUP_ID = "bench"
 _MAX_BATCH_BYTES = 1 << 20
 _METADATA_SECONDS = 30.0
+_READ_AHEAD_BYTES = 16 << 20
 
 Held = Mapping[int, Sequence[RawBatch]]
 """Partition → the batches that a restore would produce, in order."""
@@ -77,7 +77,7 @@ async def _held_batches(bootstrap: str, s3: S3Server, bucket: str, topic: str) -
                 outcomes=outcomes_of(history), producer=identity, max_batch_bytes=_MAX_BATCH_BYTES
             )
             batches = found.setdefault(id.partition, [])
-            async with aclosing(read_partition(archive, history, read_ahead_bytes=READ_AHEAD_BYTES)) as chunks:
+            async with aclosing(read_partition(archive, history, read_ahead_bytes=_READ_AHEAD_BYTES)) as chunks:
                 async for chunk in chunks:
                     if isinstance(chunk, Unreadable):
                         raise ServerFailedError(f"{topic}/{id.partition}: {chunk.reason}")
@@ -103,7 +103,7 @@ async def _produce_held(bootstrap: str, topic: str, held: Held, identity: Produc
         if len(leaders) != 1:
             raise ServerFailedError(f"{topic} is led by {len(leaders)} brokers; this measures one")
         (node_id,) = leaders
-        await _led(connection, node_id, [TopicPartition(topic, one) for one in held])
+        await _wait_until_led(connection, node_id, [TopicPartition(topic, one) for one in held])
         lanes = [RawProducer(connection, producer_id=identity[0], producer_epoch=identity[1]) for _ in range(LANES)]
         started, cpu_before = time.perf_counter(), time.process_time()
         async with asyncio.TaskGroup() as tasks:
@@ -113,7 +113,7 @@ async def _produce_held(bootstrap: str, topic: str, held: Held, identity: Produc
         return Cost(seconds=time.perf_counter() - started, cpu_seconds=time.process_time() - cpu_before)
 
 
-async def _led(connection: KafkaConnection, node_id: int, partitions: Sequence[TopicPartition]) -> None:
+async def _wait_until_led(connection: KafkaConnection, node_id: int, partitions: Sequence[TopicPartition]) -> None:
     """Return when the broker leads them all: of hundreds just created it says so before it does."""
     asked = dict.fromkeys(partitions, (LATEST_TIMESTAMP, -1))
     async with asyncio.timeout(_METADATA_SECONDS):

@@ -260,7 +260,10 @@ class Archive:
             await batches.aclose()
 
     def shared_reads(self, *, room_bytes: int) -> SharedReads:
-        """For whoever reads many partitions at a time: what lies side by side comes by one request."""
+        """For whoever reads many partitions at a time: what lies side by side comes by one request.
+
+        Use as an async context, and hand it to `read`. Args: as `SharedReads`.
+        """
         return SharedReads(self._store, room_bytes=room_bytes)
 
     def name_of(self, id: PartitionId) -> str:

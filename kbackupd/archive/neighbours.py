@@ -30,9 +30,9 @@ class Wish(NamedTuple):
 
 def neighbours(wishes: Sequence[Wish], at: int, *, most_bytes: int) -> slice:
     """Which of `wishes`, ascending, are fetched together with `wishes[at]`, from the first byte of the first to the
-    last one of the last: `most_bytes` in all, unless that one alone has more.
+    last one of the last: at most `most_bytes`, REQUEST_BYTES and twice what is wanted, unless that one alone has more.
 
-    Those behind it come first, for readers go that way. Ranges do not overlap, or they are not fetched together.
+    Those after it come first, for readers go that way. Ranges do not overlap, or they are not fetched together.
     """
     most_bytes = min(most_bytes, REQUEST_BYTES)
     begin, end = at, at + 1
@@ -43,10 +43,10 @@ def neighbours(wishes: Sequence[Wish], at: int, *, most_bytes: int) -> slice:
         return 0 <= gap_bytes <= GAP_BYTES and all_bytes <= min(most_bytes, 2 * (wanted_bytes + wish.length))
 
     while end < len(wishes):
-        behind = wishes[end]
-        if not fits(behind, behind.first_byte - next_byte, behind.next_byte - first_byte):
+        following = wishes[end]
+        if not fits(following, following.first_byte - next_byte, following.next_byte - first_byte):
             break
-        next_byte, end, wanted_bytes = behind.next_byte, end + 1, wanted_bytes + behind.length
+        next_byte, end, wanted_bytes = following.next_byte, end + 1, wanted_bytes + following.length
     while begin > 0:
         before = wishes[begin - 1]
         if not fits(before, first_byte - before.next_byte, next_byte - before.first_byte):

@@ -10,12 +10,12 @@ import asyncio
 import heapq
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from kbackupd.archive.history import PartitionHistory, Slice, StoredRun
-from kbackupd.archive.shared_reads import Extent, SharedReads
+from kbackupd.archive.shared_reads import Extent, SharedReader, SharedReads
 from kbackupd.format.batch import iter_batches
 from kbackupd.format.header import BatchHeader, MalformedBatchError
 from kbackupd.format.run import describe_run
@@ -26,10 +26,10 @@ from kbackupd.store.protocol import ObjectStore
 
 READ_AHEAD_BYTES = 64 << 20
 LARGE_AT_ONCE = 4
-"""Requests under way, of ranges too large for several to be held decompressed: each would wait for the store."""
+"""Under way at most where not all may be held decompressed: one alone would wait for the store each time."""
 COALESCE_BYTES = 8 << 20
 """Adjacent runs are read by one request up to this size."""
-AT_ONCE_BYTES = 64 << 10
+INLINE_BYTES = 64 << 10
 """So little is decompressed in less time than a thread takes to be asked."""
 
 
@@ -72,24 +72,27 @@ async def read_history(
     end = history.next_offset if next_offset is None else min(next_offset, history.next_offset)
     wanted = [one for one in history.slices if one.first_offset < end and one.next_offset > begin]
     groups = _groups(wanted)
-    ranges = _Ranges(store, groups, shared)
+    # A copy: the deque is emptied while these are still being told.
+    coming = (extent for group in list(groups) if (extent := group.extent) is not None)
+    reader = None if shared is None else shared.reader(coming)
     # Not a TaskGroup: this generator suspends at its yields, and a group's cancellation scope must not span those. The
     # `finally` does what the group would: nothing under way outlives the loop over this generator.
     under_way: deque[_UnderWay] = deque()
-    held_bytes = 0
+    reserved_bytes = 0
     done = begin
     previous_end = begin
     try:
         while True:
             while groups:
                 group = groups[0]
-                unpacks = not under_way or held_bytes + group.stored_bytes + group.raw_bytes <= read_ahead_bytes
+                group_bytes = group.stored_bytes + group.unpacked_bytes
+                unpacks = not under_way or reserved_bytes + group_bytes <= read_ahead_bytes
                 if not unpacks and not _fits_as_stored(under_way, group, read_ahead_bytes):
                     break
                 groups.popleft()
-                held_bytes += group.stored_bytes + group.raw_bytes
-                fetching = _fetch(ranges, group, topic if unpacks else None)
-                under_way.append(_UnderWay(group, asyncio.create_task(fetching), unpacks))
+                reserved_bytes += group_bytes
+                task = asyncio.create_task(_fetch(store, reader, group, topic, unpacks=unpacks))
+                under_way.append(_UnderWay(group, task, unpacks))
             if not under_way:
                 return
             group, task, unpacked = under_way[0]
@@ -124,11 +127,12 @@ async def read_history(
                         next_offset=take_next,
                     )
                     done = take_next
-            held_bytes -= group.stored_bytes + group.raw_bytes
+            reserved_bytes -= group.stored_bytes + group.unpacked_bytes
     finally:
         for each in under_way:
             each.task.cancel()
-        ranges.close()
+        if reader is not None:
+            reader.close()
         await asyncio.gather(*(each.task for each in under_way), return_exceptions=True)
 
 
@@ -156,24 +160,29 @@ class _Group:
         return sum(stored.run.stored_bytes for stored in self.runs)
 
     @property
-    def raw_bytes(self) -> int:
-        """Of what is decompressed; what was stored as it is takes no more."""
+    def unpacked_bytes(self) -> int:
+        """What decompressing takes; what was stored as it was takes no more."""
         return sum(stored.run.raw_bytes for stored in self.runs if stored.run.codec != CODEC_NONE)
 
 
 def _fits_as_stored(under_way: Collection[_UnderWay], group: _Group, read_ahead_bytes: int) -> bool:
-    """Whether there is room for `group` as well if only one at a time is decompressed, when its turn comes."""
+    """Whether there is room for `group` as well if it is decompressed only when its turn comes.
+
+    What was delivered last is not counted: whoever holds a batch of it keeps all of it.
+    """
     if len(under_way) >= LARGE_AT_ONCE:
         return False
     groups = [*(each.group for each in under_way), group]
-    return sum(one.stored_bytes for one in groups) + max(one.raw_bytes for one in groups) <= read_ahead_bytes
+    stored = sum(one.stored_bytes for one in groups)
+    unpacked = sum(each.group.unpacked_bytes for each in under_way if each.unpacks)
+    return stored + max(unpacked, *(one.unpacked_bytes for one in groups)) <= read_ahead_bytes
 
 
 class _UnderWay(NamedTuple):
     group: _Group
     task: asyncio.Task[list[memoryview]]
     unpacks: bool
-    """It decompresses as well."""
+    """The task decompresses as well; else that is done when its turn comes."""
 
 
 def _groups(slices: Sequence[Slice]) -> deque[_Group]:
@@ -193,42 +202,26 @@ def _groups(slices: Sequence[Slice]) -> deque[_Group]:
     return groups
 
 
-class _Ranges:
-    """Where the bytes of one partition come from: the store, or what several readers fetch together."""
-
-    def __init__(self, store: ObjectStore, groups: Iterable[_Group], shared: SharedReads | None) -> None:
-        self._store = store
-        extents = (extent for group in list(groups) if (extent := group.extent) is not None)
-        self._reader = None if shared is None else shared.reader(extents)
-
-    async def read(self, extent: Extent, *, alone: bool = False) -> bytes:
-        if self._reader is None or alone:
-            return await self._store.get_range(*extent)
-        return await self._reader.read(extent)
-
-    def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-
-
-async def _fetch(ranges: _Ranges, group: _Group, topic: str | None) -> list[memoryview]:
-    """The bytes of the group's runs, in the order of `group.runs`: decompressed, if they are told of what topic."""
+async def _fetch(
+    store: ObjectStore, reader: SharedReader | None, group: _Group, topic: str, *, unpacks: bool
+) -> list[memoryview]:
+    """The bytes of the group's runs, in the order of `group.runs`; stored ones unless it `unpacks`."""
     runs = group.runs
     pieces: list[memoryview] = []
     if (extent := group.extent) is not None:
-        together = memoryview(await ranges.read(extent))
+        together = memoryview(await (store.get_range(*extent) if reader is None else reader.read(extent)))
         for stored in runs:
             at = stored.run.position - extent.first_byte
             pieces.append(together[at : at + stored.run.stored_bytes])
     else:
         for stored in runs:
-            alone = Extent(stored.ref.key, stored.run.position, stored.run.stored_bytes)
-            pieces.append(memoryview(await ranges.read(alone, alone=True)))
-    return pieces if topic is None else await _unpacked(group, pieces, topic)
+            data = await store.get_range(stored.ref.key, stored.run.position, stored.run.stored_bytes)
+            pieces.append(memoryview(data))
+    return await _unpacked(group, pieces, topic) if unpacks else pieces
 
 
 async def _unpacked(group: _Group, pieces: list[memoryview], topic: str) -> list[memoryview]:
-    if group.raw_bytes <= AT_ONCE_BYTES and group.stored_bytes <= AT_ONCE_BYTES:
+    if max(group.unpacked_bytes, group.stored_bytes) <= INLINE_BYTES:
         return _unpack(group.runs, pieces, topic)
     return await asyncio.to_thread(_unpack, group.runs, pieces, topic)
 

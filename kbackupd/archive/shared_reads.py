@@ -50,10 +50,12 @@ class _Object:
 
 
 class SharedReads:
-    """Use as an async context: on leaving it every request is over, and readers that are still there get nothing.
+    """Use as an async context: on leaving it every request under way is cancelled, and whoever waits for one with it;
+    no reader may read after that. `expect`, `read` and `drop` are for its readers.
 
     Args:
-        room_bytes: of what is being fetched, and of what was and is not yet asked for by its reader.
+        room_bytes: of what is being fetched, and of what was and is not yet asked for by its reader. While an answer is
+            cut up, it and its parts are both there: up to REQUEST_BYTES more.
     """
 
     def __init__(self, store: ObjectStore, *, room_bytes: int) -> None:
@@ -130,7 +132,8 @@ class SharedReads:
             return None
         wanted = set(chosen)
         fetched: dict[Wish, bytes] = {}
-        first_byte, size_bytes = chosen[0].first_byte, chosen[-1].next_byte - chosen[0].first_byte
+        first_byte = chosen[0].first_byte
+        size_bytes = chosen[-1].next_byte - first_byte
         task = asyncio.create_task(self._fetch(Extent(key, first_byte, size_bytes), wanted, fetched))
         self._tasks.add(task)
         task.add_done_callback(partial(self._ended, size_bytes))
@@ -169,7 +172,12 @@ class SharedReader:
         self._expect(RANGES_AHEAD)
 
     async def read(self, extent: Extent) -> bytes:
-        """Raises: as `ObjectStore.get_range`; ValueError: nobody said that it would be asked for."""
+        """The bytes of `extent`, which then counts as asked for: it cannot be asked for again.
+
+        Cancelled, the request goes on if others want of it.
+
+        Raises: as `ObjectStore.get_range`; ValueError: nobody said that it would be asked for.
+        """
         at = next((at for at, (known, _) in enumerate(self._expected) if known == extent), None)
         if at is None:
             raise ValueError(f"not among what was to be read next: {extent}")

@@ -109,7 +109,7 @@ class Publisher:
         Cancelled, the thread finishes what it began and the result is dropped.
         """
         async with self._preparing:
-            return await asyncio.to_thread(_stored, closed, self._settings)
+            return await asyncio.to_thread(_laid_and_stored, closed, self._settings)
 
     async def publish(self, closed: ClosedSegment, body: StoredBody, group: asyncio.TaskGroup) -> int:
         """Seal `closed` over its prepared body and start the upload in `group`; returns its sequence.
@@ -247,7 +247,7 @@ def _topics_of(closed: ClosedSegment) -> set[TopicId]:
     return mentioned | {topic_id for event in closed.events if (topic_id := topic_of(event)) is not None}
 
 
-def _stored(closed: ClosedSegment, settings: BackupSettings) -> StoredBody:
+def _laid_and_stored(closed: ClosedSegment, settings: BackupSettings) -> StoredBody:
     """The runs of a topic lie side by side, by partition: whoever restores them gets many by one request.
 
     Those of one partition keep the order in which they were captured.

@@ -3,8 +3,9 @@
 `course` writes down what is begun; whoever runs it again after a kill goes on where the target's logs end.
 
 Keeps I5 (cannot read is never absent), I7 (by topic id), I8 (each offset once) and I9 (bounded memory: what readers
-hold and what is not yet acknowledged are two budgets in bytes). The target is written only after preflight found
-nothing; topics that received records stay in the configuration that protects them until everything is verified.
+hold, what came with a neighbour's request and what is not yet acknowledged have bounds in bytes). The target is written
+only after preflight found nothing; topics that received records stay in the configuration that protects them until
+everything is verified.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class RestoreMemory:
 
     reading_bytes: int = 64 << 20
     shared_bytes: int = 16 << 20
-    """Read with a neighbour's, before their own turn; 0: every partition reads for itself."""
+    """Of requests that partitions share: on their way, or fetched and not yet asked for; 0: each reads for itself."""
     unacknowledged_bytes: int = 32 << 20
 
 
@@ -219,6 +220,7 @@ def reading_order(topics: Iterable[TopicPlan]) -> list[tuple[TopicPlan, Partitio
     and segments their runs: of rows it has a few at hand, and what is read at a time comes by few requests.
     """
     every = [(topic, partition) for topic in topics for partition in topic.partitions]
+    # Of so small a part of the whole it does not matter when it begins: it ends soon.
     small_bytes = sum(partition.raw_bytes for _, partition in every) // (4 * READ_AT_ONCE)
 
     def place(item: tuple[TopicPlan, PartitionPlan]) -> tuple[int, int, PartitionId]:

@@ -33,10 +33,13 @@ READ_AT_ONCE = 64
 """Partitions being read at the same time, as far as the budget lets them."""
 
 FEW = 4
-"""So many partitions have room at a time whatever their runs, if one run is not larger."""
+"""So many partitions have room at a time, if neither a run nor index and LEAST_AHEAD_BYTES take more than a share."""
 
-READ_AHEAD_BYTES = 16 << 20
-"""Of one partition whose index alone takes the memory there is."""
+LEAST_AHEAD_BYTES = 4 << 20
+"""Beside each index; where there is no room for that, fewer have room."""
+
+ALONE_AHEAD_BYTES = 16 << 20
+"""Of a partition whose index takes the memory there is."""
 
 INDEX_BYTES_PER_RUN = 3 << 9
 """A run, its segment's name and its slice as values, as measured."""
@@ -226,7 +229,8 @@ def _rewrite(rewriter: PartitionRewriter, expected: Expected, chunk: Chunk) -> l
 
 
 def read_ahead_bytes(plan: RestorePlan, partition: PartitionPlan, limit_bytes: int) -> int:
-    """What reading the partition may hold: as many runs as are fetched at a time, and at least the largest one.
+    """What reading the partition may hold: as many runs as are fetched at a time, and at least the largest one, else no
+    more than its even share of `limit_bytes` beside its index.
 
     Together the partitions that are read at a time keep the store busy. Of long histories few have room at a time, and
     each of these asks for the more.
@@ -236,8 +240,8 @@ def read_ahead_bytes(plan: RestorePlan, partition: PartitionPlan, limit_bytes: i
     everything = partition.download_bytes + partition.raw_bytes
     ahead = everything * min(max(REQUESTS_AT_ONCE // readers, 4), partition.runs) // max(partition.runs, 1)
     # Were four to take a little more than a quarter each, the last would begin when the first ends, and end alone.
-    few = min(readers, FEW)
-    most = max(limit_bytes // few - index, READ_AHEAD_BYTES // few)
+    few = max(1, min(readers, FEW, limit_bytes // (index + LEAST_AHEAD_BYTES)))
+    most = limit_bytes // few - index if few > 1 else max(limit_bytes - index, ALONE_AHEAD_BYTES)
     return max(partition.largest_read_bytes, min(ahead, most))
 
 

@@ -387,6 +387,14 @@ async def test_ranges_too_large_to_be_held_decompressed_are_fetched_ahead_as_the
         assert store.most == allowed
 
 
+async def test_what_is_decompressed_already_takes_room_from_what_is_fetched_as_it_is_stored() -> None:
+    store, archive, id = await watched_archive("zstd")
+    run = archive.evidence(id).runs[0].run
+    ahead = archive.read(id, read_ahead_bytes=2 * (run.raw_bytes + run.stored_bytes) + 10)
+    assert len([batch async for batch in ahead]) == 12
+    assert store.most == 2
+
+
 async def test_leaving_the_loop_early_ends_what_is_under_way() -> None:
     built = await ArchiveBuilder.create()
     topic = built.topic("orders")

@@ -115,13 +115,6 @@ async def test_where_there_is_no_room_everybody_reads_for_itself_and_room_comes_
     assert site.nothing_is_left()
 
 
-async def test_a_reader_that_stalls_keeps_nobody_waiting(site: Site) -> None:
-    site.shared.reader(iter([extent(0, 10)]))  # never asks
-    other = site.shared.reader(iter([extent(10, 20), extent(20, 30)]))
-    assert await other.read(extent(10, 20)) == value(extent(10, 20))
-    assert await other.read(extent(20, 30)) == value(extent(20, 30))
-
-
 async def test_cancelling_who_began_the_request_costs_the_others_nothing(site: Site) -> None:
     first, second = extent(0, 10), extent(10, 20)
     one, other = site.shared.reader(iter([first])), site.shared.reader(iter([second]))

@@ -196,7 +196,7 @@ async def test_the_largest_partitions_begin_first_and_those_about_as_large_as_th
     built = await ArchiveBuilder.create()
     small, large = built.topic("small", partitions=4), built.topic("large", partitions=2)
     for number in range(4):
-        built.log(small, number).append([bytes(1_000 + number)])
+        built.log(small, number).append([bytes(20_000 + number)])
     for number in range(2):
         built.log(large, number).append([bytes(100_000 << number)])
     await archive_everything(built)

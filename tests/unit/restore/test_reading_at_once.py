@@ -9,8 +9,8 @@ import pytest
 from kbackupd.restore.plan import PartitionPlan, RestorePlan
 from kbackupd.restore.restore import RestoreMemory
 from kbackupd.restore.restore_partition import (
+    ALONE_AHEAD_BYTES,
     INDEX_BYTES_PER_RUN,
-    READ_AHEAD_BYTES,
     REQUESTS_AT_ONCE,
     read_ahead_bytes,
 )
@@ -59,8 +59,21 @@ async def test_up_to_four_partitions_have_all_memory_for_reading_and_each_has_ro
     assert taken * min(partitions, 4) == limit
 
 
+@pytest.mark.parametrize(("index_mib", "at_once"), [(11, 4), (13, 3), (17, 3), (20, 2), (40, 1)])
+async def test_beside_a_large_index_fewer_partitions_have_room_for_more(index_mib: int, at_once: int) -> None:
+    runs = (index_mib << 20) // INDEX_BYTES_PER_RUN
+    plan, small = await planned_partition(partitions=50, runs=runs)
+    large = replace(small, download_bytes=small.download_bytes * 100, raw_bytes=small.raw_bytes * 100)
+    limit = RestoreMemory().reading_bytes
+
+    taken = read_ahead_bytes(plan, large, limit) + runs * INDEX_BYTES_PER_RUN
+
+    assert limit // taken == at_once
+    assert limit - at_once * taken < at_once
+
+
 async def test_an_index_that_fills_the_memory_does_not_keep_its_partition_from_reading_ahead() -> None:
     plan, small = await planned_partition(partitions=1, runs=100_000)
     large = replace(small, download_bytes=small.download_bytes * 100, raw_bytes=small.raw_bytes * 100)
 
-    assert read_ahead_bytes(plan, large, RestoreMemory().reading_bytes) == READ_AHEAD_BYTES
+    assert read_ahead_bytes(plan, large, RestoreMemory().reading_bytes) == ALONE_AHEAD_BYTES

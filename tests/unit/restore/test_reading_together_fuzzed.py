@@ -25,10 +25,12 @@ Delivered = list[tuple[object, ...]]
 class _UnhurriedStore(MemoryStore):
     """Answers when it likes."""
 
-    chance = random.Random(0)
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__()
+        self._chance = chance
 
     async def get_range(self, key: str, first_byte: int, length: int) -> bytes:
-        for _ in range(self.chance.randrange(4)):
+        for _ in range(self._chance.randrange(4)):
             await asyncio.sleep(0)
         return await super().get_range(key, first_byte, length)
 
@@ -60,7 +62,7 @@ async def _read_both_ways(chance: random.Random) -> None:
 
 async def _archive(chance: random.Random) -> tuple[ArchiveBuilder, TopicId]:
     """Of two writers who captured much of it both, once before and once after a compaction."""
-    built = await ArchiveBuilder.create(store=_UnhurriedStore())
+    built = await ArchiveBuilder.create(store=_UnhurriedStore(random.Random(chance.random())))
     topic = built.topic("orders", partitions=PARTITIONS)
     lives = [await built.start("main"), await built.start("other")]
     for _ in range(12):
