@@ -38,7 +38,13 @@ class LoadedTopic:
 
 
 def fill_topic(
-    kafka: KafkaServer, name: str, *, codec: Codec, raw_bytes: int, batch_records: int | None = None
+    kafka: KafkaServer,
+    name: str,
+    *,
+    codec: Codec,
+    raw_bytes: int,
+    partitions: int = PARTITIONS,
+    batch_records: int | None = None,
 ) -> LoadedTopic:
     """Create `name` and produce `raw_bytes` of values to it, evenly over its partitions; on return all are stored.
 
@@ -46,10 +52,10 @@ def fill_topic(
         batch_records: no batch holds more; None: as many as fit 1 MB. A batch costs the broker a request: one record in
             each is produced at some thousands a second.
     """
-    create_topic(kafka.bootstrap, name, partitions=PARTITIONS)
+    create_topic(kafka.bootstrap, name, partitions=partitions)
     records = raw_bytes // VALUE_BYTES
-    add_records(kafka, name, codec=codec, records=records, batch_records=batch_records)
-    return loaded_topic(kafka, name, codec=codec, records=records)
+    add_records(kafka, name, codec=codec, records=records, partitions=partitions, batch_records=batch_records)
+    return loaded_topic(kafka, name, codec=codec, records=records, partitions=partitions)
 
 
 def add_records(
@@ -58,7 +64,7 @@ def add_records(
     *,
     codec: Codec,
     records: int,
-    partitions: int = PARTITIONS,
+    partitions: int,
     batch_records: int | None = None,
 ) -> None:
     """Produce so many more, evenly over the partitions; on return all are stored."""
@@ -87,9 +93,7 @@ def add_records(
         raise TimeoutError(f"{left} records of {name} were not acknowledged within {_FLUSH_SECONDS:g} s")
 
 
-def loaded_topic(
-    kafka: KafkaServer, name: str, *, codec: Codec, records: int, partitions: int = PARTITIONS
-) -> LoadedTopic:
+def loaded_topic(kafka: KafkaServer, name: str, *, codec: Codec, records: int, partitions: int) -> LoadedTopic:
     """What a topic that holds `records` of these weighs."""
     stored = sum(
         file.stat().st_size for number in range(partitions) for file in kafka.log_dir(name, number).glob("*.log")

@@ -196,14 +196,10 @@ def _backed_up(
     kafka: KafkaServer, place: Bucket, name: str, directory: Path, arguments: argparse.Namespace
 ) -> LoadedTopic:
     """A topic's records, and an archive of them: of as few segments as their size makes, or of so many parts."""
-    codec, raw_bytes, parts, partitions = (
-        TOPICS[name],
-        round(arguments.gib * GIB),
-        arguments.parts,
-        arguments.partitions,
-    )
-    if parts == 1 and partitions == PARTITIONS:
-        topic = fill_topic(kafka, name, codec=codec, raw_bytes=raw_bytes)
+    codec, raw_bytes = TOPICS[name], round(arguments.gib * GIB)
+    parts, partitions = arguments.parts, arguments.partitions
+    if parts == 1:
+        topic = fill_topic(kafka, name, codec=codec, raw_bytes=raw_bytes, partitions=partitions)
         back_up(directory, place=place, bootstrap=kafka.bootstrap, topic=name, records=topic.records)
         return topic
     records = raw_bytes // VALUE_BYTES // parts

@@ -85,12 +85,11 @@ async def read_history(
         while True:
             while groups:
                 group = groups[0]
-                group_bytes = group.stored_bytes + group.unpacked_bytes
-                unpacks = not under_way or reserved_bytes + group_bytes <= read_ahead_bytes
+                unpacks = not under_way or reserved_bytes + group.cost_bytes <= read_ahead_bytes
                 if not unpacks and not _fits_as_stored(under_way, group, read_ahead_bytes):
                     break
                 groups.popleft()
-                reserved_bytes += group_bytes
+                reserved_bytes += group.cost_bytes
                 task = asyncio.create_task(_fetch(store, reader, group, topic, unpacks=unpacks))
                 under_way.append(_UnderWay(group, task, unpacks))
             if not under_way:
@@ -127,7 +126,7 @@ async def read_history(
                         next_offset=take_next,
                     )
                     done = take_next
-            reserved_bytes -= group.stored_bytes + group.unpacked_bytes
+            reserved_bytes -= group.cost_bytes
     finally:
         for each in under_way:
             each.task.cancel()
@@ -163,6 +162,10 @@ class _Group:
     def unpacked_bytes(self) -> int:
         """What decompressing takes; what was stored as it was takes no more."""
         return sum(stored.run.raw_bytes for stored in self.runs if stored.run.codec != CODEC_NONE)
+
+    @property
+    def cost_bytes(self) -> int:
+        return self.stored_bytes + self.unpacked_bytes
 
 
 def _fits_as_stored(under_way: Collection[_UnderWay], group: _Group, read_ahead_bytes: int) -> bool:

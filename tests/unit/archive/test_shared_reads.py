@@ -8,10 +8,10 @@ import logging
 import pytest
 
 from kbackupd.archive.archive import Archive
-from kbackupd.archive.shared_reads import RANGES_AHEAD, Extent, SharedReads
+from kbackupd.archive.shared_reads import RANGES_AHEAD, Extent, SharedReader, SharedReads
 from kbackupd.model.errors import CorruptObjectError, StoreUnavailableError
 from kbackupd.model.positions import PartitionId
-from kbackupd.store.faults import FaultStore
+from kbackupd.store.faults import FaultStore, Stall
 from kbackupd.store.memory import MemoryStore
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder
 
@@ -44,6 +44,15 @@ def extent(first_byte: int, next_byte: int, key: str = KEY) -> Extent:
 
 def value(one: Extent) -> bytes:
     return bytes(range(one.first_byte, one.first_byte + one.length))
+
+
+async def begun_for_two(site: Site, first: Extent, second: Extent) -> tuple[asyncio.Task[bytes], SharedReader, Stall]:
+    """Who began a request that brings both, the reader of the second, and what holds the answer up."""
+    one, other = site.shared.reader(iter([first])), site.shared.reader(iter([second]))
+    stall = site.store.stall("get_range")
+    beginning = asyncio.create_task(one.read(first))
+    await stall.reached.wait()
+    return beginning, other, stall
 
 
 @pytest.fixture
@@ -116,12 +125,10 @@ async def test_where_there_is_no_room_everybody_reads_for_itself_and_room_comes_
 
 
 async def test_cancelling_who_began_the_request_costs_the_others_nothing(site: Site) -> None:
-    first, second = extent(0, 10), extent(10, 20)
-    one, other = site.shared.reader(iter([first])), site.shared.reader(iter([second]))
-    stall = site.store.stall("get_range")
-    beginning = asyncio.create_task(one.read(first))
+    second = extent(10, 20)
+    beginning, other, stall = await begun_for_two(site, extent(0, 10), second)
     waiting = asyncio.create_task(other.read(second))
-    await stall.reached.wait()
+    await asyncio.sleep(0)
     beginning.cancel()
     with pytest.raises(asyncio.CancelledError):
         await beginning
@@ -132,11 +139,7 @@ async def test_cancelling_who_began_the_request_costs_the_others_nothing(site: S
 
 
 async def test_a_request_that_nobody_wants_of_any_more_is_ended(site: Site) -> None:
-    first, second = extent(0, 10), extent(10, 20)
-    one, other = site.shared.reader(iter([first])), site.shared.reader(iter([second]))
-    stall = site.store.stall("get_range")
-    beginning = asyncio.create_task(one.read(first))
-    await stall.reached.wait()
+    beginning, other, _ = await begun_for_two(site, extent(0, 10), extent(10, 20))
     (request,) = site.shared._tasks
     other.close()
     assert not request.cancelling()
