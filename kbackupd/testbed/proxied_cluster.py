@@ -144,13 +144,15 @@ class ProxiedCluster:
             f"{name}/{number}"
             for name, topic in topics.items()
             for number, partition in topic.partitions.items()
-            if partition.leader < 0 or len(partition.isrs) < len(partition.replicas)
+            if _behind(partition)
         ]
 
     async def create_topic(
         self, topic: str, replicas: Sequence[Sequence[int]], *, config: Mapping[str, str] | None = None
     ) -> str:
         """With one partition per entry of `replicas`, whose first node leads; returns its name when all are in sync.
+
+        Of other topics nothing is asked: with a node away theirs are not in sync for as long as it is.
 
         Raises:
             KafkaException: refused.
@@ -175,8 +177,7 @@ class ProxiedCluster:
                 tried = True
             else:
                 break
-        await self._until(topic, lambda found: len(found) == len(assignment))
-        await self.in_sync()
+        await self._until(topic, lambda found: len(found) == len(assignment) and not any(map(_behind, found.values())))
         return topic
 
     async def partitions(self, topic: str) -> dict[int, PartitionMetadata]:
@@ -201,6 +202,10 @@ class ProxiedCluster:
     async def led_by_another(self, former: int, topic: str, partition: int = 0) -> None:
         """Return when somebody else than `former` leads. Raises as `led_by`."""
         await self._until(topic, lambda found: partition in found and found[partition].leader not in (former, -1))
+
+    async def left_by(self, node_id: int, topic: str) -> None:
+        """Return when nobody waits for `node_id` any more: it is no partition's in-sync replica. Raises as `led_by`."""
+        await self._until(topic, lambda found: all(node_id not in partition.isrs for partition in found.values()))
 
     async def move_leader(self, topic: str, partition: int, to: int) -> None:
         """Make `to`, one of its in-sync replicas, the preferred leader and have it elected; no data moves.
@@ -233,3 +238,8 @@ class ProxiedCluster:
     def _admin(self) -> AdminClient:
         alive = ",".join(self.node(n).bootstrap for n in self.running)
         return AdminClient({"bootstrap.servers": alive, "log_level": 0})
+
+
+def _behind(partition: PartitionMetadata) -> bool:
+    """It has no leader, or not all of its replicas are in sync."""
+    return partition.leader < 0 or len(partition.isrs) < len(partition.replicas)

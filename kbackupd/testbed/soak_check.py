@@ -46,17 +46,11 @@ class Partition:
 
 
 class Model:
-    """All that was compared, by (topic, partition); names are never used twice in a soak.
-
-    The truth is what producers were told, with one exception: of a batch that was sent twice, because the first answer
-    was lost, the broker tells the newest timestamp for each record. So where only timestamps differ the broker's own
-    are asked for, by the independent client, and must be the archive's.
-    """
+    """All that was compared, by (topic, partition); names are never used twice in a soak."""
 
     def __init__(self) -> None:
         self.partitions: dict[tuple[str, int], Partition] = {}
         self.compacted_away = 0
-        self.restamped = 0
 
     @property
     def records(self) -> int:
@@ -91,13 +85,7 @@ class Model:
                     must = _of_compacted(wanted, found, [one.offset for one in source[number]])
                     self.compacted_away += len(wanted) - len(must)
                     wanted = must
-                told = compare_records(wanted, found)
-                if told and not compare_records(wanted, found, timestamps=False):
-                    source = source or read_topic(bootstrap, topic, isolation="read_uncommitted")
-                    right = _with_the_brokers_stamps(wanted, source[number], found)
-                    self.restamped += sum(a != b for a, b in zip(wanted, right, strict=True))
-                    told = compare_records(right, found)
-                differences += [f"{topic}/{number}: {one}" for one in told]
+                differences += [f"{topic}/{number}: {one}" for one in compare_records(wanted, found)]
                 differences += _holes(archive, known, number)
                 held.add(found)
                 held.next_offset = archive.history(PartitionId(known.topic_id, number)).next_offset
@@ -154,8 +142,7 @@ def restored_differences(wanted: Mapping[tuple[str, int], Restorable], bootstrap
             differences.append(f"restored {topic}: partitions {sorted(read)}, not {sorted(numbers)}")
         for number in sorted(numbers & set(read)):
             records, exact = wanted[topic, number]
-            # The timestamps were compared in the archive, where the brokers' own decide.
-            found = compare_records(records, read[number], offsets=exact, timestamps=False)
+            found = compare_records(records, read[number], offsets=exact)
             differences += [f"restored {topic}/{number}: {one}" for one in found]
             count += len(read[number])
     return count, differences
@@ -179,20 +166,6 @@ async def _read(archive: Archive, id: PartitionId, held: Partition) -> list[Reco
             stamp = header.base_timestamp + raw.timestamp_delta
             found.append(Record(id.partition, offset, stamp, _CREATE_TIME, key, value, names))
     return found
-
-
-def _with_the_brokers_stamps(
-    wanted: Sequence[Expected], source: Sequence[Record], found: Sequence[Record]
-) -> list[Expected]:
-    in_source = {one.offset: one.timestamp_ms for one in source}
-    archived = {one.offset: one.timestamp_ms for one in found}
-    right = []
-    for one in wanted:
-        stamp_ms = in_source.get(one.offset)
-        if stamp_ms is None:
-            stamp_ms = min(one.timestamp_ms, archived[one.offset])
-        right.append(one._replace(timestamp_ms=stamp_ms))
-    return right
 
 
 def _of_compacted(wanted: Sequence[Expected], found: Sequence[Record], in_source: Sequence[int]) -> list[Expected]:

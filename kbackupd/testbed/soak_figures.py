@@ -70,8 +70,6 @@ class Figures:
     compacted_away: int = 0
     """Produced to a compacted topic, and gone from it before it was captured."""
     batches: int = 0
-    restamped: int = 0
-    """Producers were told another timestamp than the brokers have; see `soak_check.Model`."""
     aborted_transactions: int = 0
     topics: int = 0
     starts: int = 0
@@ -123,7 +121,7 @@ class Figures:
             "produced": f"{self.produced:,} records in {self.topics} topics, "
             f"{self.aborted_transactions:,} transactions aborted",
             "compared": f"{self.compared:,} records in {self.batches:,} batches; {self.compacted_away:,} were "
-            f"compacted away before they were captured; {self.restamped:,} stamps were mistold to producers",
+            "compacted away before they were captured",
             "exposure": f"calm {self.calm_exposure_seconds:.1f} s at worst ({self.calm_samples} samples), "
             f"under faults {self.worst_exposure_seconds:.1f} s",
             "memory": f"peak {format_bytes(self.peak_rss_bytes)}, {within} the limit of "

@@ -315,7 +315,7 @@ class Soak:
         """Bring the figures up to date."""
         figures = self.figures
         figures.compared, figures.batches = self._model.records, self._model.batches
-        figures.compacted_away, figures.restamped = self._model.compacted_away, self._model.restamped
+        figures.compacted_away = self._model.compacted_away
         figures.starts, figures.second_starts = self._daemon.starts, self._second.starts
         figures.exits = self._daemon.exits + self._second.exits
         figures.verbs = self._daemon.verbs + self._second.verbs

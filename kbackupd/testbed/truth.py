@@ -139,7 +139,11 @@ class Truth:
         headers: Headers,
         transaction: Transaction = NO_TRANSACTION,
     ) -> None:
-        """The broker said this record is at this offset; `NOWHERE_SAID`: that it has it."""
+        """The broker said this record is at this offset; `NOWHERE_SAID`: that it has it.
+
+        Args:
+            timestamp_ms: as it was sent; where the broker stamps records itself (LogAppendTime) they have another one.
+        """
         digest = content_digest(key, value, headers)
         with self._lock:
             column = self._columns.setdefault((topic, partition), _Column())
@@ -194,8 +198,8 @@ class Truth:
         """What a consumer of that isolation level must see, by ascending offset.
 
         Args:
-            seen: what a reader of the source found there: it tells where those records lie, and when they were
-                stamped, of which the broker only said that it has them.
+            seen: what a reader of the source found there: it tells where those records lie of which the broker only
+                said that it has them.
 
         Raises:
             LookupError: the partition's contents cannot be stated, because of unsure records or unknown outcomes.
@@ -249,7 +253,7 @@ def _placed(found: list[Expected], seen: Sequence[Record], where: str) -> list[E
         places = free.pop(one.digest, [])
         if len(places) != 1:
             raise LookupError(f"{where}: a record that a broker said it has lies at {len(places)} places: {places}")
-        known.append(one._replace(offset=places[0].offset, timestamp_ms=places[0].timestamp_ms))
+        known.append(one._replace(offset=places[0].offset))
     return sorted(known)
 
 

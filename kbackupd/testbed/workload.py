@@ -27,7 +27,6 @@ _DELIVERY_TIMEOUT_MS = 300_000
 _FLUSH_DEADLINE_SECONDS = 300.0
 _TRANSACTION_CALL_SECONDS = 30.0
 _ANY_PARTITION = -1
-_NOW = 0
 _WORDS = (
     "order",
     "payment",
@@ -44,7 +43,7 @@ _WORDS = (
 
 
 class Draft(NamedTuple):
-    """A record to be produced; `timestamp_ms` None: the client's now. librdkafka takes 0 for now as well."""
+    """A record to be produced; `timestamp_ms` None: now. 0 is now as well: librdkafka takes it so."""
 
     key: bytes | None
     value: bytes | None
@@ -138,14 +137,18 @@ class _TruthfulProducer:
         self.client = Producer(settings)
 
     def send(self, topic: str, draft: Draft) -> None:
-        """Queue one record; waits when the queue is full."""
+        """Queue one record; waits when the queue is full.
+
+        Its stamp is decided here, never by librdkafka: of a batch that was sent again because the first answer was lost
+        a broker tells the newest stamp for all its records, so that a delivery report does not tell what a record has.
+        """
         transaction = self._transaction
+        timestamp_ms = draft.timestamp_ms or time.time_ns() // 1_000_000
 
         def delivered(error: KafkaError | None, message: Message) -> None:
-            self._report(topic, draft, transaction, error, message)
+            self._report(topic, draft, timestamp_ms, transaction, error, message)
 
         partition = _ANY_PARTITION if draft.partition is None else draft.partition
-        timestamp_ms = _NOW if draft.timestamp_ms is None else draft.timestamp_ms
         while True:
             try:
                 self.client.produce(
@@ -164,7 +167,13 @@ class _TruthfulProducer:
             return
 
     def _report(
-        self, topic: str, draft: Draft, transaction: Transaction, error: KafkaError | None, message: Message
+        self,
+        topic: str,
+        draft: Draft,
+        timestamp_ms: int,
+        transaction: Transaction,
+        error: KafkaError | None,
+        message: Message,
     ) -> None:
         partition, offset = message.partition(), message.offset()
         if error is not None or partition is None:
@@ -174,7 +183,7 @@ class _TruthfulProducer:
             topic,
             partition,
             offset=NOWHERE_SAID if offset is None or offset < 0 else offset,
-            timestamp_ms=message.timestamp()[1],
+            timestamp_ms=timestamp_ms,
             key=draft.key,
             value=draft.value,
             headers=draft.headers,

@@ -9,11 +9,10 @@ from typing import cast
 
 from kbackupd.archive.archive import Archive
 from kbackupd.testbed.daemon import Daemon
-from kbackupd.testbed.soak_check import Model, _with_the_brokers_stamps
+from kbackupd.testbed.soak_check import Model
 from kbackupd.testbed.soak_daemon import SupervisedDaemon
 from kbackupd.testbed.soak_faults import HANDS, WEATHER, Planned, plan_round
 from kbackupd.testbed.soak_topics import Generation
-from kbackupd.testbed.truth import Expected, Record
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder
 from tests.unit.restore.planned import archive_everything
 
@@ -79,16 +78,6 @@ async def test_a_lost_record_an_altered_one_and_one_that_nobody_produced_are_dif
     assert altered.startswith("t/0: offset 1: other contents than produced")
     (extra,) = await Model().compare_new(await archive_of(*VALUES), produced(b"a", b"b"), "unused")
     assert extra.startswith("t/0: offset 2: not expected")
-
-
-def test_where_a_producer_was_told_its_batchs_newest_stamp_the_brokers_decide_or_that_none_may_be_newer() -> None:
-    def record(offset: int, stamp_ms: int) -> Record:
-        return Record(0, offset, stamp_ms, 1, b"k", b"v", ())
-
-    told = [Expected(offset, 900, b"") for offset in range(3)]
-    source = [record(0, 700)]
-    archived = [record(0, 701), record(1, 800), record(2, 1000)]
-    assert [one.timestamp_ms for one in _with_the_brokers_stamps(told, source, archived)] == [700, 800, 900]
 
 
 async def test_a_topic_that_is_not_in_the_archive_is_a_difference() -> None:

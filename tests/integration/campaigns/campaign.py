@@ -216,15 +216,14 @@ class Campaign:
     def _wrong(self, topic: str, partition: int, read: Sequence[Record]) -> list[str]:
         """What a committed reader does not find as it was acknowledged, or finds in addition.
 
-        A producer whose retry the broker took for the duplicate it was is told the batch's newest timestamp for each of
-        its records: timestamps are the brokers', and are compared byte by byte. And what a transactional producer gave
-        up when it aborted may arrive late and fall into its next transaction (KIP-890; librdkafka keeps the epoch).
+        What a transactional producer gave up when it aborted may arrive late and fall into its next transaction
+        (KIP-890; librdkafka keeps the epoch).
         """
         wanted = self.truth.records(topic, partition, seen=read)
         if topic in self._transactional:
             meant = {one.offset for one in wanted}
             read = [record for record in read if record.offset in meant]
-        return compare_records(wanted, read, timestamps=False)
+        return compare_records(wanted, read)
 
     async def restore(self, topic: str, target: str) -> None:
         """`kbackupd restore` of a topic into the same cluster, under another name; complete."""
