@@ -13,7 +13,7 @@ from kbackupd.archive.dump import DumpReport
 from kbackupd.archive.state import StateDescription
 from kbackupd.cli.output import count_of, fitting, plain_table, print_sections
 from kbackupd.model.clock import iso
-from kbackupd.model.units import format_bytes, format_few
+from kbackupd.model.units import format_bytes
 
 ROWS_ON_TERMINAL = 60
 """Of a table; the rest is summed up in a line. Piped output is complete."""
@@ -24,13 +24,7 @@ _LEFT_OUT_OF_TOPICS = ((), ("RAW",), ("RAW", "LAST CAPTURED"), ("RAW", "LAST CAP
 NONE = "–"
 
 
-def print_archives(
-    console: Console, path: str, archives: Sequence[ArchiveSummary], *, there: Sequence[str] = ()
-) -> None:
-    """`there`: ids of all archives under `path`, for one that was asked for by a name it does not have."""
-    if not archives and there:
-        console.print(f"no archive of that id under {path}; there is {format_few(there)}", soft_wrap=True)
-        return
+def print_archives(console: Console, path: str, archives: Sequence[ArchiveSummary]) -> None:
     if not archives:
         console.print(
             f"no archives under {path} (an archive is PATH/BACKUP_ID/, so PATH ends before its id)", soft_wrap=True

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 import uvloop
 
+from kbackupd.archive.archive import no_archive
 from kbackupd.archive.describe import ArchiveSummary, archives_under
 from kbackupd.cli.archive_place import BackupIdOption, ConfigOption, PathOption, opened, place
 from kbackupd.cli.archive_text import print_archives
 from kbackupd.cli.output import OutputFormat, print_json, stdout_console
+from kbackupd.model.errors import ObjectMissingError
 from kbackupd.model.settings import StorageSettings
+from kbackupd.model.units import format_few
 
 
 def command(
@@ -24,10 +28,23 @@ def command(
     found = place(path, None, config)
     there = uvloop.run(_archives(found.storage))
     archives = tuple(one for one in there if backup_id in (None, one.backup_id))
+    if backup_id is not None and not archives:
+        raise _no_archive(f"{found.storage.url}/{backup_id}", [one.backup_id for one in there])
     if output is OutputFormat.JSON:
         print_json({"path": found.storage.url, "archives": archives})
     else:
-        print_archives(stdout_console(), found.storage.url, archives, there=[one.backup_id for one in there])
+        print_archives(stdout_console(), found.storage.url, archives)
+
+
+def _no_archive(location: str, there: Sequence[str]) -> ObjectMissingError:
+    """None is there; `there`: the ids of those that are under the same path."""
+    missing = no_archive(location)
+    missing.hint = (
+        f"there is {format_few(there)}"
+        if there
+        else "no archive at all is under this path (an archive is PATH/BACKUP_ID/, so PATH ends before its id)"
+    )
+    return missing
 
 
 async def _archives(storage: StorageSettings) -> tuple[ArchiveSummary, ...]:

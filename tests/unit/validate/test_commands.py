@@ -52,6 +52,22 @@ def test_list_shows_every_archive_and_its_json_is_one_object(where: Path, capsys
     assert [one["backup_id"] for one in listed["archives"]] == ["main"]
 
 
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_list_of_an_id_that_no_archive_has_ends_with_4_and_names_those_there_are(
+    output: str, where: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(path: Path) -> str:
+        assert call("list", "--path", f"file://{path}", "--backup-id", "mian", "--format", output) == 4
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert f"no such object: file://{path}/mian/backup.json" in told.err
+        return told.err
+
+    assert "there is main" in said(where)
+    (empty := tmp_path / "empty").mkdir()
+    assert "PATH ends before its id" in said(empty)
+
+
 def test_describe_names_topics_offsets_gaps_and_writers(where: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("describe", *at(where)) == 0
     text = capsys.readouterr().out
