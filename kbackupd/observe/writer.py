@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 
 class LineWriter:
-    """A bounded queue of lines and the thread that writes them.
+    """A bounded queue of lines and the thread that writes them, which is not there before the first line is.
 
     Args:
         fd: written to, never closed.
@@ -33,8 +33,7 @@ class LineWriter:
         self._confessed = 0
         self._closing = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     @property
     def dropped(self) -> int:
@@ -45,7 +44,8 @@ class LineWriter:
         """Queue `line` (without line end) or drop it. Returns at once; from any thread."""
         data = line.encode("utf-8", "backslashreplace") + b"\n"
         with self._changed:
-            if self._closing or self._waiting_bytes + len(data) > self._limit_bytes:
+            too_much = self._waiting_bytes + len(data) > self._limit_bytes
+            if self._closing or too_much or not self._started():
                 self._dropped += 1
                 return
             self._lines.append(data)
@@ -60,8 +60,21 @@ class LineWriter:
         with self._changed:
             self._closing = True
             self._changed.notify()
+        if self._thread is None:
+            return not self._dropped
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive() and not self._dropped
+
+    def _started(self) -> bool:
+        """The thread is there; False: the system lets us have none now."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return False
+            self._thread = thread
+        return True
 
     def _run(self) -> None:
         while True:

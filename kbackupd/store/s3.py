@@ -6,12 +6,13 @@ I5 by `s3_errors.py`. Never waits to try again: botocore's own retries are off, 
 Each request has a connect time-out and a time-out between bytes, and idle connections are dropped before servers and
 load balancers drop them silently.
 
-Memory: an object is sent from the caller's buffers, without a copy; a GET holds it twice for a moment.
+Memory: an object is sent from the caller's buffers, without a copy, and comes into one buffer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,10 @@ IN_THREAD_BYTES = 256 << 10
 
 COMPARE_BYTES = 64 << 10
 """Up to this size an object met under our key is compared byte by byte; above, by size and CRC-32C."""
+
+
+_PIECE_BYTES = 1 << 20
+"""Of an answer: more than the client holds back before it stops reading from the connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,11 +266,20 @@ class S3Store:
         return await asyncio.to_thread(equal_bytes, parts, (stored,))
 
     async def _body(self, answer: Mapping[str, Any], where: str) -> bytes:
+        # Into one buffer of its size: a client that collects pieces has all of them beside what it joins them to, and
+        # a buffer that grows leaves holes in the heap.
+        size_bytes = int(answer["ContentLength"])
+        data = io.BytesIO()
+        if size_bytes:
+            data.seek(size_bytes - 1)
+            data.write(b"\0")
+            data.seek(0)
         async with answer["Body"] as body:
-            data: bytes = await body.read()
-        if len(data) != int(answer["ContentLength"]):
-            raise truncated(where, len(data), int(answer["ContentLength"]))
-        return data
+            while piece := await body.read(_PIECE_BYTES):
+                data.write(piece)
+        if data.tell() != size_bytes:
+            raise truncated(where, data.tell(), size_bytes)
+        return data.getvalue()
 
     def _object(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": checked_key(self._root + checked_key(key))}

@@ -52,3 +52,20 @@ def test_threads_take_their_blocks_from_one_heap_if_told_to(whose: str) -> None:
         assert told.startswith(str(GLIBC))
     if GLIBC:
         assert (told.count("<heap nr=") == 1) == (whose == "shared")
+
+
+COUNT_THREADS = """
+import threading
+from kbackupd.cli import restore
+from kbackupd.cli.main import main
+
+restore.share_freed_memory = lambda: print(threading.active_count())
+main(["restore", "--config", "nowhere.yaml"])
+"""
+
+
+def test_a_restore_shares_its_heap_before_it_has_a_thread_that_would_keep_its_own() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", COUNT_THREADS], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (told.stdout, told.returncode) == ("1\n", 2)

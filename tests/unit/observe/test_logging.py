@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -189,6 +190,21 @@ def test_the_json_log_confesses_lost_lines_as_an_event(pipe: tuple[int, int]) ->
     assert json.loads(confession)["count"] == dropped
     os.close(pipe[0])
     writer.close()
+
+
+def test_where_the_system_has_no_thread_left_a_line_is_lost_and_confessed_with_the_next_one(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    writer = LineWriter(pipe[1], lost=lost)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        writer.write("first")
+    writer.write("second")
+    assert not writer.close()
+    assert read_all(pipe) == ["second", "lost 1"]
 
 
 def test_an_output_that_is_gone_loses_lines_and_nothing_else(pipe: tuple[int, int]) -> None:
