@@ -3,50 +3,81 @@
 Ports the kernel hands out itself (bind to 0) lie in the ephemeral range: while a killed server is down, any outgoing
 connection of any process may be given its port, and the restart fails. Ports below that range are only taken by who
 asks for them.
+
+Between being chosen and being listened on, and while its server is down, nobody can see that a port is somebody's, and
+one was given to two listeners of one broker. So a process keeps each port that it was given, as a lock on the byte of
+that number in a file that all processes of the user share; the kernel ends the locks with the process.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
+import threading
+from functools import cache
 from pathlib import Path
 
 _LOWEST = 10_000
 _FALLBACK_EPHEMERAL_START = 32_768
 _ATTEMPTS = 2_000
 
+_given: set[int] = set()
+_giving = threading.Lock()
+
 
 def free_ports(count: int) -> list[int]:
-    """`count` distinct ports nobody listens on at this moment.
+    """`count` ports nobody listens on at this moment, and which this function gives to nobody else.
 
-    All are held at once before any is released, so that they differ. Another process may still take one between
-    this call and the server's bind; with some 20,000 candidates drawn at random that is rare, and the server then
-    says so by dying.
+    For as long as this process lives, and in no process of the same user. A program that does not ask here may still
+    take one; the server then says so by dying.
+
+    Raises:
+        OSError: there are no more.
     """
     highest = _ephemeral_start()
     draw = random.SystemRandom()
-    held: dict[int, socket.socket] = {}
-    try:
+    found: list[int] = []
+    with _giving:
         for _ in range(_ATTEMPTS):
-            if len(held) == count:
+            if len(found) == count:
                 break
             port = draw.randrange(_LOWEST, highest)
-            if port in held:
-                continue
-            candidate = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            try:
-                candidate.bind(("127.0.0.1", port))
-                candidate.listen(1)
-            except OSError:
-                candidate.close()
-                continue
-            held[port] = candidate
-        if len(held) < count:
-            raise OSError(f"no {count} free ports between {_LOWEST} and {highest}")
-        return list(held)
-    finally:
-        for candidate in held.values():
-            candidate.close()
+            if port not in _given and _reserved(port):
+                _given.add(port)
+                if _is_free(port):
+                    found.append(port)
+    if len(found) < count:
+        raise OSError(f"no {count} free ports between {_LOWEST} and {highest}")
+    return found
+
+
+def _reserved(port: int) -> bool:
+    """From now on it is this process's; False: it is another one's."""
+    try:
+        fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+@cache
+def _reservations() -> int:
+    """The file's descriptor. Never closed, nor is the file opened again: the kernel ends all locks with the first."""
+    path = Path(tempfile.gettempdir()) / f"kbackupd-testbed-ports-{os.getuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as candidate:
+        try:
+            candidate.bind(("127.0.0.1", port))
+            candidate.listen(1)
+        except OSError:
+            return False
+    return True
 
 
 def _ephemeral_start() -> int:
