@@ -103,8 +103,10 @@ async def reassign(bootstrap: str, topic: str, replicas: Mapping[int, Sequence[i
                 raise error_for_code(code, f"reassigning {topic}")
 
 
-async def elect_preferred(bootstrap: str, topic: str, partition: int) -> None:
+async def elect_preferred(bootstrap: str, topic: str, partition: int) -> bool:
     """Have the first of a partition's replicas elected; the controller has decided on return.
+
+    False: for the controller that one is not in sync now, or not there.
 
     Raises:
         KafkaException: refused, or nobody answered.
@@ -113,8 +115,11 @@ async def elect_preferred(bootstrap: str, topic: str, partition: int) -> None:
     # Its own time-outs, of a minute: confluent-kafka 2.16.1 raises SystemError when it is given others.
     asked = admin.elect_leaders(ElectionType.PREFERRED, [TopicPartition(topic, partition)])
     for error in (await asyncio.to_thread(asked.result)).values():
+        if error is not None and error.code() == KafkaError.PREFERRED_LEADER_NOT_AVAILABLE:
+            return False
         if error is not None and error.code() != KafkaError.ELECTION_NOT_NEEDED:  # then it leads already
             raise KafkaException(error)
+    return True
 
 
 async def active_controller(bootstrap: str, *, deadline_seconds: float = 60.0) -> int:

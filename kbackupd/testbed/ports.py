@@ -5,79 +5,71 @@ connection of any process may be given its port, and the restart fails. Ports be
 asks for them.
 
 Between being chosen and being listened on, and while its server is down, nobody can see that a port is somebody's, and
-one was given to two listeners of one broker. So a process keeps each port that it was given, as a lock on the byte of
-that number in a file that all processes of the user share; the kernel ends the locks with the process.
+one was given to two listeners of one broker. So each process takes whole blocks of ports, and nobody else has ports of
+a block for as long as that process lives: it listens on the first of them, on which nothing else ever does.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import random
 import socket
-import tempfile
 import threading
-from functools import cache
 from pathlib import Path
 
 _LOWEST = 10_000
 _FALLBACK_EPHEMERAL_START = 32_768
-_ATTEMPTS = 2_000
+_BLOCK = 50
+"""Ports; few processes use more, and each of some hundred processes can have some blocks."""
 
-_given: set[int] = set()
+_claims: list[socket.socket] = []
+_left: list[int] = []
+"""Of the newest block; given to nobody yet."""
 _giving = threading.Lock()
 
 
 def free_ports(count: int) -> list[int]:
     """`count` ports nobody listens on at this moment, and which this function gives to nobody else.
 
-    For as long as this process lives, and in no process of the same user. A program that does not ask here may still
-    take one; the server then says so by dying.
+    For as long as this process lives, and in no other process. A program that does not ask here may still take one;
+    the server then says so by dying.
 
     Raises:
         OSError: there are no more.
     """
-    highest = _ephemeral_start()
-    draw = random.SystemRandom()
     found: list[int] = []
     with _giving:
-        for _ in range(_ATTEMPTS):
-            if len(found) == count:
-                break
-            port = draw.randrange(_LOWEST, highest)
-            if port not in _given and _reserved(port):
-                _given.add(port)
-                if _is_free(port):
-                    found.append(port)
-    if len(found) < count:
-        raise OSError(f"no {count} free ports between {_LOWEST} and {highest}")
+        while len(found) < count:
+            if not _left:
+                _left.extend(_claimed())
+            port = _left.pop()
+            if (listening := _listening(port)) is not None:
+                listening.close()
+                found.append(port)
     return found
 
 
-def _reserved(port: int) -> bool:
-    """From now on it is this process's; False: it is another one's."""
+def _claimed() -> list[int]:
+    """The ports of a block that is this process's from now on, in any order."""
+    highest = _ephemeral_start()
+    firsts = range(_LOWEST, highest - _BLOCK + 1, _BLOCK)
+    draw = random.SystemRandom()
+    for first in draw.sample(firsts, len(firsts)):
+        if (claim := _listening(first)) is not None:
+            _claims.append(claim)
+            return draw.sample(range(first + 1, first + _BLOCK), _BLOCK - 1)
+    raise OSError(f"no free ports between {_LOWEST} and {highest}")
+
+
+def _listening(port: int) -> socket.socket | None:
+    """None: somebody else listens there, or did a moment ago."""
+    candidate = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
-
-
-@cache
-def _reservations() -> int:
-    """The file's descriptor. Never closed, nor is the file opened again: the kernel ends all locks with the first."""
-    path = Path(tempfile.gettempdir()) / f"kbackupd-testbed-ports-{os.getuid()}"
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as candidate:
-        try:
-            candidate.bind(("127.0.0.1", port))
-            candidate.listen(1)
-        except OSError:
-            return False
-    return True
+        candidate.bind(("127.0.0.1", port))
+        candidate.listen(1)
+    except OSError:
+        candidate.close()
+        return None
+    return candidate
 
 
 def _ephemeral_start() -> int:

@@ -139,13 +139,13 @@ class ProxiedCluster:
             await asyncio.sleep(0.1)
 
     def _out_of_sync(self) -> list[str]:
-        topics = self._admin().list_topics(timeout=PATIENCE_SECONDS).topics
-        return [
-            f"{name}/{number}"
-            for name, topic in topics.items()
-            for number, partition in topic.partitions.items()
-            if _behind(partition)
-        ]
+        """In the eyes of any node that runs: one that hung says what it knew before, until it has caught up."""
+        behind: dict[str, None] = {}
+        for node_id in self.running:
+            topics = _admin(self.node(node_id).bootstrap).list_topics(timeout=PATIENCE_SECONDS).topics
+            for name, topic in topics.items():
+                behind |= {f"{name}/{number}": None for number, one in topic.partitions.items() if _behind(one)}
+        return list(behind)
 
     async def create_topic(
         self, topic: str, replicas: Sequence[Sequence[int]], *, config: Mapping[str, str] | None = None
@@ -217,7 +217,11 @@ class ProxiedCluster:
         replicas = list((await self.partition(topic, partition)).replicas)
         await reassign(self.inside, topic, {partition: [to, *(node for node in replicas if node != to)]})
         await self._until(topic, lambda found: found[partition].replicas[0] == to)
-        await elect_preferred(self.inside, topic, partition)
+        deadline = Deadline(PATIENCE_SECONDS)
+        while not await elect_preferred(self.inside, topic, partition):
+            if deadline.passed:
+                raise ServerFailedError(f"{to} cannot lead {topic}/{partition} after {PATIENCE_SECONDS:g} s")
+            await asyncio.sleep(0.1)
         await self.led_by(to, topic, partition)
 
     async def controller(self) -> int:
@@ -236,8 +240,11 @@ class ProxiedCluster:
         return self._admin().list_topics(topic, timeout=PATIENCE_SECONDS).topics[topic].partitions
 
     def _admin(self) -> AdminClient:
-        alive = ",".join(self.node(n).bootstrap for n in self.running)
-        return AdminClient({"bootstrap.servers": alive, "log_level": 0})
+        return _admin(",".join(self.node(n).bootstrap for n in self.running))
+
+
+def _admin(bootstrap: str) -> AdminClient:
+    return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
 
 
 def _behind(partition: PartitionMetadata) -> bool:
