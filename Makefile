@@ -47,7 +47,7 @@ bench: $(STAMP)  ## throughput, CPU per GiB and peak RSS as a share of what the 
 	$(BIN)/python -m bench.partitions --brokers 3
 	$(BIN)/python -m bench.long_archive --segments 100000 --rows 1000000 --directory .testbed/long-archive --steps "generate,roll up,plan,plan all,plan window,plan instant"
 
-UV_COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q
+UV_COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header -q
 BUILD_REQUIRES = import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))
 
 lock: $(STAMP)  ## refresh the hash-locked requirements: of everything, and of what an installation needs out of it

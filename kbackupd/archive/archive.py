@@ -318,10 +318,14 @@ async def archive_identity(store: ObjectStore) -> Identity:
         raise no_archive(store.location) from None
 
 
-def no_archive(location: str) -> ObjectMissingError:
+def no_archive(
+    location: str,
+    *,
+    hint: str = "there is nothing at all; check --path and --backup-id: kbackupd list --path … shows what there is",
+) -> ObjectMissingError:
     """There is not a single object where an archive should be."""
     missing = ObjectMissingError(f"{location}/{keys.BACKUP_KEY}")
-    missing.hint = "there is nothing at all; check --path and --backup-id: kbackupd list --path … shows what there is"
+    missing.hint = hint
     return missing
 
 

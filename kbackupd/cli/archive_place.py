@@ -24,6 +24,8 @@ FIRST_CONTACT_SECONDS = 5.0
 PathOption = Annotated[
     str | None, typer.Option("--path", metavar="URL", help="Where archives are: s3://bucket/prefix or file:///dir.")
 ]
+WHERE_A_PATH_ENDS = "an archive is PATH/BACKUP_ID/, so PATH ends before its id"
+
 BackupIdOption = Annotated[str | None, typer.Option("--backup-id", metavar="ID", help="Which archive under --path.")]
 ConfigOption = Annotated[
     Path | None,

@@ -11,6 +11,7 @@ from rich.text import Text
 from kbackupd.archive.describe import ArchiveDescription, ArchiveSummary, PartitionDescription, TopicDescription
 from kbackupd.archive.dump import DumpReport
 from kbackupd.archive.state import StateDescription
+from kbackupd.cli.archive_place import WHERE_A_PATH_ENDS
 from kbackupd.cli.output import count_of, fitting, plain_table, print_sections
 from kbackupd.model.clock import iso
 from kbackupd.model.units import format_bytes
@@ -26,9 +27,7 @@ NONE = "–"
 
 def print_archives(console: Console, path: str, archives: Sequence[ArchiveSummary]) -> None:
     if not archives:
-        console.print(
-            f"no archives under {path} (an archive is PATH/BACKUP_ID/, so PATH ends before its id)", soft_wrap=True
-        )
+        console.print(f"no archives under {path} ({WHERE_A_PATH_ENDS})", soft_wrap=True)
         return
     # Ids that are folded cannot be copied: where there is no room, `describe` and JSON have what is left out.
     table = fitting(console, [_archives(console, archives, without) for without in _LEFT_OUT_OF_LIST])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -10,10 +9,16 @@ import uvloop
 
 from kbackupd.archive.archive import no_archive
 from kbackupd.archive.describe import ArchiveSummary, archives_under
-from kbackupd.cli.archive_place import BackupIdOption, ConfigOption, PathOption, opened, place
+from kbackupd.cli.archive_place import (
+    WHERE_A_PATH_ENDS,
+    BackupIdOption,
+    ConfigOption,
+    PathOption,
+    opened,
+    place,
+)
 from kbackupd.cli.archive_text import print_archives
 from kbackupd.cli.output import OutputFormat, print_json, stdout_console
-from kbackupd.model.errors import ObjectMissingError
 from kbackupd.model.settings import StorageSettings
 from kbackupd.model.units import format_few
 
@@ -29,22 +34,13 @@ def command(
     there = uvloop.run(_archives(found.storage))
     archives = tuple(one for one in there if backup_id in (None, one.backup_id))
     if backup_id is not None and not archives:
-        raise _no_archive(f"{found.storage.url}/{backup_id}", [one.backup_id for one in there])
+        ids = [one.backup_id for one in there]
+        hint = f"there is {format_few(ids)}" if ids else f"no archive at all is under this path ({WHERE_A_PATH_ENDS})"
+        raise no_archive(f"{found.storage.url}/{backup_id}", hint=hint)
     if output is OutputFormat.JSON:
         print_json({"path": found.storage.url, "archives": archives})
     else:
         print_archives(stdout_console(), found.storage.url, archives)
-
-
-def _no_archive(location: str, there: Sequence[str]) -> ObjectMissingError:
-    """None is there; `there`: the ids of those that are under the same path."""
-    missing = no_archive(location)
-    missing.hint = (
-        f"there is {format_few(there)}"
-        if there
-        else "no archive at all is under this path (an archive is PATH/BACKUP_ID/, so PATH ends before its id)"
-    )
-    return missing
 
 
 async def _archives(storage: StorageSettings) -> tuple[ArchiveSummary, ...]:

@@ -94,7 +94,6 @@ def command(
     or access denied · 5 refused, no record was written · 6 something is missing, or the archive declares gaps · 130
     interrupted.
     """
-    keep_freed_memory()
     share_freed_memory()  # there is no thread yet
     settings = load_restore_settings(config, os.environ)
     targets = load_daemon_settings(tiers, os.environ).tiers if tiers is not None else None
@@ -207,6 +206,7 @@ async def _restore(
     refuse_future(settings.options, clock.now_ms())
     # As Ctrl-C: what is under way is cancelled, and the last word says in what state the target is.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
+    keep_freed_memory()
     store = await open_store(settings.source.storage)
     beside = await open_store(plans) if plans else store
     connection = KafkaConnection(

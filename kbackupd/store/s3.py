@@ -45,7 +45,6 @@ IN_THREAD_BYTES = 256 << 10
 COMPARE_BYTES = 64 << 10
 """Up to this size an object met under our key is compared byte by byte; above, by size and CRC-32C."""
 
-
 _PIECE_BYTES = 1 << 20
 """Of an answer: more than the client holds back before it stops reading from the connection."""
 

@@ -114,12 +114,12 @@ async def elect_preferred(bootstrap: str, topic: str, partition: int) -> bool:
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     # Its own time-outs, of a minute: confluent-kafka 2.16.1 raises SystemError when it is given others.
     asked = admin.elect_leaders(ElectionType.PREFERRED, [TopicPartition(topic, partition)])
-    for error in (await asyncio.to_thread(asked.result)).values():
-        if error is not None and error.code() == KafkaError.PREFERRED_LEADER_NOT_AVAILABLE:
-            return False
-        if error is not None and error.code() != KafkaError.ELECTION_NOT_NEEDED:  # then it leads already
-            raise KafkaException(error)
-    return True
+    (error,) = (await asyncio.to_thread(asked.result)).values()
+    if error is None or error.code() == KafkaError.ELECTION_NOT_NEEDED:  # it leads already
+        return True
+    if error.code() == KafkaError.PREFERRED_LEADER_NOT_AVAILABLE:
+        return False
+    raise KafkaException(error)
 
 
 async def active_controller(bootstrap: str, *, deadline_seconds: float = 60.0) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 _LOWEST = 10_000
 _FALLBACK_EPHEMERAL_START = 32_768
 _BLOCK = 50
-"""Ports; few processes use more, and each of some hundred processes can have some blocks."""
+"""Ports: what most processes need, and there are some hundred blocks."""
 
 _claims: list[socket.socket] = []
 _left: list[int] = []

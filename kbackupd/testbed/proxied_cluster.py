@@ -140,12 +140,12 @@ class ProxiedCluster:
 
     def _out_of_sync(self) -> list[str]:
         """In the eyes of any node that runs: one that hung says what it knew before, until it has caught up."""
-        behind: dict[str, None] = {}
+        behind: set[str] = set()
         for node_id in self.running:
             topics = _admin(self.node(node_id).bootstrap).list_topics(timeout=PATIENCE_SECONDS).topics
             for name, topic in topics.items():
-                behind |= {f"{name}/{number}": None for number, one in topic.partitions.items() if _behind(one)}
-        return list(behind)
+                behind |= {f"{name}/{number}" for number, one in topic.partitions.items() if _behind(one)}
+        return sorted(behind)
 
     async def create_topic(
         self, topic: str, replicas: Sequence[Sequence[int]], *, config: Mapping[str, str] | None = None
