@@ -23,6 +23,7 @@ from kbackupd.testbed.kafka_proxy import KafkaProxy
 from kbackupd.testbed.listeners import Listener
 from kbackupd.testbed.ports import free_ports
 from kbackupd.testbed.process import Deadline, ServerFailedError
+from kbackupd.testbed.topics import await_leaders
 
 PATIENCE_SECONDS = 120.0
 _UNANSWERED = (KafkaError._TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError.REQUEST_TIMED_OUT)
@@ -178,6 +179,7 @@ class ProxiedCluster:
             else:
                 break
         await self._until(topic, lambda found: len(found) == len(assignment) and not any(map(_behind, found.values())))
+        await asyncio.to_thread(await_leaders, self._alive, topic, len(assignment))
         return topic
 
     async def partitions(self, topic: str) -> dict[int, PartitionMetadata]:
@@ -226,7 +228,7 @@ class ProxiedCluster:
 
     async def controller(self) -> int:
         """The node whose controller leads the quorum. Raises TimeoutError if there is none for a minute."""
-        return await active_controller(",".join(self.node(n).bootstrap for n in self.running))
+        return await active_controller(self._alive)
 
     async def _until(self, topic: str, condition: Callable[[dict[int, PartitionMetadata]], bool]) -> None:
         deadline = Deadline(PATIENCE_SECONDS)
@@ -239,8 +241,13 @@ class ProxiedCluster:
     def _partitions(self, topic: str) -> dict[int, PartitionMetadata]:
         return self._admin().list_topics(topic, timeout=PATIENCE_SECONDS).topics[topic].partitions
 
+    @property
+    def _alive(self) -> str:
+        """Bootstrap servers: the nodes that run."""
+        return ",".join(self.node(n).bootstrap for n in self.running)
+
     def _admin(self) -> AdminClient:
-        return _admin(",".join(self.node(n).bootstrap for n in self.running))
+        return _admin(self._alive)
 
 
 def _admin(bootstrap: str) -> AdminClient:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from kbackupd.testbed.process import Deadline, ServerFailedError
@@ -22,7 +22,7 @@ def create_topic(
     replication_factor: int = 1,
     config: Mapping[str, str] | None = None,
 ) -> str:
-    """Create `topic` and wait until every partition has a leader; returns its name.
+    """Create `topic` and wait until every partition has a leader that answers; returns its name.
 
     Raises:
         ServerFailedError: refused (it exists already, bad configuration), or no leaders in time.
@@ -33,7 +33,7 @@ def create_topic(
         admin.create_topics([new], operation_timeout=60, request_timeout=90)[topic].result(_DEADLINE_SECONDS)
     except KafkaException as error:
         raise ServerFailedError(f"cannot create topic {topic}: {error}") from error
-    _await_leaders(bootstrap, topic, partitions)
+    await_leaders(bootstrap, topic, partitions)
     return topic
 
 
@@ -58,7 +58,7 @@ def delete_topic(bootstrap: str, *topics: str) -> None:
 
 
 def add_partitions(bootstrap: str, topic: str, *, total: int) -> None:
-    """Grow `topic` to `total` partitions and wait until each has a leader.
+    """Grow `topic` to `total` partitions and wait until each has a leader that answers.
 
     Raises:
         ServerFailedError: refused, or no leaders in time.
@@ -70,7 +70,7 @@ def add_partitions(bootstrap: str, topic: str, *, total: int) -> None:
         )
     except KafkaException as error:
         raise ServerFailedError(f"cannot grow topic {topic}: {error}") from error
-    _await_leaders(bootstrap, topic, total)
+    await_leaders(bootstrap, topic, total)
 
 
 def partition_leaders(bootstrap: str, topic: str) -> dict[int, int]:
@@ -84,14 +84,32 @@ def partition_leaders(bootstrap: str, topic: str) -> dict[int, int]:
     return {number: partition.leader for number, partition in metadata.partitions.items()}
 
 
-def _await_leaders(bootstrap: str, topic: str, partitions: int) -> None:
+def await_leaders(bootstrap: str, topic: str, partitions: int) -> None:
+    """Return when so many partitions have a leader that answers.
+
+    Raises:
+        ServerFailedError: not in time.
+    """
     deadline = Deadline(_DEADLINE_SECONDS)
     while not deadline.passed:
         found = partition_leaders(bootstrap, topic)
-        if len(found) == partitions and all(leader >= 0 for leader in found.values()):
+        named = len(found) == partitions and all(leader >= 0 for leader in found.values())
+        if named and _answer(bootstrap, topic, partitions):
             return
         time.sleep(0.05)
-    raise ServerFailedError(f"topic {topic} has no leaders after {_DEADLINE_SECONDS:g} s")
+    raise ServerFailedError(f"topic {topic} has no leaders that answer after {_DEADLINE_SECONDS:g} s")
+
+
+def _answer(bootstrap: str, topic: str, partitions: int) -> bool:
+    """The leaders know that they lead: a broker tells of a new topic a moment before it takes its partitions on."""
+    admin = _admin(bootstrap)
+    wanted = {TopicPartition(topic, number): OffsetSpec.latest() for number in range(partitions)}
+    try:
+        for answer in admin.list_offsets(wanted).values():
+            answer.result(_DEADLINE_SECONDS)
+    except KafkaException:
+        return False
+    return True
 
 
 def _admin(bootstrap: str) -> AdminClient:
