@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec, TimestampSpec
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from kbackupd.testbed.process import Deadline, ServerFailedError
@@ -103,7 +104,9 @@ def await_leaders(bootstrap: str, topic: str, partitions: int) -> None:
 def _answer(bootstrap: str, topic: str, partitions: int) -> bool:
     """The leaders know that they lead: a broker tells of a new topic a moment before it takes its partitions on."""
     admin = _admin(bootstrap)
-    wanted = {TopicPartition(topic, number): OffsetSpec.latest() for number in range(partitions)}
+    wanted: dict[TopicPartition, OffsetSpec] = {
+        TopicPartition(topic, number): TimestampSpec(0) for number in range(partitions)
+    }
     try:
         for answer in admin.list_offsets(wanted).values():
             answer.result(_DEADLINE_SECONDS)
