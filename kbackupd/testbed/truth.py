@@ -7,14 +7,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import threading
+import time
 import uuid
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from pathlib import Path
 from typing import Literal, NamedTuple, NewType, cast
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
@@ -31,6 +34,8 @@ _DIGEST_BYTES = 16
 # A batch of messages is waited for that long, however few have come: it ends every reading, so it is short.
 _POLL_SECONDS = 0.05
 _LENGTH = struct.Struct(">q")
+_SWAP = ".log.swap"
+_REPLACED_SECONDS = 120.0
 _BATCH_START = struct.Struct(">qi")
 _LAST_OFFSET_DELTA = struct.Struct(">i")
 
@@ -409,12 +414,29 @@ def raw_log(server: KafkaServer, topic: str, partition: int) -> bytes:
 
     Raises:
         FileNotFoundError: this node has no such partition.
+        ServerFailedError: its files are being replaced all the time.
     """
     directory = server.log_dir(topic, partition)
-    files = sorted(directory.glob("*.log"), key=lambda path: int(path.stem))
-    if not files:
-        raise FileNotFoundError(f"no log files in {directory}")
-    return b"".join(path.read_bytes() for path in files)
+    deadline = Deadline(_REPLACED_SECONDS)
+    while not deadline.passed:
+        files = _log_files(directory)
+        if not files:
+            raise FileNotFoundError(f"no log files in {directory}")
+        try:
+            data = b"".join((directory / name).read_bytes() for name in sorted(files))
+        except FileNotFoundError:
+            continue
+        # The log cleaner replaces files one by one; what is ready, and not in its place yet, ends in .swap.
+        if _log_files(directory) == files and not any(name.endswith(_SWAP) for name in files):
+            return data
+        time.sleep(0.05)
+    raise ServerFailedError(f"the files in {directory} are still being replaced")
+
+
+def _log_files(directory: Path) -> dict[str, int]:
+    """Names, which sort by base offset, and inodes, which tell a new file of an old name."""
+    with os.scandir(directory) as entries:
+        return {entry.name: entry.inode() for entry in entries if entry.name.endswith((".log", _SWAP))}
 
 
 class RawBatch(NamedTuple):
