@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zlib
 
@@ -15,7 +14,7 @@ from kbackupd.testbed.soak_topics import Generation
 from kbackupd.testbed.topics import create_topic
 from kbackupd.testbed.workload import LiveLoad, PlainStream, TransactionalStream
 from tests.integration.capture.backup import Backup, problems
-from tests.integration.conditions import PATIENCE_SECONDS, reaches
+from tests.integration.conditions import PATIENCE_SECONDS, log_entries, reaches
 
 TIER = "steady"
 TIERS: list[Json] = [{"name": TIER, "topics": ["*"], "rpo": "1m", "rto": "15m"}]
@@ -124,9 +123,7 @@ async def recovered(daemon: Daemon) -> None:
 
 def complained(daemon: Daemon, *, since: int = 0) -> list[dict[str, object]]:
     """Its log's lines of level warning and above, from byte `since` on."""
-    lines = daemon.log.read_bytes()[since:].decode(errors="replace").splitlines()
-    told = [json.loads(line) for line in lines if line.startswith("{")]
-    return [entry for entry in told if entry["level"] in ("warning", "error")]
+    return [entry for entry in log_entries(daemon.log, since=since) if entry["level"] in ("warning", "error")]
 
 
 async def stores(daemon: Daemon, segments: int, *, checkpoints: int = 0) -> None:

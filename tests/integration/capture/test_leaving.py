@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections.abc import Callable
@@ -13,15 +12,14 @@ from kbackupd.testbed.topics import create_topic
 from kbackupd.testbed.truth import Truth
 from kbackupd.testbed.workload import LiveLoad, PlainStream, TransactionalStream
 from tests.integration.capture.backup import Backup, complaints, flush, follows, topic_rows
-from tests.integration.conditions import reaches
+from tests.integration.conditions import log_entries, reaches
 
 Names = Callable[[], str]
 
 
 def logged(daemon: Daemon, event: str) -> list[dict[str, object]]:
     """Its log's lines of one event, over all its lives."""
-    lines = (line for line in daemon.log.read_text().splitlines() if line.startswith("{"))
-    return [entry for entry in map(json.loads, lines) if entry["event"] == event]
+    return [entry for entry in log_entries(daemon.log) if entry["event"] == event]
 
 
 def lag(daemon: Daemon, topic: str) -> object:

@@ -16,7 +16,7 @@ from kbackupd.testbed.topics import create_topic, delete_topic
 from kbackupd.testbed.truth import Outcome, Truth
 from kbackupd.testbed.workload import Draft, LiveLoad, PlainStream, TransactionalStream, produce, produce_transaction
 from tests.integration.capture.backup import Backup, complaints, follows, pause, rewritten
-from tests.integration.conditions import reaches
+from tests.integration.conditions import log_entries, reaches
 
 Names = Callable[[], str]
 
@@ -71,8 +71,7 @@ class Started:
         """Return when a segment with records is durable."""
 
         def stored() -> bool:
-            lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
-            return any(line["event"] == "segment.stored" and line["records"] for line in lines)
+            return any(entry["event"] == "segment.stored" and entry["records"] for entry in log_entries(self.log))
 
         await reaches(stored, "a segment with records")
 

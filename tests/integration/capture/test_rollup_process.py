@@ -16,7 +16,7 @@ from kbackupd.daemon.rollup_process import RollupProcess
 from kbackupd.format import keys
 from kbackupd.model.settings import FilesystemSettings, S3Settings, Secret, StorageSettings
 from tests.archive_builder import BACKUP_ID, ArchiveBuilder
-from tests.integration.conditions import reaches
+from tests.integration.conditions import reaches, runs
 
 SECRETIVE = StorageSettings(
     backend=S3Settings(bucket="b", prefix="p", access_key_id=Secret("AKIA0000"), secret_access_key=Secret("verysecret"))
@@ -168,7 +168,7 @@ async def test_the_kernel_ends_it_with_its_daemon_and_until_then_it_gives_way_an
         assert b"rollup_child" in command
         assert b"verysecret" not in command + (proc / "environ").read_bytes()
         daemon.kill()
-        await reaches(lambda: gone(pid) or "Z" in (proc / "stat").read_text().rsplit(")", 1)[1].split()[0])
+        await reaches(lambda: not runs(pid))
     finally:
         if daemon.returncode is None:
             with contextlib.suppress(ProcessLookupError):

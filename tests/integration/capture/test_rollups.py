@@ -10,7 +10,7 @@ from kbackupd.testbed.daemon import Daemon
 from kbackupd.testbed.s3_proxy import Answer, S3Proxy, Stall
 from kbackupd.testbed.topics import create_topic
 from tests.integration.capture.backup import Backup, flush, follows, problems
-from tests.integration.conditions import reaches
+from tests.integration.conditions import reaches, runs
 
 Names = Callable[[], str]
 
@@ -38,12 +38,6 @@ def children(daemon: Daemon) -> list[int]:
                 parent = int((directory / "stat").read_text().rsplit(")", 1)[1].split()[1])
                 found += [int(directory.name)] if parent == daemon.pid else []
     return found
-
-
-def runs(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return (Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    return False
 
 
 def metric(daemon: Daemon, series: str) -> float:
