@@ -80,7 +80,7 @@ async def test_credentials_that_are_refused_for_a_while_cost_exposure_and_nothin
 
     rule = steady.proxy.strike(Answer(status=403, code="AccessDenied"))
     await exposed(daemon, 4.0)
-    assert any("AccessDenied" in message for message in problems(daemon).values())
+    await reaches(lambda: any("AccessDenied" in message for message in problems(daemon).values()), "it says why")
     assert daemon.get("/healthz")[0] == 503
     assert daemon.get("/livez")[0] == 200
     rule.lift()
@@ -90,7 +90,7 @@ async def test_credentials_that_are_refused_for_a_while_cost_exposure_and_nothin
 
 
 async def test_requests_that_are_never_answered_are_given_up_and_sent_again(steady: SteadyBackup) -> None:
-    daemon = steady.daemon(odd=("--patience-seconds", "3"))
+    daemon = steady.daemon(odd=("--try-seconds", "3"))
     daemon.start()
     steady.produce()
     await recovered(daemon)

@@ -216,7 +216,7 @@ async def test_a_wrong_file_changes_nothing_whoever_asks_and_is_over_with_a_good
     assert health(daemon) == 503
     before = len(logged(daemon, "configuration.refused"))
     daemon.signal(signal.SIGHUP)
-    await reaches(lambda: len(logged(daemon, "configuration.refused")) == before + 1, "the refusal in the log")
+    await reaches(lambda: len(logged(daemon, "configuration.refused")) > before, "the refusal in the log")
     assert logged(daemon, "configuration.refused")[-1]["level"] == "error"
     backup.fill(topic)
     assert not (await flush(daemon, topic)).left_out
@@ -267,8 +267,9 @@ async def test_a_watch_goes_on_over_a_daemon_that_is_killed_and_started_again(
     await reaches(lambda: any(look.get("healthy") for look in looks), "a healthy status")
     epoch = looks[-1]["writer_epoch"]
     daemon.kill()
-    await reaches(lambda: looks[-1].get("exit_code") == 4, "that nobody answers")
-    assert "nobody listens on" in looks[-1]["error"]
+    # A look on its way is told that the connection broke.
+    await reaches(lambda: "nobody listens on" in looks[-1].get("error", ""), "that nobody answers")
+    assert looks[-1]["exit_code"] == 4
     daemon.start()
     await reaches(lambda: looks[-1].get("writer_epoch") == epoch + 1, "the next life")
     assert leave() == 0

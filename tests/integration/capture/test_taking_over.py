@@ -21,9 +21,10 @@ from kbackupd.testbed.s3 import S3Server
 from kbackupd.testbed.s3_proxy import Answer, Fault, Rule, S3Proxy, Stall
 from kbackupd.testbed.topics import create_topic
 from tests.integration.capture.backup import Backup, Batches, complaints, flush, read
+from tests.integration.conditions import reaches
 
 Names = Callable[[], str]
-IMPATIENT = ("--patience-seconds", "5")
+IMPATIENT = ("--patience-seconds", "10")
 """What the store is not kept from answering it must answer within that, on a busy machine too."""
 
 
@@ -181,6 +182,8 @@ async def test_what_cannot_be_read_of_an_earlier_life_ends_the_start_and_the_nex
     daemon = backup.daemon(topic, endpoint=proxy.endpoint, odd=IMPATIENT, checkpoint_interval="1h")
     daemon.start()
     await flush(daemon)
+    beginning = ("checkpoints/", "groups/", "cluster/")
+    await reaches(lambda: all(backup.objects(part) for part in beginning), "nothing of its beginning is on its way")
     daemon.kill()  # the checkpoint of its beginning alone is there, so segments must be read
     before = set(backup.objects())
 

@@ -31,8 +31,8 @@ def test_positions_reach_every_coordinator_also_where_one_has_just_died(cluster:
     admin = AdminClient({"bootstrap.servers": cluster.bootstrap, "log_level": 0})
     described = admin.describe_consumer_groups(names)
     coordinators = {one.result(60).coordinator.id for one in described.values()}
-    assert len(coordinators) == 3
-    cluster.nodes[2].kill()
+    assert len(coordinators) >= 2
+    cluster.nodes[max(coordinators) - 1].kill()
 
     report, _ = story.executed()
 

@@ -24,6 +24,7 @@ from kbackupd.testbed.java import kafka_tool
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.listeners import listener
 from kbackupd.testbed.process import Deadline
+from tests.integration.conditions import reaches
 from tests.integration.restore.retention_policy import broker_settings
 
 RESTORER, PASSWORD = "restorer", "secret"
@@ -189,3 +190,13 @@ def topic_state(bootstrap: str, topic: str) -> tuple[Mapping[int, tuple[int, int
         dict(zip(partitions, zip(asked(_EARLIEST), asked(_LATEST), strict=True), strict=True)),
         {key: one.value for key, one in configs.items() if one.source == _OVERRIDE},
     )
+
+
+async def has_configuration(bootstrap: str, topic: str, overrides: Mapping[str, str]) -> None:
+    """Return when the topic has exactly these: the broker follows the controller within moments."""
+
+    def found() -> bool:
+        state = topic_state(bootstrap, topic)
+        return state is not None and state[1] == overrides
+
+    await reaches(found, f"{topic} is configured as {overrides}")

@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.topics import create_topic
 from tests.integration.conditions import reaches
-from tests.integration.restore.picky_kafka import topic_state
+from tests.integration.restore.picky_kafka import has_configuration
 from tests.integration.restore.test_command import call, start, write_config
 from tests.integration.restore.test_resume import (
     PARTITIONS,
@@ -46,16 +46,6 @@ def hold(kafka: KafkaServer, topic: str, *partitions: int, count: int = THERE) -
     return written
 
 
-async def has_configuration(kafka: KafkaServer, topic: str, wanted: dict[str, str]) -> None:
-    """The broker follows the controller within moments."""
-
-    def found() -> bool:
-        state = topic_state(kafka.bootstrap, topic)
-        return state is not None and state[1] == wanted
-
-    await reaches(found, f"{topic} is configured as {wanted}")
-
-
 @pytest.mark.timeout(900)
 async def test_killed_five_times_it_follows_what_was_there_exactly_once_and_never_again(
     kafka: KafkaServer, unique_topic: Names, tmp_path: Path
@@ -79,7 +69,7 @@ async def test_killed_five_times_it_follows_what_was_there_exactly_once_and_neve
     assert report["topics"][0]["appended"]
     assert [one["target_first_offset"] for one in report["topics"][0]["partitions"]] == [THERE] * PARTITIONS
     assert values(kafka, target) == everything
-    await has_configuration(kafka, target, own)
+    await has_configuration(kafka.bootstrap, target, own)
 
     code, out, err = call("--config", str(config))
 
@@ -141,11 +131,11 @@ async def test_the_topics_own_retention_comes_back_at_once_only_where_somebody_s
     if retention_after == "auto":
         assert "retention.ms (1d00h) would delete records from" in out
         assert command in out
-        await has_configuration(kafka, target, {**own, "retention.ms": "-1"})
+        await has_configuration(kafka.bootstrap, target, {**own, "retention.ms": "-1"})
     else:
         assert command not in out
         assert f"{target}: applied although retention.ms (1d00h) would delete records from" in out
-        await has_configuration(kafka, target, own)
+        await has_configuration(kafka.bootstrap, target, own)
         await reaches(lambda: begins_with_today(kafka, target, 1), "what is older than its retention is gone")
 
 

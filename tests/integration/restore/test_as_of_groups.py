@@ -189,7 +189,7 @@ async def test_groups_topics_partitions_and_configuration_are_those_of_the_insta
     assert report["not_there"] == [late]
     assert [one["target"] for one in report["topics"]] == [target]  # type: ignore[union-attr,index,call-overload]
     assert values(kafka, target) == {number: [b"plain"] * 10 + [b"committed"] * 3 + [b"plain"] * 6 for number in (0, 1)}
-    assert overrides_of(kafka, target).get("retention.ms") == str(DAY_MS)
+    await reaches(lambda: overrides_of(kafka, target).get("retention.ms") == str(DAY_MS), "the broker hears of it")
 
     def at(offset: int) -> int:
         """Offsets are kept, or move by the marker at 13."""

@@ -26,7 +26,8 @@ from tests.unit.restore.test_as_of import plan_at, restored
 from tests.unit.restore.transactional_source import TransactionalSource
 
 Names = Callable[[], str]
-SLOW = "rate_limit: 50KiB"
+SLOW = "rate_limit: 15KiB"
+"""Of a run that is to be killed: long enough that one look at the topic does not outlast its second half."""
 LATER_SECONDS = 60
 
 

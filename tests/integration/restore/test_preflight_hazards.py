@@ -31,7 +31,7 @@ from tests.integration.restore.picky_kafka import (
     RESTORER,
     TOPIC,
     PickyKafka,
-    topic_state,
+    has_configuration,
 )
 from tests.integration.restore.retention_policy import POLICED, SAYS
 from tests.integration.restore.site import DENIED, REFUSED, Site
@@ -239,7 +239,7 @@ class TestWhatIsLiftedForItsTime:
         "segment.ms": "1000",
     }
 
-    def test_sizes_bounds_stamps_retention_and_compaction_of_an_empty_topic(
+    async def test_sizes_bounds_stamps_retention_and_compaction_of_an_empty_topic(
         self, site: Site, picky: PickyKafka, unique_topic: Names
     ) -> None:
         target = create_topic(picky.bootstrap, unique_topic(), partitions=2, config=self.OWN)
@@ -255,10 +255,8 @@ class TestWhatIsLiftedForItsTime:
         oldest, newer = found[0][0].timestamp_ms, found[0][3].timestamp_ms
         assert newer - oldest == 30 * DAY_MS, "they are stamped as they were"
         # What would delete waits; everything else is as somebody had set it.
-        state = topic_state(picky.bootstrap, target)
-        assert state is not None
         held = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
-        assert state[1] == {**self.OWN, **held}
+        await has_configuration(picky.bootstrap, target, {**self.OWN, **held})
         assert "compaction would remove all but the newest record of each key" in done.stdout
         assert f"--entity-name {target} --add-config 'cleanup.policy=[compact,delete],retention.ms={DAY_MS}'" in (
             done.stdout
