@@ -19,7 +19,7 @@ from socket import SO_LINGER, SOL_SOCKET
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-_DEADLINE_SECONDS = 10.0
+_DEADLINE_SECONDS = 60.0
 HOST = "127.0.0.1"
 
 T = TypeVar("T")

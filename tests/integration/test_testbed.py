@@ -233,7 +233,7 @@ class TestServers:
 
     def test_stopping_a_server_releases_its_guard(self, tmp_path: Path) -> None:
         child = GuardedProcess("sleeper", ["sleep", "600"], log=tmp_path / "log", cwd=tmp_path, env={})
-        assert child.stop(deadline_seconds=10.0)
+        assert child.stop(deadline_seconds=60.0)
         wait_until(lambda: group_members(child.pid) == [])
 
     def test_free_ports_differ_and_cannot_be_given_to_a_passing_connection(self) -> None:

@@ -125,7 +125,7 @@ async def test_a_captured_log_tells_what_brokers_answer_of_groups_and_transactio
     await asyncio.to_thread(begun, first, topic, [2])
     await asyncio.to_thread(send_offsets, kafka, first, simple, topic, {1: 61, 2: 62})
     await asyncio.to_thread(first.abort_transaction, PATIENCE_SECONDS)
-    second = await asyncio.to_thread(transactional, kafka, open_)
+    second = await asyncio.to_thread(transactional, kafka, open_, timeout_ms=900_000)
     await asyncio.to_thread(begun, second, topic, [1, 2])
     await asyncio.to_thread(send_offsets, kafka, second, simple, topic, {2: 63})
     await asyncio.to_thread(java_transactions, kafka, java, topic, records=30)

@@ -35,6 +35,7 @@ from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.ports import free_ports
 from kbackupd.testbed.topics import create_topic
 from tests.integration.capture.backup import Backup
+from tests.integration.conditions import PATIENCE_SECONDS
 
 Names = Callable[[], str]
 
@@ -56,7 +57,7 @@ def set_retention(kafka: KafkaServer, topic: str, retention_ms: int) -> None:
     entry = ConfigEntry("retention.ms", str(retention_ms), incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
-    admin.incremental_alter_configs([resource])[resource].result(20)
+    admin.incremental_alter_configs([resource])[resource].result(PATIENCE_SECONDS)
 
 
 async def last_groups(backup: Backup) -> GroupsReport | None:
@@ -76,7 +77,7 @@ def positions(report: GroupsReport | None, group_id: str) -> dict[tuple[str, int
 
 async def captured(backup: Backup, group: str, expected: dict[tuple[str, int], int]) -> int:
     """Wait until a snapshot says so, and return an instant at which it was so."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while positions(report := await last_groups(backup), group) != expected or report is None:
         assert time.monotonic() < deadline, f"{group} is {positions(report, group)}, not {expected}"
         await asyncio.sleep(0.1)
@@ -85,7 +86,7 @@ async def captured(backup: Backup, group: str, expected: dict[tuple[str, int], i
 
 async def configured(backup: Backup, topic: str, retention_ms: str) -> None:
     """Wait until the newest snapshot of the cluster knows this retention of the topic."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_SECONDS
     found: object = None
     while found != retention_ms:
         assert time.monotonic() < deadline, f"retention.ms of {topic} is {found}"
@@ -174,7 +175,7 @@ class Guarded:
         admin = AdminClient({"bootstrap.servers": self.server.bootstrap, "log_level": 0})
         literal, allow = ResourcePatternType.LITERAL, AclPermissionType.ALLOW
         binding = AclBinding(type_, name, literal, "User:backup", "*", operation, allow)
-        admin.create_acls([binding])[binding].result(20)
+        admin.create_acls([binding])[binding].result(PATIENCE_SECONDS)
 
     @property
     def security(self) -> SecuritySettings:

@@ -213,6 +213,7 @@ async def test_opening_for_one_topic_asks_for_a_handful_of_objects() -> None:
 async def test_building_holds_the_rollup_at_hand_and_no_footer_of_those_before_it() -> None:
     """A footer names every topic and block; an archive of years has thousands of roll-ups (I9)."""
     built = await long_archive(60)
+    gc.collect()  # other tests' garbage must not go in between
     before = held_of(RollupFooter), held_of(SealedRollup)
     held: list[tuple[int, int]] = []
 

@@ -55,11 +55,11 @@ def served() -> Iterator[Served]:
     with tempfile.TemporaryDirectory(prefix="kb") as directory:
         daemon = FakeDaemon()
         server = ControlServer(daemon, Path(directory) / "control.sock")
-        asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(server.start(), loop).result(60)
         yield Served(daemon, Path(directory) / "control.sock")
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(60)
     loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
+    thread.join(60)
     loop.close()
 
 

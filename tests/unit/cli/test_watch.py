@@ -49,17 +49,17 @@ class Served:
 
     def start(self) -> None:
         self._server = ControlServer(self.daemon, self.path)
-        asyncio.run_coroutine_threadsafe(self._server.start(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._server.start(), self._loop).result(60)
 
     def stop(self) -> None:
         if self._server is not None:
-            asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result(10)
+            asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result(60)
             self._server = None
 
     def close(self) -> None:
         self.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self._loop.close()
 
     def command(self, *arguments: str) -> list[str]:

@@ -185,7 +185,7 @@ async def test_with_nothing_to_read_again_it_is_refused(daemon: Daemon) -> None:
 
 
 async def until(met: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not met():  # noqa: ASYNC110  what is waited for is state of the code under test
             await asyncio.sleep(0.005)
 

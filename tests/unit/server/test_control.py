@@ -86,7 +86,7 @@ class TestVerbs:
         daemon.may_flush.clear()
         async with ControlClient(path) as client:
             flushing = asyncio.create_task(client.flush("orders"))
-            await asyncio.wait_for(daemon.flushing.wait(), 10)
+            await asyncio.wait_for(daemon.flushing.wait(), 60)
             assert (await client.status()).last_segment is None
             assert not flushing.done()
             daemon.may_flush.set()
@@ -182,7 +182,7 @@ class TestRefusals:
         async with ControlClient(path) as client, asyncio.TaskGroup() as tasks:
             flushes = [tasks.create_task(client.flush("*")) for _ in range(MAX_REQUESTS)]
             refusal = ""
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not refusal:
                     try:
                         await client.status()
@@ -227,12 +227,12 @@ class TestRefusals:
         daemon.may_flush.clear()
         async with ControlClient(path) as client:
             flushing = asyncio.create_task(client.flush("orders"))
-            await asyncio.wait_for(daemon.flushing.wait(), 10)
+            await asyncio.wait_for(daemon.flushing.wait(), 60)
             flushing.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await flushing
         daemon.may_flush.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await daemon.flushed.wait()
         assert daemon.last_segment is not None
 

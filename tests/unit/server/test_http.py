@@ -33,7 +33,7 @@ async def server(daemon: FakeDaemon) -> AsyncIterator[ObservabilityServer]:
 async def get(server: ObservabilityServer, path: str) -> tuple[int, str, str]:
     """(status, content type, body)."""
     async with (
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
         session.get(f"http://127.0.0.1:{server.port}{path}") as response,
     ):
         return response.status, response.headers["Content-Type"], await response.text()
