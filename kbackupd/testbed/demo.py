@@ -12,14 +12,12 @@ import argparse
 import contextlib
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -30,6 +28,7 @@ from kbackupd.testbed.daemon import Daemon
 from kbackupd.testbed.demo_report import Findings, report
 from kbackupd.testbed.demo_topics import HISTORY_RECORDS, PARTITIONS, PLAIN, TIERS, TRANSACTIONAL, TRANSACTIONS
 from kbackupd.testbed.exposure import ExposureWatch
+from kbackupd.testbed.interrupts import Interrupts
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.process import Deadline, ServerFailedError
 from kbackupd.testbed.s3 import S3Server
@@ -270,15 +269,13 @@ def main() -> int:
     keep = parser.parse_args().keep
     # A log has no width to wrap at.
     console = Console(width=None if sys.stdout.isatty() else 140)
-    # SIGTERM is met like Ctrl-C: as an exception that runs every clean-up on its way out.
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts = Interrupts()
     try:
         with ExitStack() as cleanup:
             home = Path(tempfile.mkdtemp(prefix="kbackupd-demo-"))
             cleanup.callback(shutil.rmtree, home, ignore_errors=True)
-            # Runs first of all on leaving: a second Ctrl-C must not cut the clean-up short.
             demo = Demo(Screen(console), home, cleanup)
-            cleanup.callback(_ignore_signals)
+            cleanup.callback(interrupts.ignore)  # the last one in is the first one out
             try:
                 demo.tell()
             except KbackupError:
@@ -287,24 +284,17 @@ def main() -> int:
             passed = report(console, demo.truth, demo.findings)
             if keep and passed:
                 demo.leave_running()
-    except KeyboardInterrupt:
-        console.print("interrupted; nothing is left running")
-        return 130
-    except KbackupError as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if interrupts.met:
+            console.print("interrupted; nothing is left running")
+            return 130
+        if not isinstance(error, KbackupError):
+            raise
         console.print(f"FAILED: {error.message}", style="red", markup=False, highlight=False, soft_wrap=True)
         if error.hint:
             console.print(f"hint: {error.hint}", markup=False, highlight=False)
         return 1
     return 0 if passed else 1
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _ignore_signals() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

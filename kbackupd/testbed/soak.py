@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import argparse
 import random
-import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
-from types import FrameType
 
 from kbackupd.model.errors import KbackupError
+from kbackupd.testbed.interrupts import Interrupts
 from kbackupd.testbed.soak_run import Options, Say, Soak
 
 
@@ -43,13 +42,14 @@ def main() -> int:
         nodes=chosen.nodes,
         rate=chosen.rate,
     )
-    # SIGTERM is met like Ctrl-C: as an exception that runs every clean-up on its way out.
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts = Interrupts()
     home = Path(tempfile.mkdtemp(prefix="kbackupd-soak-"))
     passed = False
     try:
         passed = soak(options, home, _say)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Exception):
+        if not interrupts.met:
+            raise
         _say("interrupted; nothing is left running")
         return 130
     finally:
@@ -84,10 +84,6 @@ def soak(options: Options, home: Path, say: Say) -> bool:
 
 def _say(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

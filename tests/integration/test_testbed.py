@@ -391,8 +391,8 @@ class TestDemo:
             assert shown[-1].startswith("✓ start the daemon"), "".join(shown)
             assert len(processes_mentioning(str(short_path))) >= 3
             demo.send_signal(how)
-            assert demo.wait(PATIENCE_SECONDS) == (-signal.SIGKILL if how is signal.SIGKILL else 130)
-            demo.stdout.close()
+            rest, _ = demo.communicate(timeout=PATIENCE_SECONDS)
+            assert demo.returncode == (-signal.SIGKILL if how is signal.SIGKILL else 130), "".join([*shown, rest])
         finally:
             demo.kill()
             demo.wait()
