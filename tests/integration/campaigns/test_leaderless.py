@@ -45,7 +45,7 @@ async def leaderless_for(seconds: float, target_seconds: float, campaign: Campai
 async def test_a_leaderless_partition_moves_no_neighbours_exposure_and_its_own_falls_when_it_is_led_again(
     campaign: Campaign, unique_topic: Names
 ) -> None:
-    await leaderless_for(22.0, 20.0, campaign, unique_topic)
+    await leaderless_for(12.0, 10.0, campaign, unique_topic)
 
 
 @pytest.mark.soak

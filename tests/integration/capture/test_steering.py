@@ -216,7 +216,7 @@ async def test_a_wrong_file_changes_nothing_whoever_asks_and_is_over_with_a_good
     assert health(daemon) == 503
     before = len(logged(daemon, "configuration.refused"))
     daemon.signal(signal.SIGHUP)
-    await reaches(lambda: len(logged(daemon, "configuration.refused")) > before, "the refusal in the log")
+    await reaches(lambda: len(logged(daemon, "configuration.refused")) == before + 1, "the refusal in the log")
     assert logged(daemon, "configuration.refused")[-1]["level"] == "error"
     backup.fill(topic)
     assert not (await flush(daemon, topic)).left_out

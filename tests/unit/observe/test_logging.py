@@ -148,9 +148,10 @@ def test_libraries_speak_through_the_same_lines_once_a_minute_with_a_count(pipe:
 async def test_a_blocked_stdout_does_not_hold_up_the_loop_and_what_is_lost_is_counted(pipe: tuple[int, int]) -> None:
     fill(pipe[1])
     writer = LineWriter(pipe[1], lost=lost, limit_bytes=10_000)
-    for n in range(2_000):
-        writer.write(f"line {n:04} " + "x" * 90)
-        await asyncio.sleep(0)
+    async with asyncio.timeout(60):
+        for n in range(2_000):
+            writer.write(f"line {n:04} " + "x" * 90)
+            await asyncio.sleep(0)
     assert writer.dropped >= 1_900
     assert not writer.close(timeout_seconds=0.05), "closing waits no longer than told"
     os.close(pipe[0])
