@@ -214,9 +214,9 @@ async def test_a_wrong_file_changes_nothing_whoever_asks_and_is_over_with_a_good
     assert refused.stderr == checked.stderr
     assert "flush_intervall" in problems(daemon)["configuration"]
     assert health(daemon) == 503
-    before = len(logged(daemon, "configuration.refused"))
+    await reaches(lambda: len(logged(daemon, "configuration.refused")) == 1, "the refusal in the log")
     daemon.signal(signal.SIGHUP)
-    await reaches(lambda: len(logged(daemon, "configuration.refused")) == before + 1, "the refusal in the log")
+    await reaches(lambda: len(logged(daemon, "configuration.refused")) == 2, "the other refusal in the log")
     assert logged(daemon, "configuration.refused")[-1]["level"] == "error"
     backup.fill(topic)
     assert not (await flush(daemon, topic)).left_out
