@@ -21,6 +21,7 @@ from kbackupd.model.coordinators import TransactionState
 from kbackupd.testbed.java import kafka_tool
 from kbackupd.testbed.kafka import KafkaServer
 from kbackupd.testbed.process import Deadline
+from kbackupd.testbed.truth import raw_log
 
 PATIENCE_SECONDS = 120.0
 QUIET = {"log_level": 0}
@@ -150,16 +151,11 @@ def coordinator_log(kafka: KafkaServer, topic: str, partition: int, decoder: str
 
 
 def missing_offsets(kafka: KafkaServer, topic: str, partition: int) -> int:
-    """How many offsets below the last one have neither record nor marker any more; 0 while files are being swapped."""
+    """How many offsets below the last one have neither record nor marker any more."""
     offsets = set()
-    for path in sorted(kafka.log_dir(topic, partition).glob("*.log")):
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            return 0
-        for header, batch in iter_batches(_whole_batches(data)):
-            payload = decompress_payload(header.codec, batch[HEADER_BYTES:])
-            offsets |= {header.base_offset + one.offset_delta for one in iter_records(payload, header.record_count)}
+    for header, batch in iter_batches(_whole_batches(raw_log(kafka, topic, partition))):
+        payload = decompress_payload(header.codec, batch[HEADER_BYTES:])
+        offsets |= {header.base_offset + one.offset_delta for one in iter_records(payload, header.record_count)}
     return max(offsets) + 1 - len(offsets) if offsets else 0
 
 
